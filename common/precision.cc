@@ -1,0 +1,61 @@
+#include "common/precision.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace flexquant {
+
+bool IsQuantizedPrecision(int bits) {
+  return std::find(kPrecisions.begin(), kPrecisions.end(), bits) != kPrecisions.end();
+}
+
+std::string LayerGroupName(int index, int num_layers) {
+  if (index == LmHeadIndex(num_layers)) {
+    return "lm_head";
+  }
+  static constexpr std::array<const char*, kLayerGroupsPerBlock> kNames = {"qkv", "o", "gate_up", "down"};
+  return absl::StrCat("layers.", index / kLayerGroupsPerBlock, ".",
+                      kNames[static_cast<size_t>(index % kLayerGroupsPerBlock)]);
+}
+
+PrecisionPlan PrecisionPlan::Uniform(int precision, int num_layer_groups) {
+  return {std::vector<uint8_t>(static_cast<size_t>(num_layer_groups), static_cast<uint8_t>(precision))};
+}
+
+absl::Status PrecisionPlan::Validate(int num_layer_groups, bool has_reference) const {
+  if (bits.size() != static_cast<size_t>(num_layer_groups)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("plan has ", bits.size(), " layer groups; the model has ", num_layer_groups));
+  }
+  const bool all_reference = std::all_of(bits.begin(), bits.end(), [](uint8_t b) { return b == kReferencePrecision; });
+  if (all_reference && !bits.empty()) {
+    if (has_reference) {
+      return absl::OkStatus();
+    }
+    return absl::InvalidArgumentError(
+        "plan asks for 16 bits but the model was converted without the reference; convert it again with "
+        "--keep-reference");
+  }
+  for (size_t group = 0; group < bits.size(); ++group) {
+    if (!IsQuantizedPrecision(bits[group])) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("plan has ", static_cast<int>(bits[group]), " bits for layer group ", group, "; allowed are ",
+                       absl::StrJoin(kPrecisions, ", "), ", or 16 for every layer group"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+double PrecisionPlan::MeanBits(absl::Span<const uint64_t> group_weights) const {
+  double weighted_bits = 0;
+  double weights = 0;
+  for (size_t group = 0; group < bits.size() && group < group_weights.size(); ++group) {
+    weighted_bits += static_cast<double>(bits[group]) * static_cast<double>(group_weights[group]);
+    weights += static_cast<double>(group_weights[group]);
+  }
+  return weights > 0 ? weighted_bits / weights : 0;
+}
+
+}  // namespace flexquant

@@ -1,0 +1,133 @@
+#include "common/thread_pool.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+#include <string>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace flexquant {
+namespace {
+
+// About 50 us: longer than the serial gaps inside a step, far shorter than a person notices in `top`.
+constexpr int kSpins = 4000;
+
+void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)) {
+  for (int thread = 1; thread < num_threads_; ++thread) {
+    workers_.emplace_back([this, thread] { Work(thread); });
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    stop_.store(true);
+    generation_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (auto& worker : workers_) {
+    worker.join();
+  }
+}
+
+void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
+  if (num_threads_ == 1) {
+    body(0);
+    return;
+  }
+  body_ = &body;
+  running_.store(num_threads_ - 1);
+  generation_.fetch_add(1);
+  if (sleepers_.load() > 0) {
+    // The lock orders this with a worker between its last look at generation_ and its sleep.
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    wake_.notify_all();
+  }
+  body(0);
+  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
+    if (spins < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
+  const auto range = [&](int thread) {
+    const int64_t begin = count * thread / num_threads_;
+    const int64_t end = count * (thread + 1) / num_threads_;
+    if (begin < end) {
+      body(begin, end, thread);
+    }
+  };
+  if (count == 1) {
+    body(0, 1, 0);
+    return;
+  }
+  Run(range);
+}
+
+void ThreadPool::Work(int thread) {
+  uint64_t seen = 0;
+  while (true) {
+    int spins = 0;
+    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) {
+      Pause();
+      ++spins;
+    }
+    if (generation_.load() == seen) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleepers_.fetch_add(1);
+      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      sleepers_.fetch_sub(1);
+    }
+    ++seen;
+    if (stop_.load()) {
+      return;
+    }
+    (*body_)(thread);
+    running_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+int DefaultNumThreads() {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) {
+    return std::max(1U, std::thread::hardware_concurrency());
+  }
+  // Hyper-threads of a core list the same siblings.
+  std::set<std::string> cores;
+  int unknown = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &mask)) {
+      continue;
+    }
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    std::string siblings;
+    if (file >> siblings) {
+      cores.insert(siblings);
+    } else {
+      ++unknown;
+    }
+  }
+  return std::max(1, static_cast<int>(cores.size()) + unknown);
+}
+
+}  // namespace flexquant

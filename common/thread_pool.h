@@ -1,0 +1,52 @@
+#ifndef FLEXQUANT_COMMON_THREAD_POOL_H_
+#define FLEXQUANT_COMMON_THREAD_POOL_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+
+namespace flexquant {
+
+// A fixed team for short parallel regions: the caller is member 0, workers spin briefly after a region and then sleep,
+// so an idle process uses no CPU. Run is called by one thread at a time (not thread-safe); it must not be nested.
+class ThreadPool {
+ public:
+  // `num_threads` >= 1, the caller included.
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return num_threads_; }
+
+  // Calls body(thread) once for every thread in [0, num_threads) and returns when all are done.
+  void Run(absl::FunctionRef<void(int thread)> body);
+
+  // Splits [0, count) into contiguous ranges of near-equal size, one a thread; empty ranges are not called.
+  void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
+
+ private:
+  void Work(int thread);
+
+  const int num_threads_;
+  std::vector<std::thread> workers_;
+  const absl::FunctionRef<void(int)>* body_ = nullptr;
+  std::atomic<uint64_t> generation_{0};
+  std::atomic<int> running_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+};
+
+// Physical cores this process may use (affinity mask), at least 1.
+int DefaultNumThreads();
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_COMMON_THREAD_POOL_H_

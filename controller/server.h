@@ -1,0 +1,51 @@
+#ifndef FLEXQUANT_CONTROLLER_SERVER_H_
+#define FLEXQUANT_CONTROLLER_SERVER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "grpcpp/channel.h"
+
+namespace flexquant::controller {
+
+// Where an executor is.
+struct ExecutorTarget {
+  std::string address;                     // "HOST:PORT", or a name for `channel`
+  std::shared_ptr<grpc::Channel> channel;  // null = connect to `address`
+};
+
+struct ControllerOptions {
+  std::string model_dir;  // the package: config, tokenizer and manifest (weights are not read)
+  // "HOST:PORT" (port 0 = any free one); empty = no port, in-process only.
+  std::string listen;
+  std::vector<ExecutorTarget> executors;  // at least one
+  int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
+  uint32_t max_queued_requests = 256;
+  uint32_t prefill_chunk_tokens = 256;
+  bool reflection = true;
+};
+
+// A controller: requests, tokenizer, templates, scheduling, precision; the public services. Thread-safe.
+class ControllerServer {
+ public:
+  // Loads the package and starts serving; executors are reached in the background (not SERVING until one is). Errors as
+  // of the package's readers; INVALID_ARGUMENT for bad options; UNAVAILABLE if the port is taken (names it).
+  static absl::StatusOr<std::unique_ptr<ControllerServer>> Create(const ControllerOptions& options);
+  virtual ~ControllerServer() = default;
+
+  virtual int port() const = 0;
+  virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
+  // Blocks until an executor is ready; DEADLINE_EXCEEDED with the last reason otherwise.
+  virtual absl::Status WaitReady(absl::Duration timeout) = 0;
+  // Health NOT_SERVING, new requests UNAVAILABLE, running ones may finish until `grace`, then end with UNAVAILABLE.
+  // Idempotent.
+  virtual void Shutdown(absl::Duration grace) = 0;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_SERVER_H_

@@ -1,0 +1,124 @@
+#ifndef FLEXQUANT_KERNELS_KERNELS_H_
+#define FLEXQUANT_KERNELS_KERNELS_H_
+
+// CPU kernels behind one table of function pointers a instruction set. Kernels take raw pointers and shapes, never
+// allocate, log or spawn threads; callers split the work by the ranges in the arguments. All are thread-safe on
+// disjoint outputs, and a result never depends on how ranges are split or on how many tokens a call carries (each
+// output element is always accumulated in the same order). Every kernel has a naive counterpart in kernels/reference.
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "common/nested_matrix.h"
+
+namespace flexquant {
+
+// Activations of m tokens, int8, symmetric, one scale a token and weight group.
+struct QuantizedActivations {
+  int64_t m = 0;
+  int64_t cols = 0;
+  int64_t group_size = kDefaultGroupSize;
+  const int8_t* values = nullptr;  // [m, units * 32], padded columns are 0; values in [-127, 127]
+  const float* scales = nullptr;   // [m, groups], 0 for an all-zero group
+  const int32_t* sums = nullptr;   // [m, groups] sum of values
+};
+
+// One sequence's part of a paged attention call. K and V of position p live in block block_table[p / block_tokens].
+struct AttentionSequence {
+  const float* q = nullptr;  // [num_tokens, q_stride] starting at head 0, rotated
+  float* out = nullptr;      // [num_tokens, out_stride]
+  int64_t num_tokens = 0;    // query tokens, positions start .. start + num_tokens - 1
+  int64_t start = 0;         // position of the first query token
+  const uint32_t* block_table = nullptr;
+};
+
+struct AttentionShape {
+  int64_t num_heads = 0;
+  int64_t num_kv_heads = 0;
+  int64_t head_dim = 0;
+  int64_t block_tokens = 0;
+  int64_t sliding_window = 0;  // 0 = none; else a query sees the last `sliding_window` positions, itself included
+  int64_t q_stride = 0;        // floats between query tokens
+  int64_t out_stride = 0;
+  float scale = 1.0F;  // on q.k, usually 1 / sqrt(head_dim)
+};
+
+// What a pass over the logits of one token yields.
+struct LogitStats {
+  float max_logit = 0;
+  float log_sum_exp = 0;   // natural log of the sum of exp(logit)
+  float entropy_nats = 0;  // of softmax(logits)
+  float top1_probability = 0;
+  float margin = 0;     // top-1 minus top-2 logit; 0 if the vocabulary has one token
+  uint32_t argmax = 0;  // smallest index among equals
+};
+
+enum class Isa : uint8_t { kPortable, kAvx2, kAvx512Vnni };
+
+struct CpuKernels {
+  Isa isa;
+
+  // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations. scale = max|x| / 127 over
+  // the group; value = round to nearest even of x / scale.
+  void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
+                               float* scales, int32_t* sums);
+
+  // y[t, n] = sum over groups of a.scale * w.scale * (dot(u, a) + (mid - zero) * a.sum) for rows n of tiles
+  // [tile_begin, tile_end), groups in ascending order, fp32; rows >= w.rows are not written. y has row stride ldy
+  // floats. bits in {3, 4, 5, 6, 8}. dot(u, a) is an exact int32 and equal on every instruction set. `workspace` has
+  // NestedGemmWorkspaceBytes(w) bytes, one a caller.
+  void (*nested_gemm)(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
+                      int64_t tile_end, float* y, int64_t ldy, void* workspace);
+
+  // y[t, n] = dot(w.reference[n], x[t]) in fp32 for n in [row_begin, row_end).
+  void (*reference_gemm)(const NestedMatrix& w, const float* x, int64_t ldx, int64_t m, int64_t row_begin,
+                         int64_t row_end, float* y, int64_t ldy);
+
+  // y = x / sqrt(mean(x^2) + eps) * weight, for m rows of n; may be in place.
+  void (*rms_norm)(const float* x, int64_t ldx, const float* weight, int64_t m, int64_t n, float eps, float* y,
+                   int64_t ldy);
+
+  // Rotates num_heads heads of x [num_heads, head_dim] in place by the angles of one position: pairs (i, i + head_dim /
+  // 2). cos, sin [head_dim / 2].
+  void (*rope)(float* x, int64_t num_heads, int64_t head_dim, const float* cos, const float* sin);
+
+  // out[i] = silu(gate[i]) * up[i].
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+
+  // x[i] += y[i].
+  void (*add)(float* x, const float* y, int64_t n);
+
+  // Writes one position's keys and values (fp32) into the cache in fp16: dst [num_kv_heads] rows of head_dim,
+  // `head_stride` apart.
+  void (*store_kv)(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride);
+
+  // Causal attention of query heads [head_begin, head_end) of one sequence over its paged cache. k_cache and v_cache of
+  // one layer: [blocks, num_kv_heads, block_tokens, head_dim] fp16. `workspace` has AttentionWorkspaceBytes(shape, max
+  // positions) bytes.
+  void (*attention)(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
+                    const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace);
+
+  // One pass over logits [n], n >= 1, finite.
+  LogitStats (*logit_stats)(const float* logits, int64_t n);
+};
+
+size_t NestedGemmWorkspaceBytes(const NestedMatrix& w);
+size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t max_positions);
+
+// Best instruction set of this machine.
+Isa BestIsa();
+bool IsaSupported(Isa isa);
+absl::string_view IsaName(Isa isa);  // "portable", "avx2", "avx512vnni"
+std::optional<Isa> ParseIsa(absl::string_view name);
+// All sets compiled in, portable first.
+std::vector<Isa> AllIsas();
+// Table for `isa`, which must be supported.
+const CpuKernels& GetCpuKernels(Isa isa);
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_KERNELS_H_

@@ -1,0 +1,118 @@
+#include "proto/grpc_status.h"
+
+#include <optional>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+
+namespace flexquant {
+namespace {
+
+constexpr size_t kMaxMessageBytes = 4096;
+constexpr absl::string_view kTypePrefix = "type.googleapis.com/";
+
+template <typename Message>
+std::string TypeUrl() {
+  return absl::StrCat(kTypePrefix, Message::descriptor()->full_name());
+}
+
+template <typename Message>
+void AttachDetail(absl::Status& status, const Message& message) {
+  status.SetPayload(TypeUrl<Message>(), absl::Cord(message.SerializeAsString()));
+}
+
+template <typename Message>
+std::optional<Message> GetDetail(const absl::Status& status) {
+  const auto payload = status.GetPayload(TypeUrl<Message>());
+  Message message;
+  if (!payload.has_value() || !message.ParseFromString(std::string(*payload))) {
+    return std::nullopt;
+  }
+  return message;
+}
+
+}  // namespace
+
+absl::Status FieldViolation(absl::string_view field, absl::string_view description) {
+  absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, ": ", description));
+  google::rpc::BadRequest bad_request;
+  auto* violation = bad_request.add_field_violations();
+  violation->set_field(std::string(field));
+  violation->set_description(std::string(description));
+  AttachDetail(status, bad_request);
+  return status;
+}
+
+absl::Status WithErrorInfo(absl::Status status, absl::string_view reason) {
+  google::rpc::ErrorInfo info;
+  info.set_reason(std::string(reason));
+  info.set_domain("flexquant");
+  AttachDetail(status, info);
+  return status;
+}
+
+absl::Status WithRetryDelay(absl::Status status, absl::Duration delay) {
+  google::rpc::RetryInfo info;
+  info.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
+  const absl::Duration rest = delay - absl::Seconds(absl::ToInt64Seconds(delay));
+  info.mutable_retry_delay()->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(rest)));
+  AttachDetail(status, info);
+  return status;
+}
+
+grpc::Status ToGrpcStatus(const absl::Status& status) {
+  if (status.ok()) {
+    return grpc::Status::OK;
+  }
+  std::string message(status.message());
+  if (message.size() > kMaxMessageBytes) {
+    size_t end = kMaxMessageBytes;
+    while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0U) == 0x80U) {
+      --end;
+    }
+    message.resize(end);
+    message += "...";
+  }
+  google::rpc::Status details;
+  details.set_code(static_cast<int>(status.code()));
+  details.set_message(message);
+  status.ForEachPayload([&](absl::string_view type_url, const absl::Cord& payload) {
+    auto* any = details.add_details();
+    any->set_type_url(std::string(type_url));
+    any->set_value(std::string(payload));
+  });
+  return {static_cast<grpc::StatusCode>(status.code()), message, details.SerializeAsString()};
+}
+
+absl::Status FromGrpcStatus(const grpc::Status& status) {
+  if (status.ok()) {
+    return absl::OkStatus();
+  }
+  absl::Status result(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+  google::rpc::Status details;
+  if (details.ParseFromString(status.error_details())) {
+    for (const auto& any : details.details()) {
+      result.SetPayload(any.type_url(), absl::Cord(any.value()));
+    }
+  }
+  return result;
+}
+
+std::string DescribeStatus(const absl::Status& status) {
+  std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", std::string(status.message()));
+  if (const auto bad_request = GetDetail<google::rpc::BadRequest>(status)) {
+    for (const auto& violation : bad_request->field_violations()) {
+      absl::StrAppend(&text, "\n  ", violation.field(), ": ", violation.description());
+    }
+  }
+  if (const auto retry = GetDetail<google::rpc::RetryInfo>(status)) {
+    const double seconds =
+        static_cast<double>(retry->retry_delay().seconds()) + static_cast<double>(retry->retry_delay().nanos()) * 1e-9;
+    absl::StrAppend(&text, "\n  try again in ", seconds, " s");
+  }
+  return text;
+}
+
+}  // namespace flexquant
