@@ -1,0 +1,49 @@
+#include "common/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+namespace flexquant {
+namespace {
+
+class ThreadPoolTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(ThreadPoolTest, RunCallsEveryThreadOnce) {
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::atomic<int>> calls(static_cast<size_t>(pool.num_threads()));
+    pool.Run([&](int thread) { calls[static_cast<size_t>(thread)].fetch_add(1); });
+    for (const auto& count : calls) {
+      ASSERT_EQ(count.load(), 1);
+    }
+  }
+}
+
+TEST_P(ThreadPoolTest, ParallelForCoversEachIndexOnce) {
+  ThreadPool pool(GetParam());
+  for (const int64_t count : {0, 1, 2, 3, 7, 1000}) {
+    std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
+    pool.ParallelFor(count, [&](int64_t begin, int64_t end, int /*thread*/) {
+      EXPECT_LT(begin, end);
+      for (int64_t i = begin; i < end; ++i) {
+        seen[static_cast<size_t>(i)].fetch_add(1);
+      }
+    });
+    for (const auto& times : seen) {
+      ASSERT_EQ(times.load(), 1);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
+
+TEST(ThreadPoolTest, AtLeastOneThread) {
+  EXPECT_EQ(ThreadPool(0).num_threads(), 1);
+  EXPECT_GE(DefaultNumThreads(), 1);
+}
+
+}  // namespace
+}  // namespace flexquant
