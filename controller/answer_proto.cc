@@ -1,0 +1,60 @@
+#include "controller/answer_proto.h"
+
+#include <algorithm>
+
+namespace flexquant::controller {
+namespace {
+
+uint64_t Nanoseconds(absl::Duration duration) {
+  return static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(duration), 0));
+}
+
+}  // namespace
+
+v1::TokenInfo ToProto(const AnswerToken& token) {
+  v1::TokenInfo proto;
+  proto.set_id(token.sampled.id);
+  proto.set_bits(token.bits);
+  proto.set_entropy_nats(token.sampled.signals.entropy_nats);
+  proto.set_top1_probability(token.sampled.signals.top1_probability);
+  proto.set_margin(token.sampled.signals.margin);
+  proto.set_logprob(token.sampled.logprob);
+  for (const TopLogprob& top : token.sampled.top) {
+    v1::TokenLogprob* out = proto.add_top_logprobs();
+    out->set_id(top.id);
+    out->set_logprob(top.logprob);
+  }
+  return proto;
+}
+
+v1::PrecisionReport ToProto(const PrecisionUse& use) {
+  v1::PrecisionReport proto;
+  for (const auto& [bits, tokens] : use.histogram) {
+    v1::PrecisionCount* count = proto.add_histogram();
+    count->set_bits(static_cast<uint32_t>(bits));
+    count->set_tokens(tokens);
+  }
+  proto.set_mean_bits(use.mean_bits);
+  proto.set_weight_bytes_read(use.weight_bytes_read);
+  proto.set_weight_bytes_top(use.weight_bytes_top);
+  proto.set_calibration(use.calibrated ? v1::CALIBRATION_STATE_CALIBRATED : v1::CALIBRATION_STATE_UNCALIBRATED);
+  proto.set_plan_changes(use.plan_changes);
+  proto.set_policy(use.policy);
+  return proto;
+}
+
+v1::GenerationFinished ToProto(const AnswerEnd& end) {
+  v1::GenerationFinished proto;
+  proto.set_finish_reason(end.stopped ? v1::FINISH_REASON_STOP : v1::FINISH_REASON_LENGTH);
+  proto.set_stop_cause(end.stop_cause);
+  v1::Usage* usage = proto.mutable_usage();
+  usage->set_prompt_tokens(end.prompt_tokens);
+  usage->set_generated_tokens(end.generated_tokens);
+  usage->set_time_to_first_token_ns(Nanoseconds(end.time_to_first_token));
+  usage->set_time_per_output_token_ns(Nanoseconds(end.time_per_output_token));
+  usage->set_queue_time_ns(Nanoseconds(end.queue_time));
+  *proto.mutable_precision() = ToProto(end.precision);
+  return proto;
+}
+
+}  // namespace flexquant::controller

@@ -1,0 +1,70 @@
+#ifndef FLEXQUANT_CONTROLLER_EXECUTOR_CLIENT_H_
+#define FLEXQUANT_CONTROLLER_EXECUTOR_CLIENT_H_
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "controller/plan_ids.h"
+#include "controller/server.h"
+#include "controller/step.h"
+#include "flexquant/executor/v1/executor.grpc.pb.h"
+
+namespace flexquant::controller {
+
+class StepStream;
+
+// One Execute stream to one executor. All calls but Interrupt come from one thread; none of them waits for the network
+// except Connect and Disconnect.
+class ExecutorClient {
+ public:
+  // `notify` is called from other threads when results or the stream's end have arrived.
+  ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::function<void()> notify);
+  ~ExecutorClient();
+
+  // Describes the executor, checks that it serves the expected model, and opens a stream. The stream must not be open.
+  // UNAVAILABLE (not reached; restarted in between), DEADLINE_EXCEEDED, FAILED_PRECONDITION (another model or
+  // nonsensical limits; says which), CANCELLED (interrupted).
+  absl::Status Connect(absl::Duration timeout);
+  // Makes a running and every later Connect return soon. Thread-safe.
+  void Interrupt();
+  // Ends the stream and waits for its end; results not taken are lost.
+  void Disconnect();
+
+  // Of the last successful Connect.
+  const ExecutorDescription& description() const { return description_; }
+  // OK while the stream is open.
+  absl::Status StreamStatus() const;
+  // Sends a step; returns its id (1, 2, ... on each stream).
+  uint64_t SendStep(const std::vector<SequenceStep>& sequences);
+  void SendRelease(const std::vector<uint64_t>& sequence_ids);
+  // Results arrived since the last call, in order.
+  std::vector<StepResult> TakeResults();
+
+  const std::string& address() const { return address_; }
+
+ private:
+  absl::Status Describe(absl::Time deadline);
+  absl::Status CheckDescription(const executor::v1::DescribeResponse& response) const;
+
+  const std::string address_;
+  const ExpectedModel expected_;
+  const std::function<void()> notify_;
+  std::unique_ptr<executor::v1::ExecutorService::Stub> stub_;
+  ExecutorDescription description_;
+  PlanIds plan_ids_;
+  uint64_t last_step_id_ = 0;
+  std::unique_ptr<StepStream> stream_;
+
+  std::mutex interrupt_mutex_;
+  bool interrupted_ = false;
+  std::function<void()> cancel_call_;  // of the call in progress
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_EXECUTOR_CLIENT_H_

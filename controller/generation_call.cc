@@ -1,0 +1,177 @@
+#include "controller/generation_call.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "controller/answer_proto.h"
+#include "controller/request_validation.h"
+#include "proto/grpc_status.h"
+
+namespace flexquant::controller {
+namespace {
+
+absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
+}
+
+}  // namespace
+
+absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                                    const ModelPackage& model, std::shared_ptr<GenerationSink> self) {
+  const absl::Time arrival = absl::Now();
+  FQ_ASSIGN_OR_RETURN(ValidatedRequest validated, ValidateGenerate(request, model, scheduler_.MaxSequenceTokens()));
+  validated.spec->arrival = arrival;
+  validated.spec->deadline = DeadlineOf(context);
+  token_info_ = validated.token_info;
+  started_.set_request_id(validated.spec->request_id);
+  *started_.mutable_effective() = std::move(validated.effective);
+  started_.set_prompt_tokens(static_cast<uint32_t>(validated.spec->prompt.size()));
+  started_.set_model(model.name);
+  started_.set_model_revision(model.revision);
+
+  FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler_.Submit(std::move(validated.spec), std::move(self)));
+  bool cancelled = false;
+  {
+    const std::lock_guard lock(id_mutex_);
+    id_ = id;
+    cancelled = cancelled_;
+  }
+  if (cancelled) {
+    scheduler_.Cancel(id);
+  }
+  return absl::OkStatus();
+}
+
+void GenerationCall::Cancel() {
+  std::optional<uint64_t> id;
+  {
+    const std::lock_guard lock(id_mutex_);
+    cancelled_ = true;
+    id = id_;
+  }
+  if (id.has_value()) {
+    scheduler_.Cancel(*id);
+  }
+}
+
+StreamCall* StreamCall::Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                              const ModelPackage& model, Scheduler& scheduler) {
+  const std::shared_ptr<StreamCall> call(new StreamCall(scheduler));
+  call->self_ = call;
+  if (const absl::Status status = call->Submit(request, context, model, call); !status.ok()) {
+    call->OnFailed(status);
+  }
+  return call.get();
+}
+
+void StreamCall::OnStarted() {
+  const std::lock_guard lock(mutex_);
+  start_pending_ = true;
+  Advance();
+}
+
+void StreamCall::OnDelta(AnswerDelta delta) {
+  const std::lock_guard lock(mutex_);
+  if (!delta_.has_value()) {
+    delta_.emplace();
+  }
+  delta_->mutable_text()->append(delta.text);
+  for (const AnswerToken& token : delta.tokens) {
+    delta_->add_token_ids(token.sampled.id);
+    if (token_info_) {
+      *delta_->add_tokens() = ToProto(token);
+    }
+  }
+  Advance();
+}
+
+void StreamCall::OnFinished(AnswerEnd end) {
+  const std::lock_guard lock(mutex_);
+  finished_ = ToProto(end);
+  Advance();
+}
+
+void StreamCall::OnFailed(absl::Status status) {
+  const std::lock_guard lock(mutex_);
+  failure_ = std::move(status);
+  Advance();
+}
+
+void StreamCall::Advance() {
+  if (writing_ || ended_) {
+    return;
+  }
+  if (broken_) {
+    if (finished_.has_value() || failure_.has_value()) {
+      ended_ = true;
+      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the client is gone"));
+    }
+    return;
+  }
+  if (start_pending_) {
+    start_pending_ = false;
+    *outgoing_.mutable_started() = std::move(started_);
+  } else if (delta_.has_value()) {
+    *outgoing_.mutable_delta() = std::move(*delta_);
+    delta_.reset();
+  } else if (failure_.has_value()) {
+    ended_ = true;
+    Finish(ToGrpcStatus(*failure_));
+    return;
+  } else if (finished_.has_value()) {
+    *outgoing_.mutable_finished() = std::move(*finished_);
+    ended_ = true;
+    StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), grpc::Status::OK);
+    return;
+  } else {
+    return;
+  }
+  writing_ = true;
+  StartWrite(&outgoing_);
+}
+
+void StreamCall::OnWriteDone(bool ok) {
+  if (!ok) {
+    Cancel();
+  }
+  const std::lock_guard lock(mutex_);
+  writing_ = false;
+  broken_ = broken_ || !ok;
+  Advance();
+}
+
+void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last = std::move(self_); }
+
+UnaryCall* UnaryCall::Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                            const ModelPackage& model, Scheduler& scheduler, v1::GenerateResponse* response) {
+  const std::shared_ptr<UnaryCall> call(new UnaryCall(scheduler, response));
+  call->self_ = call;
+  if (const absl::Status status = call->Submit(request, context, model, call); !status.ok()) {
+    call->OnFailed(status);
+  }
+  return call.get();
+}
+
+void UnaryCall::OnDelta(AnswerDelta delta) {
+  response_->mutable_text()->append(delta.text);
+  for (const AnswerToken& token : delta.tokens) {
+    response_->add_token_ids(token.sampled.id);
+    if (token_info_) {
+      *response_->add_tokens() = ToProto(token);
+    }
+  }
+}
+
+void UnaryCall::OnFinished(AnswerEnd end) {
+  *response_->mutable_finished() = ToProto(end);
+  Finish(grpc::Status::OK);
+}
+
+void UnaryCall::OnFailed(absl::Status status) { Finish(ToGrpcStatus(status)); }
+
+void UnaryCall::OnDone() { const std::shared_ptr<UnaryCall> last = std::move(self_); }
+
+}  // namespace flexquant::controller

@@ -1,0 +1,97 @@
+#ifndef FLEXQUANT_CONTROLLER_GENERATION_CALL_H_
+#define FLEXQUANT_CONTROLLER_GENERATION_CALL_H_
+
+// The RPCs that generate: each is the reactor of its call and the sink of its answer.
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+
+#include "absl/status/status.h"
+#include "controller/generation.h"
+#include "controller/model_package.h"
+#include "controller/scheduler.h"
+#include "flexquant/v1/inference.grpc.pb.h"
+
+namespace flexquant::controller {
+
+// What both kinds of call share: validation, submission, cancellation. Thread-safe.
+class GenerationCall : public GenerationSink {
+ protected:
+  explicit GenerationCall(Scheduler& scheduler) : scheduler_(scheduler) {}
+
+  // Validates and submits; an error has been told to nobody.
+  absl::Status Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                      const ModelPackage& model, std::shared_ptr<GenerationSink> self);
+  void Cancel();
+
+  // Set by Submit before the answer can begin.
+  v1::GenerationStarted started_;
+  bool token_info_ = false;
+
+ private:
+  Scheduler& scheduler_;
+  std::mutex id_mutex_;
+  std::optional<uint64_t> id_;
+  bool cancelled_ = false;
+};
+
+// GenerateStream. Deltas that arrive while a write is under way leave together in the next one, so a slow reader costs
+// no more messages than it reads.
+class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamResponse>,
+                         public GenerationCall,
+                         public std::enable_shared_from_this<StreamCall> {
+ public:
+  static StreamCall* Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                           const ModelPackage& model, Scheduler& scheduler);
+
+ private:
+  explicit StreamCall(Scheduler& scheduler) : GenerationCall(scheduler) {}
+
+  void OnStarted() override;
+  void OnDelta(AnswerDelta delta) override;
+  void OnFinished(AnswerEnd end) override;
+  void OnFailed(absl::Status status) override;
+  void OnWriteDone(bool ok) override;
+  void OnCancel() override { Cancel(); }
+  void OnDone() override;
+  void Advance();  // with mutex_ held: the next write, or the end
+
+  std::shared_ptr<StreamCall> self_;  // until OnDone
+  std::mutex mutex_;
+  bool start_pending_ = false;
+  std::optional<v1::GenerationDelta> delta_;
+  std::optional<v1::GenerationFinished> finished_;
+  std::optional<absl::Status> failure_;
+  bool writing_ = false;
+  bool broken_ = false;  // the client is gone
+  bool ended_ = false;   // the reactor's end has been started
+  v1::GenerateStreamResponse outgoing_;
+};
+
+// Generate.
+class UnaryCall final : public grpc::ServerUnaryReactor,
+                        public GenerationCall,
+                        public std::enable_shared_from_this<UnaryCall> {
+ public:
+  static UnaryCall* Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                          const ModelPackage& model, Scheduler& scheduler, v1::GenerateResponse* response);
+
+ private:
+  UnaryCall(Scheduler& scheduler, v1::GenerateResponse* response) : GenerationCall(scheduler), response_(response) {}
+
+  void OnStarted() override { *response_->mutable_started() = started_; }
+  void OnDelta(AnswerDelta delta) override;
+  void OnFinished(AnswerEnd end) override;
+  void OnFailed(absl::Status status) override;
+  void OnCancel() override { Cancel(); }
+  void OnDone() override;
+
+  std::shared_ptr<UnaryCall> self_;  // until OnDone
+  v1::GenerateResponse* const response_;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_GENERATION_CALL_H_

@@ -1,0 +1,32 @@
+#ifndef FLEXQUANT_CONTROLLER_INFERENCE_SERVICE_H_
+#define FLEXQUANT_CONTROLLER_INFERENCE_SERVICE_H_
+
+#include "controller/model_package.h"
+#include "controller/scheduler.h"
+#include "flexquant/v1/inference.grpc.pb.h"
+
+namespace flexquant::controller {
+
+// flexquant.v1.InferenceService: validates, submits, and turns answers into messages. Thread-safe.
+class InferenceService final : public v1::InferenceService::CallbackService {
+ public:
+  // Both must outlive this.
+  InferenceService(const ModelPackage& model, Scheduler& scheduler) : model_(model), scheduler_(scheduler) {}
+
+  grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
+                                     v1::GenerateResponse* response) override;
+  grpc::ServerWriteReactor<v1::GenerateStreamResponse>* GenerateStream(
+      grpc::CallbackServerContext* context, const v1::GenerateStreamRequest* request) override;
+  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context, const v1::TokenizeRequest* request,
+                                     v1::TokenizeResponse* response) override;
+  grpc::ServerUnaryReactor* Detokenize(grpc::CallbackServerContext* context, const v1::DetokenizeRequest* request,
+                                       v1::DetokenizeResponse* response) override;
+
+ private:
+  const ModelPackage& model_;
+  Scheduler& scheduler_;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_INFERENCE_SERVICE_H_

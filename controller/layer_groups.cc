@@ -1,0 +1,36 @@
+#include "controller/layer_groups.h"
+
+#include "common/check.h"
+
+namespace flexquant::controller {
+
+LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype)
+    : num_layers_(static_cast<int>(config.num_layers)) {
+  const auto add = [&](int64_t rows, int64_t cols) {
+    NestedMatrix shape;
+    shape.rows = rows;
+    shape.cols = cols;
+    shape.group_size = group_size;
+    shape.reference_dtype = reference_dtype;
+    num_weights_.push_back(shape.num_weights());
+    shapes_.push_back(shape);
+  };
+  for (int layer = 0; layer < num_layers_; ++layer) {
+    add(config.q_size() + 2 * config.kv_size(), config.hidden_size);
+    add(config.hidden_size, config.q_size());
+    add(2 * config.intermediate_size, config.hidden_size);
+    add(config.hidden_size, config.intermediate_size);
+  }
+  add(config.vocab_size, config.hidden_size);
+}
+
+uint64_t LayerGroups::BytesRead(const PrecisionPlan& plan) const {
+  FQ_CHECK(plan.bits.size() == shapes_.size());
+  uint64_t bytes = 0;
+  for (size_t group = 0; group < shapes_.size(); ++group) {
+    bytes += shapes_[group].BytesRead(plan.bits[group]);
+  }
+  return bytes;
+}
+
+}  // namespace flexquant::controller

@@ -1,0 +1,36 @@
+#ifndef FLEXQUANT_CONTROLLER_LAYER_GROUPS_H_
+#define FLEXQUANT_CONTROLLER_LAYER_GROUPS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/model_config.h"
+#include "common/nested_matrix.h"
+#include "common/precision.h"
+
+namespace flexquant::controller {
+
+// Sizes of a model's layer groups, computed from its shape: the controller maps no weights. Immutable and thread-safe.
+class LayerGroups {
+ public:
+  LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype);
+
+  int count() const { return static_cast<int>(shapes_.size()); }
+  std::string Name(int index) const { return LayerGroupName(index, num_layers_); }
+  const std::vector<uint64_t>& num_weights() const { return num_weights_; }  // [count()]
+
+  // Mean bits a weight. `plan` has count() entries.
+  double MeanBits(const PrecisionPlan& plan) const { return plan.MeanBits(num_weights_); }
+  // Bytes of planes and scales that one pass at `plan` reads.
+  uint64_t BytesRead(const PrecisionPlan& plan) const;
+
+ private:
+  int num_layers_;
+  std::vector<NestedMatrix> shapes_;  // no data
+  std::vector<uint64_t> num_weights_;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_LAYER_GROUPS_H_

@@ -1,0 +1,102 @@
+// flexquant-controller: parses flags, serves, drains on SIGTERM or SIGINT.
+
+#include <csignal>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/time/time.h"
+#include "common/mapped_file.h"
+#include "controller/server.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace {
+
+struct Flags {
+  std::string listen = "127.0.0.1:50051";
+  std::vector<std::string> executors;
+  std::string port_file;
+  std::string log_level = "info";
+  bool no_reflection = false;
+  double drain_seconds = 25;  // below Kubernetes' 30 s of grace
+  flexquant::controller::ControllerOptions options;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  app.set_version_flag("--version", FLEXQUANT_VERSION);
+  app.add_option("--model", flags.options.model_dir, "Folder made by `flexquant convert`")->required();
+  app.add_option("--listen", flags.listen, "Address to serve on, HOST:PORT; port 0 takes any free one")
+      ->capture_default_str();
+  app.add_option("--executor", flags.executors, "Address of an executor, HOST:PORT; repeat for several")->required();
+  app.add_option("--lookahead", flags.options.lookahead,
+                 "1: send a step before the result of the one before it; 0: wait for every result")
+      ->check(CLI::Range(0, 1))
+      ->capture_default_str();
+  app.add_option("--max-queued", flags.options.max_queued_requests, "Requests that may wait for an executor")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--prefill-chunk", flags.options.prefill_chunk_tokens, "Most prompt tokens in a step")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may go on after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--port-file", flags.port_file, "File to write the port to once it is open");
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.add_flag("--no-reflection", flags.no_reflection, "Do not serve gRPC reflection");
+}
+
+int Serve(const Flags& flags, const sigset_t& signals) {
+  auto server = flexquant::controller::ControllerServer::Create(flags.options);
+  if (!server.ok()) {
+    spdlog::error("{}", std::string(server.status().message()));
+    return EXIT_FAILURE;
+  }
+  if (!flags.port_file.empty()) {
+    const absl::Status written = flexquant::WriteFile(flags.port_file, std::to_string((*server)->port()) + "\n");
+    if (!written.ok()) {
+      spdlog::error("--port-file: {}", std::string(written.message()));
+      return EXIT_FAILURE;
+    }
+  }
+  int signal = 0;
+  sigwait(&signals, &signal);
+  spdlog::info("draining; a second signal ends at once");
+  std::thread([signals] {
+    int second = 0;
+    sigwait(&signals, &second);
+    std::_Exit(128 + second);
+  }).detach();
+  (*server)->Shutdown(absl::Seconds(flags.drain_seconds));
+  spdlog::info("stopped");
+  return EXIT_SUCCESS;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Blocked before any thread exists, so that only sigwait sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  CLI::App app("FlexQuant controller: serves text generation and schedules executors.");
+  Flags flags;
+  AddFlags(app, flags);
+  CLI11_PARSE(app, argc, argv);
+  spdlog::set_default_logger(spdlog::stderr_color_mt("controller"));
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  flags.options.listen = flags.listen;
+  flags.options.reflection = !flags.no_reflection;
+  for (const std::string& address : flags.executors) {
+    flags.options.executors.push_back({address, nullptr});
+  }
+  return Serve(flags, signals);
+}

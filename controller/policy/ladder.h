@@ -1,0 +1,26 @@
+#ifndef FLEXQUANT_CONTROLLER_POLICY_LADDER_H_
+#define FLEXQUANT_CONTROLLER_POLICY_LADDER_H_
+
+#include <vector>
+
+#include "common/precision.h"
+
+namespace flexquant::controller {
+
+// Plans from cheapest (level 0) to dearest; never empty. A value type.
+struct Ladder {
+  std::vector<PrecisionPlan> levels;
+  bool calibrated = false;  // whether the KL of each level has been measured
+
+  // The ladder of a model nobody has calibrated: one uniform plan for every quantised precision.
+  static Ladder Uniform(int num_layer_groups);
+
+  // The levels whose every layer group lies in [min_bits, max_bits]; may be empty.
+  Ladder Restricted(int min_bits, int max_bits) const;
+
+  int top_level() const { return static_cast<int>(levels.size()) - 1; }
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_POLICY_LADDER_H_

@@ -1,0 +1,35 @@
+#ifndef FLEXQUANT_CONTROLLER_POLICY_PRECISION_POLICY_H_
+#define FLEXQUANT_CONTROLLER_POLICY_PRECISION_POLICY_H_
+
+#include <cstdint>
+
+#include "absl/strings/string_view.h"
+#include "common/precision.h"
+
+namespace flexquant::controller {
+
+// Signals of one generated token, from the model's distribution before temperature and filters.
+struct TokenSignals {
+  double entropy_nats = 0;
+  double top1_probability = 1;
+  double margin = 0;  // top-1 minus top-2 logit
+};
+
+// Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. The scheduler calls
+// Observe for every answer token in order and Next for every decode step in order; with lookahead 1 a Next comes before
+// the Observe of the token before it.
+class PrecisionPolicy {
+ public:
+  virtual ~PrecisionPolicy() = default;
+
+  // What was learned from an answer token.
+  virtual void Observe(const TokenSignals& /*signals*/) {}
+  // Plan that computes answer token `answer_index` (>= 1; token 0 comes out of the prefill). Valid until the next call.
+  virtual const PrecisionPlan& Next(uint32_t answer_index) = 0;
+  // As in PrecisionReport.policy.
+  virtual absl::string_view name() const = 0;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_POLICY_PRECISION_POLICY_H_

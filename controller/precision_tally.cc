@@ -1,0 +1,44 @@
+#include "controller/precision_tally.h"
+
+#include <cmath>
+
+namespace flexquant::controller {
+namespace {
+
+int NearestPrecision(double bits) {
+  int nearest = kReferencePrecision;
+  for (const int precision : kPrecisions) {
+    if (std::abs(precision - bits) < std::abs(nearest - bits)) {
+      nearest = precision;
+    }
+  }
+  return nearest;
+}
+
+}  // namespace
+
+PrecisionTally::PrecisionTally(const LayerGroups& groups)
+    : groups_(&groups), top_bytes_(groups.BytesRead(PrecisionPlan::Uniform(kTopPrecision, groups.count()))) {}
+
+double PrecisionTally::Add(const PrecisionPlan& plan) {
+  if (!(plan == last_plan_)) {
+    use_.plan_changes += tokens_ > 0 ? 1 : 0;
+    last_plan_ = plan;
+    last_bits_ = groups_->MeanBits(plan);
+    last_bytes_ = groups_->BytesRead(plan);
+  }
+  ++tokens_;
+  bits_sum_ += last_bits_;
+  use_.weight_bytes_read += last_bytes_;
+  use_.weight_bytes_top += top_bytes_;
+  ++use_.histogram[NearestPrecision(last_bits_)];
+  return last_bits_;
+}
+
+PrecisionUse PrecisionTally::Report() const {
+  PrecisionUse use = use_;
+  use.mean_bits = tokens_ > 0 ? bits_sum_ / static_cast<double>(tokens_) : 0;
+  return use;
+}
+
+}  // namespace flexquant::controller

@@ -1,0 +1,82 @@
+#ifndef FLEXQUANT_CONTROLLER_SCHEDULER_H_
+#define FLEXQUANT_CONTROLLER_SCHEDULER_H_
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "controller/executor_worker.h"
+#include "controller/generation.h"
+#include "controller/request_queue.h"
+
+namespace flexquant::controller {
+
+class ActiveRequests;
+
+struct SchedulerOptions {
+  std::vector<ExecutorTarget> executors;  // at least one
+  uint32_t max_queued_requests = 256;
+  WorkerOptions worker;
+};
+
+// Continuous batching over one or more executors: accepted requests wait in one bounded queue, each executor's worker
+// takes from it. Thread-safe.
+class Scheduler {
+ public:
+  // `tokenizer` and `groups` must outlive this. `readiness_changed(ready)` is called, one call at a time, whenever the
+  // first executor becomes ready and the last one is lost.
+  Scheduler(const SchedulerOptions& options, const ExpectedModel& expected, const Tokenizer& tokenizer,
+            const LayerGroups& groups, std::function<void(bool ready)> readiness_changed);
+  // Stops at once.
+  ~Scheduler();
+
+  // Queues a request and returns its id; `sink` gets its answer, possibly before this returns. Nothing is sent to
+  // `sink` when it fails: UNAVAILABLE with RetryInfo (no executor ready, draining), RESOURCE_EXHAUSTED with RetryInfo
+  // (queue full) or without (more KV blocks than any executor has).
+  absl::StatusOr<uint64_t> Submit(std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink);
+  // The request ends with CANCELLED, wherever it is; an unknown or ended one is ignored.
+  void Cancel(uint64_t id);
+
+  // Most positions (prompt + answer) a sequence can have on the ready executor with the largest KV cache; 0 if none is
+  // ready.
+  uint64_t MaxSequenceTokens() const;
+  std::vector<ExecutorState> ExecutorStates() const;
+  // DEADLINE_EXCEEDED with the reasons if no executor is ready in time.
+  absl::Status WaitReady(absl::Duration timeout) const;
+
+  // No new requests; waits until the accepted ones have ended, at most until `deadline`.
+  void Drain(absl::Time deadline);
+  // No new requests; the accepted ones fail with UNAVAILABLE; the workers end. Idempotent.
+  void Stop();
+
+ private:
+  void OnStateChanged();
+  absl::Status NotReadyError() const;
+
+  const Tokenizer& tokenizer_;
+  const LayerGroups& groups_;
+  const std::function<void(bool)> readiness_changed_;
+  const std::shared_ptr<ActiveRequests> active_;
+  RequestQueue queue_;
+
+  // Held while readiness is computed and while a request is checked against it and queued: a request is never queued
+  // behind the back of the last executor's loss.
+  mutable std::mutex mutex_;
+  mutable std::condition_variable ready_changed_;
+  bool ready_ = false;
+  bool draining_ = false;
+  bool stopped_ = false;
+  uint64_t last_id_ = 0;
+
+  std::vector<std::unique_ptr<ExecutorWorker>> workers_;
+};
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_SCHEDULER_H_

@@ -1,0 +1,196 @@
+#include "controller/server.h"
+
+#include <array>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "controller/inference_service.h"
+#include "controller/model_package.h"
+#include "controller/model_service.h"
+#include "controller/scheduler.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "grpcpp/impl/server_builder_option.h"
+#include "grpcpp/impl/server_builder_plugin.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/server_builder.h"
+#include "spdlog/spdlog.h"
+
+namespace flexquant::controller {
+namespace {
+
+constexpr int kMaxReceiveBytes = 16 << 20;
+constexpr absl::Duration kLastWordsTime = absl::Seconds(2);
+constexpr std::array<const char*, 3> kReadinessNames = {"", "flexquant.v1.InferenceService",
+                                                        "flexquant.v1.ModelService"};
+
+// gRPC's plugins are registered for the whole process; this takes reflection out of one server.
+class WithoutReflection final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* /*args*/) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
+std::string RandomInstanceId() {
+  std::random_device device;
+  return absl::StrFormat("%08x%08x", device(), device());
+}
+
+absl::Status CheckOptions(const ControllerOptions& options) {
+  if (options.executors.empty()) {
+    return absl::InvalidArgumentError("no executor; give at least one address");
+  }
+  for (const ExecutorTarget& target : options.executors) {
+    if (target.address.empty()) {
+      return absl::InvalidArgumentError("an executor has no address; give HOST:PORT");
+    }
+  }
+  if (options.lookahead < 0 || options.lookahead > 1) {
+    return absl::InvalidArgumentError(absl::StrCat("lookahead ", options.lookahead, " is not 0 or 1"));
+  }
+  if (options.max_queued_requests == 0) {
+    return absl::InvalidArgumentError("max_queued_requests is 0; at least 1 is needed to accept a request");
+  }
+  if (options.prefill_chunk_tokens == 0) {
+    return absl::InvalidArgumentError("prefill_chunk_tokens is 0; at least 1 is needed to read a prompt");
+  }
+  return absl::OkStatus();
+}
+
+class ControllerServerImpl final : public ControllerServer {
+ public:
+  explicit ControllerServerImpl(ModelPackage model) : model_(std::move(model)) {}
+  ~ControllerServerImpl() override { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Start(const ControllerOptions& options) {
+    SchedulerOptions scheduler_options;
+    scheduler_options.executors = options.executors;
+    scheduler_options.max_queued_requests = options.max_queued_requests;
+    scheduler_options.worker.lookahead = options.lookahead;
+    scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
+    const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
+    scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
+                                             [this](bool ready) { SetReady(ready); });
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_);
+    info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
+    FQ_RETURN_IF_ERROR(StartServer(options));
+    {
+      const std::lock_guard lock(health_mutex_);
+      health_ = server_->GetHealthCheckService();
+      health_->SetServingStatus("liveness", true);
+      PublishReadiness();
+    }
+    if (port_ > 0) {
+      spdlog::info("serving {} on {}, port {}", model_.name, options.listen, port_);
+    }
+    return absl::OkStatus();
+  }
+
+  int port() const override { return port_; }
+
+  std::shared_ptr<grpc::Channel> InProcessChannel() override {
+    grpc::ChannelArguments args;
+    args.SetMaxReceiveMessageSize(-1);
+    return server_->InProcessChannel(args);
+  }
+
+  absl::Status WaitReady(absl::Duration timeout) override { return scheduler_->WaitReady(timeout); }
+
+  void Shutdown(absl::Duration grace) override {
+    const std::lock_guard lock(shutdown_mutex_);
+    if (std::exchange(shut_down_, true)) {
+      return;
+    }
+    if (scheduler_ != nullptr) {
+      scheduler_->Drain(absl::Now() + grace);
+      scheduler_->Stop();
+    }
+    {
+      const std::lock_guard health_lock(health_mutex_);
+      health_ = nullptr;
+    }
+    if (server_ != nullptr) {
+      // Every answer has been ended; what is left are the last messages on their way.
+      server_->Shutdown(absl::ToChronoTime(absl::Now() + kLastWordsTime));
+      server_->Wait();
+    }
+  }
+
+ private:
+  absl::Status StartServer(const ControllerOptions& options) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    if (options.reflection) {
+      grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    } else {
+      builder.SetOption(std::make_unique<WithoutReflection>());
+    }
+    builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
+    builder.SetMaxSendMessageSize(-1);
+    // Two servers on one port would share its connections at random; a taken port must be an error.
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    // Clients may ask whether we live while an answer takes its time.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    if (!options.listen.empty()) {
+      builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+    }
+    builder.RegisterService(inference_.get());
+    builder.RegisterService(info_.get());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || (!options.listen.empty() && port_ == 0)) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", options.listen,
+                       ": the port is taken, or this is no HOST:PORT of this machine; choose another address, or port "
+                       "0 for any free one"));
+    }
+    return absl::OkStatus();
+  }
+
+  void SetReady(bool ready) {
+    const std::lock_guard lock(health_mutex_);
+    ready_ = ready;
+    PublishReadiness();
+  }
+
+  // With health_mutex_ held. Names are set one by one: setting all would take "liveness" down with them.
+  void PublishReadiness() {
+    if (health_ == nullptr) {
+      return;
+    }
+    for (const char* name : kReadinessNames) {
+      health_->SetServingStatus(name, ready_);
+    }
+  }
+
+  const ModelPackage model_;
+  std::mutex health_mutex_;
+  grpc::HealthCheckServiceInterface* health_ = nullptr;
+  bool ready_ = false;
+  std::mutex shutdown_mutex_;
+  bool shut_down_ = false;
+  int port_ = 0;
+  std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<InferenceService> inference_;
+  std::unique_ptr<ModelService> info_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ControllerServer>> ControllerServer::Create(const ControllerOptions& options) {
+  FQ_RETURN_IF_ERROR(CheckOptions(options));
+  FQ_ASSIGN_OR_RETURN(ModelPackage model, LoadModelPackage(options.model_dir));
+  auto server = std::make_unique<ControllerServerImpl>(std::move(model));
+  FQ_RETURN_IF_ERROR(server->Start(options));
+  return server;
+}
+
+}  // namespace flexquant::controller

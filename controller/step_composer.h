@@ -1,0 +1,27 @@
+#ifndef FLEXQUANT_CONTROLLER_STEP_COMPOSER_H_
+#define FLEXQUANT_CONTROLLER_STEP_COMPOSER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "controller/sequence.h"
+#include "controller/step.h"
+
+namespace flexquant::controller {
+
+struct StepLimits {
+  uint32_t max_sequences = 1;
+  uint32_t max_step_tokens = 1;
+  uint32_t prefill_chunk_tokens = 1;  // of all prefills of a step together, so that decodes keep their pace
+  uint32_t block_tokens = 1;
+};
+
+// The next step of the running sequences, oldest first: every decode that is possible, then prefill chunks. Shared
+// sequences all get the highest precision that any of them asks for, layer group by layer group; isolated ones keep
+// their own plan. Every limit >= 1. Empty if nothing can be sent. The sequences count it as sent.
+std::vector<SequenceStep> ComposeStep(const std::vector<std::unique_ptr<Sequence>>& running, const StepLimits& limits);
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_STEP_COMPOSER_H_
