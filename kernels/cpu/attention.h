@@ -1,0 +1,304 @@
+#ifndef FLEXQUANT_KERNELS_CPU_ATTENTION_H_
+#define FLEXQUANT_KERNELS_CPU_ATTENTION_H_
+
+// Attention with an online softmax over tiles of keys. A tile is converted to fp32 once (keys transposed) for a block
+// of up to kAttentionRows rows; a row is one (query token, head) pair, all of one KV head. A row's arithmetic depends
+// only on its own query and visible positions: hidden keys enter with weight exactly 0, hidden tiles are skipped.
+
+#include <cstdint>
+
+#include "kernels/cpu/attention_workspace.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/kernels.h"
+
+namespace flexquant {
+
+inline constexpr float kHiddenScore = -3.0e38F;
+
+template <class F32>
+class AttentionBlock {
+ public:
+  AttentionBlock(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
+                 const uint16_t* v_cache, float* workspace)
+      : shape_(shape), sequence_(sequence), k_cache_(k_cache), v_cache_(v_cache), head_dim_(shape.head_dim) {
+    padded_ = (head_dim_ + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+    keys_ = workspace;
+    values_ = keys_ + kKeyTile * padded_;
+    scores_ = values_ + kKeyTile * padded_;
+    outputs_ = scores_ + kAttentionRows * kKeyTile;
+    maxima_ = outputs_ + kAttentionRows * padded_;
+    sums_ = maxima_ + kAttentionRows;
+  }
+
+  // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
+  void Run(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
+    head_ = head;
+    heads_ = heads;
+    token_ = token;
+    rows_ = heads * tokens;
+    for (int64_t row = 0; row < rows_; ++row) {
+      maxima_[row] = kHiddenScore;
+      sums_[row] = 0;
+    }
+    __builtin_memset(outputs_, 0, static_cast<size_t>(rows_ * padded_) * sizeof(float));
+    const int64_t kv_head = head / (shape_.num_heads / shape_.num_kv_heads);
+    const int64_t first = FirstVisible(sequence_.start + token);
+    const int64_t last = sequence_.start + token + tokens - 1;
+    for (int64_t tile = first / kKeyTile * kKeyTile; tile <= last; tile += kKeyTile) {
+      const int64_t begin = first > tile ? first - tile : 0;
+      const int64_t end = last + 1 - tile < kKeyTile ? last + 1 - tile : kKeyTile;
+      LoadTile(kv_head, tile, begin, end);
+      ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
+      for (int64_t row = 0; row < rows_; ++row) {
+        Softmax(row, tile);
+      }
+      ForRows([&](auto count, int64_t row) { AddValues<count.value>(row, begin, end); });
+    }
+    WriteOutputs();
+  }
+
+ private:
+  template <int kValue>
+  struct Constant {
+    static constexpr int value = kValue;
+  };
+
+  // Calls body for blocks of four rows and then for the rows left.
+  template <class Body>
+  void ForRows(Body body) {
+    int64_t row = 0;
+    for (; row + 4 <= rows_; row += 4) {
+      body(Constant<4>(), row);
+    }
+    if (rows_ - row == 3) {
+      body(Constant<3>(), row);
+    } else if (rows_ - row == 2) {
+      body(Constant<2>(), row);
+    } else if (rows_ - row == 1) {
+      body(Constant<1>(), row);
+    }
+  }
+
+  int64_t FirstVisible(int64_t position) const {
+    const int64_t window = shape_.sliding_window;
+    return window > 0 && position >= window ? position - window + 1 : 0;
+  }
+
+  const float* Query(int64_t row) const {
+    return sequence_.q + (token_ + row / heads_) * sequence_stride() + (head_ + row % heads_) * head_dim_;
+  }
+  int64_t sequence_stride() const { return shape_.q_stride; }
+
+  // Positions tile + [begin, end) into keys_ and values_; the rest of the tile is 0, its cache is not read.
+  void LoadTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
+    const int64_t lanes = F32::kLanes;
+    for (int64_t key0 = 0; key0 < kKeyTile; key0 += lanes) {
+      const uint16_t* rows[F32::kLanes];
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const int64_t key = key0 + lane;
+        rows[lane] = nullptr;
+        if (key >= begin && key < end) {
+          const int64_t position = tile + key;
+          const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
+          const int64_t offset =
+              ((block * shape_.num_kv_heads + kv_head) * shape_.block_tokens + position % shape_.block_tokens) *
+              head_dim_;
+          rows[lane] = k_cache_ + offset;
+          LoadValues(v_cache_ + offset, values_ + key * padded_);
+        }
+      }
+      for (int64_t d0 = 0; d0 < head_dim_; d0 += lanes) {
+        const int64_t count = head_dim_ - d0 < lanes ? head_dim_ - d0 : lanes;
+        F32 square[F32::kLanes];
+        for (int64_t lane = 0; lane < lanes; ++lane) {
+          if (rows[lane] == nullptr) {
+            square[lane] = F32::Set(0.0F);
+          } else {
+            square[lane] = count == lanes ? F32::LoadHalf(rows[lane] + d0) : F32::LoadHalfN(rows[lane] + d0, count);
+          }
+        }
+        Transpose(square);
+        for (int64_t i = 0; i < count; ++i) {
+          square[i].Store(keys_ + (d0 + i) * kKeyTile + key0);
+        }
+      }
+    }
+  }
+
+  void LoadValues(const uint16_t* from, float* to) {
+    int64_t d = 0;
+    for (; d + F32::kLanes <= head_dim_; d += F32::kLanes) {
+      F32::LoadHalf(from + d).Store(to + d);
+    }
+    if (d < head_dim_) {
+      F32::LoadHalfN(from + d, head_dim_ - d).Store(to + d);
+    }
+  }
+
+  template <int kRows>
+  void Scores(int64_t row) {
+    constexpr int kVectors = static_cast<int>(16 / F32::kLanes);
+    const float* q[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      q[r] = Query(row + r);
+    }
+    for (int64_t key0 = 0; key0 < kKeyTile; key0 += kVectors * F32::kLanes) {
+      F32 dots[kRows][kVectors];
+      for (auto& row_dots : dots) {
+        for (F32& dot : row_dots) {
+          dot = F32::Set(0.0F);
+        }
+      }
+      for (int64_t d = 0; d < head_dim_; ++d) {
+        F32 k[kVectors];
+        for (int i = 0; i < kVectors; ++i) {
+          k[i] = F32::Load(keys_ + d * kKeyTile + key0 + i * F32::kLanes);
+        }
+        for (int r = 0; r < kRows; ++r) {
+          const F32 x = F32::Set(q[r][d]);
+          for (int i = 0; i < kVectors; ++i) {
+            dots[r][i] = Fma(x, k[i], dots[r][i]);
+          }
+        }
+      }
+      const F32 scale = F32::Set(shape_.scale);
+      for (int r = 0; r < kRows; ++r) {
+        for (int i = 0; i < kVectors; ++i) {
+          (dots[r][i] * scale).Store(scores_ + (row + r) * kKeyTile + key0 + i * F32::kLanes);
+        }
+      }
+    }
+  }
+
+  // Scores to weights; rescales what the row gathered so far if its maximum grew.
+  void Softmax(int64_t row, int64_t tile) {
+    float* scores = scores_ + row * kKeyTile;
+    const int64_t position = sequence_.start + token_ + row / heads_;
+    const int64_t begin = FirstVisible(position) - tile;
+    const int64_t end = position + 1 - tile;
+    if (end <= 0 || begin >= kKeyTile) {
+      __builtin_memset(scores, 0, kKeyTile * sizeof(float));
+      return;
+    }
+    for (int64_t key = 0; key < begin; ++key) {
+      scores[key] = kHiddenScore;
+    }
+    for (int64_t key = end; key < kKeyTile; ++key) {
+      scores[key] = kHiddenScore;
+    }
+    F32 max = F32::Set(maxima_[row]);
+    for (int64_t key = 0; key < kKeyTile; key += F32::kLanes) {
+      max = Max(max, F32::Load(scores + key));
+    }
+    const float new_max = ReduceMax(max);
+    max = F32::Set(new_max);
+    F32 sum = F32::Set(0.0F);
+    for (int64_t key = 0; key < kKeyTile; key += F32::kLanes) {
+      const F32 weight = Exp(F32::Load(scores + key) - max);
+      weight.Store(scores + key);
+      sum = sum + weight;
+    }
+    float shrink[F32::kLanes];
+    const F32 factor = Exp(F32::Set(maxima_[row]) - max);
+    factor.Store(shrink);
+    if (new_max != maxima_[row]) {
+      float* output = outputs_ + row * padded_;
+      for (int64_t d = 0; d < padded_; d += F32::kLanes) {
+        (F32::Load(output + d) * factor).Store(output + d);
+      }
+    }
+    sums_[row] = sums_[row] * shrink[0] + ReduceAdd(sum);
+    maxima_[row] = new_max;
+  }
+
+  template <int kRows>
+  void AddValues(int64_t row, int64_t begin, int64_t end) {
+    constexpr int kVectors = static_cast<int>(32 / F32::kLanes) > 2 ? 2 : static_cast<int>(32 / F32::kLanes);
+    int64_t d = 0;
+    for (; d + kVectors * F32::kLanes <= padded_; d += kVectors * F32::kLanes) {
+      AddValuesAt<kRows, kVectors>(row, begin, end, d);
+    }
+    for (; d < padded_; d += F32::kLanes) {
+      AddValuesAt<kRows, 1>(row, begin, end, d);
+    }
+  }
+
+  template <int kRows, int kVectors>
+  void AddValuesAt(int64_t row, int64_t begin, int64_t end, int64_t d) {
+    F32 sums[kRows][kVectors];
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVectors; ++i) {
+        sums[r][i] = F32::Load(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
+      }
+    }
+    for (int64_t key = begin; key < end; ++key) {
+      F32 v[kVectors];
+      for (int i = 0; i < kVectors; ++i) {
+        v[i] = F32::Load(values_ + key * padded_ + d + i * F32::kLanes);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        const F32 weight = F32::Set(scores_[(row + r) * kKeyTile + key]);
+        for (int i = 0; i < kVectors; ++i) {
+          sums[r][i] = Fma(weight, v[i], sums[r][i]);
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kVectors; ++i) {
+        sums[r][i].Store(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
+      }
+    }
+  }
+
+  void WriteOutputs() {
+    for (int64_t row = 0; row < rows_; ++row) {
+      float* out = sequence_.out + (token_ + row / heads_) * shape_.out_stride + (head_ + row % heads_) * head_dim_;
+      const F32 inverse = F32::Set(1.0F / sums_[row]);
+      for (int64_t d = 0; d < head_dim_; d += F32::kLanes) {
+        const int64_t count = head_dim_ - d < F32::kLanes ? head_dim_ - d : F32::kLanes;
+        (F32::Load(outputs_ + row * padded_ + d) * inverse).StoreN(out + d, count);
+      }
+    }
+  }
+
+  const AttentionShape& shape_;
+  const AttentionSequence& sequence_;
+  const uint16_t* k_cache_;
+  const uint16_t* v_cache_;
+  int64_t head_dim_;
+  int64_t padded_ = 0;
+  float* keys_ = nullptr;     // [head_dim, kKeyTile]
+  float* values_ = nullptr;   // [kKeyTile, padded]
+  float* scores_ = nullptr;   // [rows, kKeyTile]
+  float* outputs_ = nullptr;  // [rows, padded]
+  float* maxima_ = nullptr;   // [rows]
+  float* sums_ = nullptr;     // [rows]
+  int64_t head_ = 0;
+  int64_t heads_ = 0;
+  int64_t token_ = 0;
+  int64_t rows_ = 0;
+};
+
+template <class F32>
+void Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
+               const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace) {
+  const auto address = reinterpret_cast<uintptr_t>(workspace);
+  auto* floats = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + (-address & 63U));
+  AttentionBlock<F32> block(shape, sequence, k_cache, v_cache, floats);
+  const int64_t group = shape.num_heads / shape.num_kv_heads;
+  for (int64_t head = head_begin; head < head_end;) {
+    const int64_t group_end = (head / group + 1) * group;
+    int64_t heads = (group_end < head_end ? group_end : head_end) - head;
+    heads = heads < kAttentionRows ? heads : kAttentionRows;
+    const int64_t most_tokens = kAttentionRows / heads;
+    for (int64_t token = 0; token < sequence.num_tokens; token += most_tokens) {
+      const int64_t left = sequence.num_tokens - token;
+      block.Run(head, heads, token, left < most_tokens ? left : most_tokens);
+    }
+    head += heads;
+  }
+}
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_CPU_ATTENTION_H_

@@ -1,0 +1,30 @@
+#ifndef FLEXQUANT_KERNELS_CPU_MAKE_TABLE_H_
+#define FLEXQUANT_KERNELS_CPU_MAKE_TABLE_H_
+
+#include "kernels/cpu/attention.h"
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/logit_stats.h"
+#include "kernels/cpu/reference_gemm.h"
+#include "kernels/cpu/tables.h"
+
+namespace flexquant {
+
+// The table of an instruction set: the shared kernels over its vector type, and its own nested_gemm.
+template <class F32>
+constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested_gemm) {
+  return {isa,
+          &QuantizeActivations<F32>,
+          nested_gemm,
+          &ReferenceGemm<F32>,
+          &RmsNorm<F32>,
+          &Rope<F32>,
+          &SiluMul<F32>,
+          &Add<F32>,
+          &StoreKv<F32>,
+          &Attention<F32>,
+          &ComputeLogitStats<F32>};
+}
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_CPU_MAKE_TABLE_H_

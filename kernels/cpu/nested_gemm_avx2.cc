@@ -1,0 +1,210 @@
+// nested_gemm for AVX2 + FMA + F16C. A group of a tile is unpacked once into a buffer in L1. vpmaddubsw adds pairs of
+// products into 16 bits and saturates, so a code u is kept as u >> 2 <= 63 and, at 8 bits, u & 3: two products of the
+// former stay below 2 * 63 * 127 = 16002, which leaves room for one 16-bit addition.
+
+#include <immintrin.h>
+
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/unpack.h"
+
+namespace flexquant::avx2 {
+namespace {
+
+constexpr int64_t kPrefetchBytes = 4096;
+constexpr int64_t kBlockTokens = 3;
+
+struct Bytes {
+  static constexpr int64_t kBytes = 32;
+  __m256i v;
+
+  static Bytes Load(const uint8_t* from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
+  static Bytes Set(int byte) { return {_mm256_set1_epi8(static_cast<char>(byte))}; }
+  template <int kShift>
+  static Bytes Shift(Bytes from) {
+    if constexpr (kShift > 0) {
+      return {_mm256_slli_epi16(from.v, kShift)};
+    } else if constexpr (kShift < 0) {
+      return {_mm256_srli_epi16(from.v, -kShift)};
+    } else {
+      return from;
+    }
+  }
+  friend Bytes And(Bytes a, Bytes b) { return {_mm256_and_si256(a.v, b.v)}; }
+  friend Bytes Merge(Bytes acc, Bytes from, Bytes mask) {
+    return {_mm256_or_si256(acc.v, _mm256_and_si256(from.v, mask.v))};
+  }
+  friend Bytes Select(Bytes mask, Bytes a, Bytes b) {
+    return {_mm256_or_si256(_mm256_and_si256(mask.v, a.v), _mm256_andnot_si256(mask.v, b.v))};
+  }
+};
+
+inline __m256i Broadcast4(const int8_t* from) {
+  int32_t quad;
+  __builtin_memcpy(&quad, from, sizeof(quad));
+  return _mm256_set1_epi32(quad);
+}
+
+inline __m256i WidenPairs(__m256i shorts) { return _mm256_madd_epi16(shorts, _mm256_set1_epi16(1)); }
+
+// codes: [registers, 2 halves, 32] of u >> 2, then at kSplit the same of u & 3, kLowAt bytes on.
+constexpr int64_t kLowAt = kUnpackedBytes / 2;
+
+template <int kBits>
+void UnpackGroup(const TilePlanes<Bytes>& planes, int64_t first, int64_t count, uint8_t* codes) {
+  for (int64_t u = 0; u < count; ++u) {
+    __builtin_prefetch(planes.base3 + (first + u) * 3 * kPlaneWordBytes + kPrefetchBytes);
+    for (int64_t part = 0; part < 2; ++part) {
+      Bytes f[8];
+      UnpackHigh<Bytes, kBits, 2>(planes, first + u, part, f);
+      for (int64_t r = 0; r < 8; ++r) {
+        _mm256_store_si256(reinterpret_cast<__m256i*>(codes + (u * 8 + r) * 64 + part * 32), f[r].v);
+      }
+      if constexpr (kBits == 8) {
+        Bytes low[8];
+        for (Bytes& register_low : low) {
+          register_low = Bytes::Set(0);
+        }
+        MergeLow<Bytes>(planes, first + u, part, low);
+        for (int64_t r = 0; r < 8; ++r) {
+          _mm256_store_si256(reinterpret_cast<__m256i*>(codes + kLowAt + (u * 8 + r) * 64 + part * 32), low[r].v);
+        }
+      }
+    }
+  }
+}
+
+struct Block {
+  const uint8_t* codes;
+  int64_t units;
+  const int8_t* x;
+  int64_t row_bytes;
+  const float* x_scales;
+  const int32_t* x_sums;
+  int64_t groups;
+  float* sums;  // [tokens, 16]
+};
+
+template <bool kSplit, int kTokens>
+void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_offset) {
+  __m256i dot[kTokens][2];
+  __m256i low_dot[kTokens][2];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int half = 0; half < 2; ++half) {
+      dot[t][half] = _mm256_setzero_si256();
+      low_dot[t][half] = _mm256_setzero_si256();
+    }
+  }
+  for (int64_t pair = 0; pair < block.units * 4; ++pair) {
+    const auto* codes = reinterpret_cast<const __m256i*>(block.codes + pair * 128);
+    const auto* low = reinterpret_cast<const __m256i*>(block.codes + kLowAt + pair * 128);
+    for (int t = 0; t < kTokens; ++t) {
+      const __m256i a0 = Broadcast4(block.x + t * block.row_bytes + pair * 8);
+      const __m256i a1 = Broadcast4(block.x + t * block.row_bytes + pair * 8 + 4);
+      for (int half = 0; half < 2; ++half) {
+        const __m256i high = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_load_si256(codes + half), a0),
+                                              _mm256_maddubs_epi16(_mm256_load_si256(codes + 2 + half), a1));
+        dot[t][half] = _mm256_add_epi32(dot[t][half], WidenPairs(high));
+        if constexpr (kSplit) {
+          const __m256i small = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_load_si256(low + half), a0),
+                                                 _mm256_maddubs_epi16(_mm256_load_si256(low + 2 + half), a1));
+          low_dot[t][half] = _mm256_add_epi32(low_dot[t][half], WidenPairs(small));
+        }
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256 x_scale = _mm256_set1_ps(block.x_scales[t * block.groups]);
+    const __m256 x_sum = _mm256_set1_ps(static_cast<float>(block.x_sums[t * block.groups]));
+    for (int half = 0; half < 2; ++half) {
+      const __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(dot[t][half], 2), low_dot[t][half]);
+      const __m256 centred = _mm256_fmadd_ps(w_offset[half], x_sum, _mm256_cvtepi32_ps(whole));
+      float* sum = block.sums + t * kTileRows + half * 8;
+      _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_mul_ps(w_scale[half], x_scale), centred, _mm256_loadu_ps(sum)));
+    }
+  }
+}
+
+template <bool kSplit>
+void MultiplyTokens(const Block& block, int64_t tokens, const __m256* w_scale, const __m256* w_offset) {
+  switch (tokens) {
+    case 3:
+      return MultiplyBlock<kSplit, 3>(block, w_scale, w_offset);
+    case 2:
+      return MultiplyBlock<kSplit, 2>(block, w_scale, w_offset);
+    default:
+      return MultiplyBlock<kSplit, 1>(block, w_scale, w_offset);
+  }
+}
+
+template <int kBits>
+void TileTokens(const NestedGemmArgs& args, int64_t tile, int64_t t0, int64_t tokens, uint8_t* codes) {
+  const NestedMatrix& w = args.w;
+  const int64_t units = (w.cols + kUnitCols - 1) / kUnitCols;
+  const int64_t group_units = w.group_size / kUnitCols;
+  const int64_t groups = (units + group_units - 1) / group_units;
+  constexpr float kMid = static_cast<float>((1 << (8 - kBits)) - 1) * 0.5F;
+  const TilePlanes<Bytes> planes(w, tile, units);
+  auto* sums = reinterpret_cast<float*>(codes + kUnpackedBytes);
+  __builtin_memset(sums, 0, static_cast<size_t>(tokens * kTileRows) * sizeof(float));
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t first = g * group_units;
+    const int64_t count = units - first < group_units ? units - first : group_units;
+    UnpackGroup<kBits>(planes, first, count, codes);
+    const auto* packed = reinterpret_cast<const __m128i*>(w.scales + (tile * groups + g) * 2 * kTileRows);
+    __m256 w_scale[2];
+    __m256 w_offset[2];
+    for (int half = 0; half < 2; ++half) {
+      w_scale[half] = _mm256_cvtph_ps(_mm_loadu_si128(packed + half));
+      w_offset[half] = _mm256_sub_ps(_mm256_set1_ps(kMid), _mm256_cvtph_ps(_mm_loadu_si128(packed + 2 + half)));
+    }
+    for (int64_t t = 0; t < tokens; t += kBlockTokens) {
+      const int64_t at = (t0 + t) * groups + g;
+      const Block block{codes,
+                        count,
+                        args.a.values + ((t0 + t) * units + first) * kUnitCols,
+                        units * kUnitCols,
+                        args.a.scales + at,
+                        args.a.sums + at,
+                        groups,
+                        sums + t * kTileRows};
+      MultiplyTokens<kBits == 8>(block, tokens - t < kBlockTokens ? tokens - t : kBlockTokens, w_scale, w_offset);
+    }
+  }
+  const int64_t rows = w.rows - tile * kTileRows < kTileRows ? w.rows - tile * kTileRows : kTileRows;
+  for (int64_t t = 0; t < tokens; ++t) {
+    __builtin_memcpy(args.y + (t0 + t) * args.ldy + tile * kTileRows, sums + t * kTileRows,
+                     static_cast<size_t>(rows) * sizeof(float));
+  }
+}
+
+template <int kBits>
+void Gemm(const NestedGemmArgs& args) {
+  const auto address = reinterpret_cast<uintptr_t>(args.workspace);
+  uint8_t* codes = static_cast<uint8_t*>(args.workspace) + (-address & (kWorkspaceAlignment - 1));
+  for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
+    for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
+      TileTokens<kBits>(args, tile, t0, args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk, codes);
+    }
+  }
+}
+
+}  // namespace
+
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace) {
+  const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
+  switch (bits) {
+    case 3:
+      return Gemm<3>(args);
+    case 4:
+      return Gemm<4>(args);
+    case 5:
+      return Gemm<5>(args);
+    case 6:
+      return Gemm<6>(args);
+    default:
+      return Gemm<8>(args);
+  }
+}
+
+}  // namespace flexquant::avx2

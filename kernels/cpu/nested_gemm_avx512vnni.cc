@@ -1,0 +1,358 @@
+// nested_gemm for AVX-512 with VNNI. Few tokens: codes go from plane registers straight into dot products, so that the
+// planes' stream from memory is the limit. Many tokens: a group of two tiles is unpacked once into a buffer in L1.
+
+#include <immintrin.h>
+
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/unpack.h"
+
+namespace flexquant::avx512 {
+namespace {
+
+// Most tokens for which codes are not worth a buffer.
+constexpr int64_t kDirectTokens = 6;
+// Tokens by tiles of one register block: 24 accumulators, 2 codes, the rest for broadcasts.
+constexpr int64_t kBlockTokens = 12;
+// How far ahead of its use a plane is fetched; a page ahead keeps the hardware's streams alive over page ends.
+constexpr int64_t kPrefetchBytes = 4096;
+
+struct Bytes {
+  static constexpr int64_t kBytes = 64;
+  __m512i v;
+
+  static Bytes Load(const uint8_t* from) { return {_mm512_loadu_si512(from)}; }
+  static Bytes Set(int byte) { return {_mm512_set1_epi8(static_cast<char>(byte))}; }
+  template <int kShift>
+  static Bytes Shift(Bytes from) {
+    if constexpr (kShift > 0) {
+      return {_mm512_slli_epi16(from.v, kShift)};
+    } else if constexpr (kShift < 0) {
+      return {_mm512_srli_epi16(from.v, -kShift)};
+    } else {
+      return from;
+    }
+  }
+  friend Bytes And(Bytes a, Bytes b) { return {_mm512_and_si512(a.v, b.v)}; }
+  // Ternary logic tables: bit 4a + 2b + c of the constant is the result for bits a, b, c.
+  friend Bytes Merge(Bytes acc, Bytes from, Bytes mask) {
+    return {_mm512_ternarylogic_epi32(acc.v, from.v, mask.v, 0xF8)};
+  }
+  friend Bytes Select(Bytes mask, Bytes a, Bytes b) { return {_mm512_ternarylogic_epi32(mask.v, a.v, b.v, 0xCA)}; }
+};
+
+struct Geometry {
+  int64_t units;
+  int64_t group_units;
+  int64_t groups;
+  int64_t row_bytes;  // of activations
+
+  explicit Geometry(const NestedMatrix& w)
+      : units((w.cols + kUnitCols - 1) / kUnitCols),
+        group_units(w.group_size / kUnitCols),
+        groups((units + group_units - 1) / group_units),
+        row_bytes(units * kUnitCols) {}
+};
+
+inline __m512i Broadcast4(const int8_t* from) {
+  int32_t quad;
+  __builtin_memcpy(&quad, from, sizeof(quad));
+  return _mm512_set1_epi32(quad);
+}
+
+template <int kBits>
+inline __m512 Offset(const uint16_t* packed) {
+  constexpr float kMid = static_cast<float>((1 << (8 - kBits)) - 1) * 0.5F;
+  const __m512 zero = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed + kTileRows)));
+  return _mm512_sub_ps(_mm512_set1_ps(kMid), zero);
+}
+
+inline __m512 Scale(const uint16_t* packed) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(packed)));
+}
+
+// The one way a group's integer dot product enters an output: both paths share it, hence equal results.
+inline __m512 AddGroup(__m512 y, __m512i dot, __m512 w_scale, __m512 w_offset, float x_scale, int32_t x_sum) {
+  const __m512 centred = _mm512_fmadd_ps(w_offset, _mm512_set1_ps(static_cast<float>(x_sum)), _mm512_cvtepi32_ps(dot));
+  return _mm512_fmadd_ps(_mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale)), centred, y);
+}
+
+inline __mmask16 RowMask(const NestedMatrix& w, int64_t tile) {
+  const int64_t rows = w.rows - tile * kTileRows;
+  return rows >= kTileRows ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << rows) - 1U);
+}
+
+inline void Prefetch(const uint8_t* from) { __builtin_prefetch(from + kPrefetchBytes, 0, 3); }
+
+template <int kBits>
+inline void PrefetchUnit(const TilePlanes<Bytes>& planes, int64_t unit) {
+  const uint8_t* base3 = planes.base3 + unit * 3 * kPlaneWordBytes;
+  Prefetch(base3);
+  Prefetch(base3 + kPlaneWordBytes);
+  Prefetch(base3 + 2 * kPlaneWordBytes);
+  if constexpr (kBits >= 4) {
+    Prefetch(planes.bit4 + unit * kPlaneWordBytes);
+  }
+  if constexpr (kBits >= 5) {
+    Prefetch(planes.bit5 + unit * kPlaneWordBytes);
+  }
+  if constexpr (kBits >= 6) {
+    Prefetch(planes.bit6 + unit * kPlaneWordBytes);
+  }
+  if constexpr (kBits == 8) {
+    Prefetch(planes.bits78 + unit * 2 * kPlaneWordBytes);
+    Prefetch(planes.bits78 + unit * 2 * kPlaneWordBytes + kPlaneWordBytes);
+  }
+}
+
+// kTokens tokens from t0 of all tiles, straight from the planes.
+template <int kBits, int kTokens>
+void Direct(const NestedGemmArgs& args, int64_t t0) {
+  // Four chains hide vpdpbusd's latency.
+  constexpr int kChains = kTokens == 1 ? 4 : (kTokens <= 3 ? 2 : 1);
+  const Geometry geometry(args.w);
+  const int8_t* x = args.a.values + t0 * geometry.row_bytes;
+  const float* x_scales = args.a.scales + t0 * geometry.groups;
+  const int32_t* x_sums = args.a.sums + t0 * geometry.groups;
+  for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
+    const TilePlanes<Bytes> planes(args.w, tile, geometry.units);
+    const uint16_t* packed = args.w.scales + tile * geometry.groups * 2 * kTileRows;
+    __m512 y[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      y[t] = _mm512_setzero_ps();
+    }
+    int64_t unit = 0;
+    for (int64_t g = 0; g < geometry.groups; ++g) {
+      __m512i dot[kTokens][kChains];
+      for (int t = 0; t < kTokens; ++t) {
+        for (int c = 0; c < kChains; ++c) {
+          dot[t][c] = _mm512_setzero_si512();
+        }
+      }
+      const int64_t left = unit + geometry.group_units;
+      const int64_t end = left < geometry.units ? left : geometry.units;
+      for (; unit < end; ++unit) {
+        PrefetchUnit<kBits>(planes, unit);
+        Bytes f[8];
+        UnpackUnit<Bytes, kBits>(planes, unit, 0, f);
+        for (int r = 0; r < 8; ++r) {
+          for (int t = 0; t < kTokens; ++t) {
+            const int8_t* quad = x + t * geometry.row_bytes + unit * kUnitCols + 4 * r;
+            dot[t][r % kChains] = _mm512_dpbusd_epi32(dot[t][r % kChains], f[r].v, Broadcast4(quad));
+          }
+        }
+      }
+      const __m512 w_scale = Scale(packed);
+      const __m512 w_offset = Offset<kBits>(packed);
+      packed += 2 * kTileRows;
+      for (int t = 0; t < kTokens; ++t) {
+        __m512i sum = dot[t][0];
+        for (int c = 1; c < kChains; ++c) {
+          sum = _mm512_add_epi32(sum, dot[t][c]);
+        }
+        const int64_t at = t * geometry.groups + g;
+        y[t] = AddGroup(y[t], sum, w_scale, w_offset, x_scales[at], x_sums[at]);
+      }
+    }
+    const __mmask16 mask = RowMask(args.w, tile);
+    for (int t = 0; t < kTokens; ++t) {
+      _mm512_mask_storeu_ps(args.y + (t0 + t) * args.ldy + tile * kTileRows, mask, y[t]);
+    }
+  }
+}
+
+template <int kBits>
+void DirectTokens(const NestedGemmArgs& args, int64_t t0, int64_t tokens) {
+  switch (tokens) {
+    case 1:
+      return Direct<kBits, 1>(args, t0);
+    case 2:
+      return Direct<kBits, 2>(args, t0);
+    case 3:
+      return Direct<kBits, 3>(args, t0);
+    case 4:
+      return Direct<kBits, 4>(args, t0);
+    case 5:
+      return Direct<kBits, 5>(args, t0);
+    default:
+      return Direct<kBits, 6>(args, t0);
+  }
+}
+
+// A group of kTiles tiles, unpacked.
+struct Block {
+  const uint8_t* codes;  // [quads, kTiles, 64]
+  int64_t quads;         // columns / 4
+  const int8_t* x;       // first token's values of the group
+  int64_t row_bytes;
+  const float* x_scales;  // first token's, of the group
+  const int32_t* x_sums;
+  int64_t groups;
+  float* sums;  // [tokens, kTiles, 16]
+};
+
+template <int kTiles, int kTokens>
+inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m512* w_offset) {
+  __m512i dot[kTokens][kTiles];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < kTiles; ++i) {
+      dot[t][i] = _mm512_setzero_si512();
+    }
+  }
+  const uint8_t* codes = block.codes;
+  const int8_t* x = block.x;
+  for (int64_t quad = 0; quad < block.quads; ++quad) {
+    __m512i u[kTiles];
+    for (int i = 0; i < kTiles; ++i) {
+      u[i] = _mm512_load_si512(codes + i * kPlaneWordBytes);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      const __m512i a = Broadcast4(x + t * block.row_bytes);
+      for (int i = 0; i < kTiles; ++i) {
+        dot[t][i] = _mm512_dpbusd_epi32(dot[t][i], u[i], a);
+      }
+    }
+    codes += kTiles * kPlaneWordBytes;
+    x += 4;
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int i = 0; i < kTiles; ++i) {
+      float* sum = block.sums + (t * kTiles + i) * kTileRows;
+      _mm512_store_ps(sum, AddGroup(_mm512_load_ps(sum), dot[t][i], w_scale[i], w_offset[i],
+                                    block.x_scales[t * block.groups], block.x_sums[t * block.groups]));
+    }
+  }
+}
+
+template <int kTiles>
+void MultiplyTokens(const Block& block, int64_t tokens, const __m512* w_scale, const __m512* w_offset) {
+  switch (tokens) {
+    case 12:
+      return MultiplyBlock<kTiles, 12>(block, w_scale, w_offset);
+    case 11:
+      return MultiplyBlock<kTiles, 11>(block, w_scale, w_offset);
+    case 10:
+      return MultiplyBlock<kTiles, 10>(block, w_scale, w_offset);
+    case 9:
+      return MultiplyBlock<kTiles, 9>(block, w_scale, w_offset);
+    case 8:
+      return MultiplyBlock<kTiles, 8>(block, w_scale, w_offset);
+    case 7:
+      return MultiplyBlock<kTiles, 7>(block, w_scale, w_offset);
+    case 6:
+      return MultiplyBlock<kTiles, 6>(block, w_scale, w_offset);
+    case 5:
+      return MultiplyBlock<kTiles, 5>(block, w_scale, w_offset);
+    case 4:
+      return MultiplyBlock<kTiles, 4>(block, w_scale, w_offset);
+    case 3:
+      return MultiplyBlock<kTiles, 3>(block, w_scale, w_offset);
+    case 2:
+      return MultiplyBlock<kTiles, 2>(block, w_scale, w_offset);
+    default:
+      return MultiplyBlock<kTiles, 1>(block, w_scale, w_offset);
+  }
+}
+
+template <int kBits, int kTiles>
+void UnpackGroup(const NestedMatrix& w, const Geometry& geometry, int64_t tile, int64_t first, int64_t count,
+                 uint8_t* codes) {
+  for (int i = 0; i < kTiles; ++i) {
+    const TilePlanes<Bytes> planes(w, tile + i, geometry.units);
+    for (int64_t u = 0; u < count; ++u) {
+      PrefetchUnit<kBits>(planes, first + u);
+      Bytes f[8];
+      UnpackUnit<Bytes, kBits>(planes, first + u, 0, f);
+      for (int r = 0; r < 8; ++r) {
+        _mm512_store_si512(codes + ((u * 8 + r) * kTiles + i) * kPlaneWordBytes, f[r].v);
+      }
+    }
+  }
+}
+
+// kTiles tiles from `tile` for `tokens` <= kTokenChunk tokens from t0.
+template <int kBits, int kTiles>
+void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile, int64_t t0, int64_t tokens,
+              uint8_t* workspace) {
+  uint8_t* codes = workspace;
+  auto* sums = reinterpret_cast<float*>(workspace + kUnpackedBytes);
+  const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
+  for (int64_t i = 0; i < tokens * kTiles; ++i) {
+    _mm512_store_ps(sums + i * kTileRows, _mm512_setzero_ps());
+  }
+  for (int64_t g = 0; g < geometry.groups; ++g) {
+    const int64_t first = g * geometry.group_units;
+    const int64_t left = geometry.units - first;
+    const int64_t count = left < geometry.group_units ? left : geometry.group_units;
+    UnpackGroup<kBits, kTiles>(args.w, geometry, tile, first, count, codes);
+    __m512 w_scale[kTiles];
+    __m512 w_offset[kTiles];
+    for (int i = 0; i < kTiles; ++i) {
+      const uint16_t* packed = args.w.scales + ((tile + i) * geometry.groups + g) * 2 * kTileRows;
+      w_scale[i] = Scale(packed);
+      w_offset[i] = Offset<kBits>(packed);
+    }
+    for (int64_t b = 0; b < blocks; ++b) {
+      const int64_t begin = tokens * b / blocks;
+      const int64_t at = (t0 + begin) * geometry.groups + g;
+      const Block block{codes,
+                        count * 8,
+                        args.a.values + (t0 + begin) * geometry.row_bytes + first * kUnitCols,
+                        geometry.row_bytes,
+                        args.a.scales + at,
+                        args.a.sums + at,
+                        geometry.groups,
+                        sums + begin * kTiles * kTileRows};
+      MultiplyTokens<kTiles>(block, tokens * (b + 1) / blocks - begin, w_scale, w_offset);
+    }
+  }
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int i = 0; i < kTiles; ++i) {
+      _mm512_mask_storeu_ps(args.y + (t0 + t) * args.ldy + (tile + i) * kTileRows, RowMask(args.w, tile + i),
+                            _mm512_load_ps(sums + (t * kTiles + i) * kTileRows));
+    }
+  }
+}
+
+template <int kBits>
+void Gemm(const NestedGemmArgs& args) {
+  if (args.a.m == 0) {
+    return;
+  }
+  if (args.a.m <= kDirectTokens) {
+    return DirectTokens<kBits>(args, 0, args.a.m);
+  }
+  const Geometry geometry(args.w);
+  const auto address = reinterpret_cast<uintptr_t>(args.workspace);
+  uint8_t* workspace = static_cast<uint8_t*>(args.workspace) + (-address & (kWorkspaceAlignment - 1));
+  for (int64_t tile = args.tile_begin; tile < args.tile_end; tile += 2) {
+    for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
+      const int64_t tokens = args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk;
+      if (tile + 1 < args.tile_end) {
+        Buffered<kBits, 2>(args, geometry, tile, t0, tokens, workspace);
+      } else {
+        Buffered<kBits, 1>(args, geometry, tile, t0, tokens, workspace);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace) {
+  const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
+  switch (bits) {
+    case 3:
+      return Gemm<3>(args);
+    case 4:
+      return Gemm<4>(args);
+    case 5:
+      return Gemm<5>(args);
+    case 6:
+      return Gemm<6>(args);
+    default:
+      return Gemm<8>(args);
+  }
+}
+
+}  // namespace flexquant::avx512

@@ -1,0 +1,50 @@
+#ifndef FLEXQUANT_KERNELS_CPU_TABLES_H_
+#define FLEXQUANT_KERNELS_CPU_TABLES_H_
+
+// One table of kernels an instruction set. Code compiled for a set lives in that set's namespace, and shared code is a
+// template on the set's vector type: an inline function that two sets share could be linked in the wrong version.
+
+#include "kernels/kernels.h"
+
+namespace flexquant {
+
+// Tokens whose sums a nested_gemm keeps in its workspace while it goes along K.
+inline constexpr int64_t kTokenChunk = 96;
+// Unpacked codes of two tiles' group: at most 128 columns of 2 x 16 rows.
+inline constexpr int64_t kUnpackedBytes = 2 * kTileRows * 128;
+inline constexpr int64_t kChunkSumsBytes = kTokenChunk * 2 * kTileRows * 4;
+inline constexpr int64_t kWorkspaceAlignment = 64;
+
+// Arguments of CpuKernels::nested_gemm.
+struct NestedGemmArgs {
+  const NestedMatrix& w;
+  const QuantizedActivations& a;
+  int64_t tile_begin;
+  int64_t tile_end;
+  float* y;
+  int64_t ldy;
+  void* workspace;
+};
+
+extern const CpuKernels kPortableKernels;
+#if defined(__x86_64__)
+extern const CpuKernels kAvx2Kernels;
+extern const CpuKernels kAvx512VnniKernels;
+#endif
+
+namespace portable {
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace);
+}  // namespace portable
+namespace avx2 {
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace);
+}  // namespace avx2
+namespace avx512 {
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace);
+}  // namespace avx512
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_CPU_TABLES_H_
