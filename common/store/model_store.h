@@ -10,8 +10,9 @@
 // the layer groups ("layers.0.qkv": q, k, v rows stacked; "layers.0.o"; "layers.0.gate_up": gate rows, then up rows;
 // "layers.0.down"; "lm_head" unless tied) and "embedding" (always read at the top precision; serves as lm_head when
 // tied). Vectors (F32): "layers.0.attention_norm", "layers.0.mlp_norm", "layers.0.q_norm", "layers.0.k_norm",
-// "final_norm", "layers.0.qkv.bias", "layers.0.o.bias", "layers.0.gate_up.bias", "layers.0.down.bias". Every tensor
-// starts at a multiple of 64 bytes of the file.
+// "final_norm", "layers.0.qkv.bias", "layers.0.o.bias", "layers.0.gate_up.bias", "layers.0.down.bias". Planes and
+// scales start at multiples of 64 bytes of the file, vectors at multiples of 4; common/store/package_layout.h has the
+// list.
 
 #include <cstdint>
 #include <memory>

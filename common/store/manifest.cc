@@ -1,0 +1,151 @@
+#include "common/store/manifest.h"
+
+#include <xxhash.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "common/precision.h"
+#include "common/status_macros.h"
+#include "common/store/model_store.h"
+
+namespace flexquant {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+absl::Status FieldError(const std::string& path, const std::string& field, const std::string& problem) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(path, ": field \"", field, "\" ", problem, "; convert the model again with `flexquant convert`"));
+}
+
+// Typed access that never throws: nlohmann's get<> does on a wrong type.
+class Reader {
+ public:
+  Reader(const Json& json, const std::string& path) : json_(json), path_(path) {}
+
+  absl::StatusOr<int64_t> Integer(const std::string& field) const {
+    const auto it = json_.find(field);
+    if (it == json_.end() || !it->is_number_integer()) {
+      return FieldError(path_, field, "is missing or not an integer");
+    }
+    return it->get<int64_t>();
+  }
+  absl::StatusOr<std::string> String(const std::string& field) const {
+    const auto it = json_.find(field);
+    if (it == json_.end() || !it->is_string()) {
+      return FieldError(path_, field, "is missing or not a string");
+    }
+    return it->get<std::string>();
+  }
+  absl::StatusOr<bool> Bool(const std::string& field) const {
+    const auto it = json_.find(field);
+    if (it == json_.end() || !it->is_boolean()) {
+      return FieldError(path_, field, "is missing or not true or false");
+    }
+    return it->get<bool>();
+  }
+
+ private:
+  const Json& json_;
+  const std::string& path_;
+};
+
+absl::Status CheckVersion(int64_t version, const std::string& path) {
+  if (version > kStoreFormatVersion) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": format_version is ", version, ", this program reads up to ",
+                                                   kStoreFormatVersion, "; use a newer FlexQuant"));
+  }
+  if (version != kStoreFormatVersion) {
+    return FieldError(path, "format_version", absl::StrCat("is ", version, ", expected ", kStoreFormatVersion));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadOptionalFields(const Json& json, Manifest& manifest) {
+  if (const auto it = json.find("provenance"); it != json.end() && it->is_object()) {
+    manifest.source = it->value("source", Json("")).is_string() ? it->value("source", "") : "";
+    manifest.source_description = it->value("description", Json("")).is_string() ? it->value("description", "") : "";
+  }
+  if (const auto it = json.find("stored_bits_per_weight"); it != json.end() && it->is_number()) {
+    manifest.stored_bits_per_weight = it->get<double>();
+  }
+  if (const auto it = json.find("relative_error"); it != json.end() && it->is_object()) {
+    for (const int bits : kPrecisions) {
+      const auto error = it->find(absl::StrCat(bits));
+      manifest.relative_error.push_back(error != it->end() && error->is_number() ? error->get<double>() : 0);
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string Checksum(const void* data, uint64_t bytes) {
+  const XXH128_hash_t hash = XXH3_128bits(data, bytes);
+  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+}
+
+std::string Manifest::ToJson() const {
+  Json json;
+  json["format_version"] = format_version;
+  json["flexquant_version"] = flexquant_version;
+  json["model_name"] = model_name;
+  json["precisions"] = kPrecisions;
+  json["group_size"] = group_size;
+  json["has_reference"] = has_reference;
+  json["reference_dtype"] = reference_dtype == Dtype::kF32 ? "F32" : "BF16";
+  json["checksum"] = "xxh3-128:" + checksum;
+  json["file_bytes"] = file_bytes;
+  json["stored_bits_per_weight"] = stored_bits_per_weight;
+  Json errors = Json::object();
+  for (size_t i = 0; i < relative_error.size() && i < kPrecisions.size(); ++i) {
+    errors[absl::StrCat(kPrecisions[i])] = relative_error[i];
+  }
+  json["relative_error"] = errors;
+  json["provenance"] = {{"source", source}, {"description", source_description}};
+  // Filled in by calibration.
+  json["sensitivity"] = nullptr;
+  json["ladder"] = nullptr;
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<Manifest> Manifest::FromJson(const std::string& text, const std::string& path) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object; convert the model again"));
+  }
+  const Reader reader(json, path);
+  Manifest manifest;
+  FQ_ASSIGN_OR_RETURN(const int64_t version, reader.Integer("format_version"));
+  FQ_RETURN_IF_ERROR(CheckVersion(version, path));
+  manifest.format_version = static_cast<int>(version);
+  FQ_ASSIGN_OR_RETURN(manifest.flexquant_version, reader.String("flexquant_version"));
+  FQ_ASSIGN_OR_RETURN(manifest.model_name, reader.String("model_name"));
+  if (json.find("precisions") == json.end() || json["precisions"] != Json(kPrecisions)) {
+    return FieldError(path, "precisions", "is not [3, 4, 5, 6, 8]");
+  }
+  FQ_ASSIGN_OR_RETURN(manifest.group_size, reader.Integer("group_size"));
+  if (manifest.group_size != 32 && manifest.group_size != 64 && manifest.group_size != 128) {
+    return FieldError(path, "group_size", absl::StrCat("is ", manifest.group_size, "; allowed are 32, 64, 128"));
+  }
+  FQ_ASSIGN_OR_RETURN(manifest.has_reference, reader.Bool("has_reference"));
+  FQ_ASSIGN_OR_RETURN(const std::string dtype, reader.String("reference_dtype"));
+  if (dtype != "F32" && dtype != "BF16") {
+    return FieldError(path, "reference_dtype", absl::StrCat("is \"", dtype, "\"; allowed are F32 and BF16"));
+  }
+  manifest.reference_dtype = dtype == "F32" ? Dtype::kF32 : Dtype::kBF16;
+  FQ_ASSIGN_OR_RETURN(const std::string checksum, reader.String("checksum"));
+  constexpr char kPrefix[] = "xxh3-128:";
+  if (checksum.rfind(kPrefix, 0) != 0 || checksum.size() != sizeof(kPrefix) - 1 + 32) {
+    return FieldError(path, "checksum", absl::StrCat("is \"", checksum, "\", not xxh3-128:<32 hex digits>"));
+  }
+  manifest.checksum = checksum.substr(sizeof(kPrefix) - 1);
+  FQ_ASSIGN_OR_RETURN(const int64_t file_bytes, reader.Integer("file_bytes"));
+  manifest.file_bytes = static_cast<uint64_t>(file_bytes);
+  FQ_RETURN_IF_ERROR(ReadOptionalFields(json, manifest));
+  return manifest;
+}
+
+}  // namespace flexquant

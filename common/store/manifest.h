@@ -1,0 +1,38 @@
+#ifndef FLEXQUANT_COMMON_STORE_MANIFEST_H_
+#define FLEXQUANT_COMMON_STORE_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/nested_matrix.h"
+
+namespace flexquant {
+
+// What flexquant.json says.
+struct Manifest {
+  int format_version = 0;
+  std::string flexquant_version;
+  std::string model_name;
+  int64_t group_size = kDefaultGroupSize;
+  bool has_reference = false;
+  Dtype reference_dtype = Dtype::kBF16;
+  std::string checksum;     // hex XXH3-128 of model.safetensors
+  uint64_t file_bytes = 0;  // of model.safetensors
+  std::string source;       // the source's base name
+  std::string source_description;
+  double stored_bits_per_weight = 0;
+  std::vector<double> relative_error;  // at each of kPrecisions
+
+  std::string ToJson() const;
+  // INVALID_ARGUMENT names `path`, the field and the remedy.
+  static absl::StatusOr<Manifest> FromJson(const std::string& text, const std::string& path);
+};
+
+// Hex XXH3-128 of bytes.
+std::string Checksum(const void* data, uint64_t bytes);
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_COMMON_STORE_MANIFEST_H_
