@@ -81,12 +81,16 @@ copy_settings() {
     > "$root/etc/apt/apt.conf.d/90host" || true
   local path
   for path in /etc/apt/auth.conf.d /etc/apt/keyrings /etc/apt/trusted.gpg.d /usr/local/share/ca-certificates \
-      /etc/pip.conf /root/.config/pip /root/.pip /etc/resolv.conf /etc/hosts; do
+      /etc/pip.conf /etc/resolv.conf /etc/hosts; do
     if [[ -e $path ]]; then
       mkdir -p "$root$(dirname "$path")"
       cp -rLT "$path" "$root$path"
     fi
   done
+  if [[ -e ${HOME:-}/.config/pip ]]; then
+    mkdir -p "$root/root/.config"
+    cp -rLT "$HOME/.config/pip" "$root/root/.config/pip"
+  fi
 }
 
 # in_root COMMAND: runs it as root in the bare root, in the clone, with its own mounts and processes; nothing that it
@@ -107,7 +111,7 @@ in_root() {
     mount -t proc proc "$root/proc"
     mkdir -p "$root/dev/shm"
     mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
-    exec chroot "$root" /usr/bin/env -i "$@" bash -c "cd /root/flexquant && $command"
+    exec chroot "$root" /usr/bin/env -i "$@" bash -c "cd /srv/flexquant && $command"
   ' in_root "$root" "$1" "${settings[@]}" < /dev/null
 }
 
@@ -130,7 +134,7 @@ make_root() {
   http_proxy=${http_proxy:-$proxy} debootstrap --variant=minbase "${extra[@]}" "$suite" "$root" "$mirror" \
     > "$work/debootstrap.log" 2>&1 || { tail -20 "$work/debootstrap.log" >&2; return 1; }
   copy_settings
-  git clone --quiet --depth 1 "file://$source_dir" "$root/root/flexquant"
+  git clone --quiet --depth 1 "file://$source_dir" "$root/srv/flexquant"
 }
 
 # Also fails if a program of ours still runs afterwards.

@@ -27,7 +27,7 @@ LIBRARIES = ("common", "kernels", "proto", "executor", "controller")
 # Where generated protocol headers may be included: the edge of each program, never its inner loops.
 PROTOCOL_FOLDERS = ("proto", "client", "tools", "tests")
 PROTOCOL_FILES = re.compile(
-    r"(controller|executor)/(\w+/)*\w*(service|session|validation|client|factory|server|convert|report)\w*\.(h|cc)")
+    r"(controller|executor)/(\w+/)*\w*(service|session|validation|client|factory|server|call|stream|proto)\w*\.(h|cc)")
 PROTOCOL_HEADER = re.compile(r"(grpc/|grpcpp/|google/(protobuf|rpc)/|.*\.pb\.h$)")
 GENERATED_HEADER = re.compile(r".*\.pb\.h$")
 GPU_HEADER = re.compile(r"(cuda|cublas|nccl|cooperative_groups)\w*(\.h|/.*|$)")
