@@ -2,6 +2,7 @@
 #define FLEXQUANT_COMMON_FORMATS_GGUF_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -31,6 +32,9 @@ enum class GgufType : uint32_t {
   kInt64 = 11,
   kFloat64 = 12,
 };
+
+// Bytes of one value of a type; 0 for strings and arrays, whose size varies.
+uint64_t GgufValueSize(GgufType type);
 
 // A metadata value as it lies in the file (little-endian); `bytes` was bounds-checked when the file was opened.
 struct GgufValue {
@@ -73,16 +77,17 @@ class GgufFile {
   absl::StatusOr<std::vector<float>> GetFloatArray(absl::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> GetIntArray(absl::string_view key) const;
 
-  const std::map<std::string, GgufValue>& metadata() const { return metadata_; }
+  const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
   const std::map<std::string, GgufTensor>& tensors() const { return tensors_; }
 
  private:
   absl::StatusOr<const GgufValue*> Find(absl::string_view key) const;
+  absl::Status Unfit(absl::string_view key, absl::string_view wanted) const;
 
   MappedFile file_;
   std::string path_;
   uint32_t version_ = 0;
-  std::map<std::string, GgufValue> metadata_;
+  std::map<std::string, GgufValue, std::less<>> metadata_;
   std::map<std::string, GgufTensor> tensors_;
 };
 

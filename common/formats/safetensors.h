@@ -24,10 +24,10 @@ struct SafetensorInfo {
 class SafetensorsFile {
  public:
   // Largest header read, bytes.
-  static constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+  static constexpr uint64_t kMaxHeaderBytes = 32 << 20;
 
   // NOT_FOUND or PERMISSION_DENIED (path), INVALID_ARGUMENT (header is not what the format says, unknown dtype, bytes
-  // do not match shape), DATA_LOSS (truncated; overlapping, out-of-range or uncovered bytes). Messages name the path
+  // do not match shape), DATA_LOSS (truncated; overlapping or out-of-range tensors). Messages name the path
   // and the tensor.
   static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
   // The same of bytes that outlive the object; `path` is only named in errors.
