@@ -1,0 +1,103 @@
+#include "client/cli/connection.h"
+
+#include "client/cli/interrupt.h"
+#include "common/status_macros.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace flexquant::cli {
+namespace {
+
+constexpr char kInProcess[] = "in-process";
+constexpr absl::Duration kReadyTimeout = absl::Seconds(60);
+
+void ExcludeAll(CLI::Option* option, CLI::App& app, std::initializer_list<const char*> names) {
+  for (const char* name : names) {
+    option->excludes(app.get_option(name));
+  }
+}
+
+}  // namespace
+
+void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--threads", flags.threads, "Threads that compute; 0 = the physical cores this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", flags.isa, "Instruction set: portable, avx2 or avx512vnni; default: the best there is")
+      ->check(CLI::IsMember({"portable", "avx2", "avx512vnni"}));
+  app.add_option("--lookahead", flags.lookahead,
+                 "1: send a step before the result of the one before it; 0: wait for every result")
+      ->check(CLI::Range(0, 1))
+      ->capture_default_str();
+  app.add_option("--kv-cache-gb", flags.kv_cache_gb, "Size of the KV cache in GB; 0 = chosen from the model and memory")
+      ->check(CLI::Range(0.0, 1e5))
+      ->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+}
+
+void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
+  auto* where = app.add_option_group("Where (exactly one)");
+  where->add_option("--model", flags.embedded.model_dir, "Folder made by `flexquant convert`: run it in this process");
+  auto* server = where->add_option("--server", flags.server, "HOST:PORT of a flexquant-controller or flexquant serve");
+  where->require_option(1);
+  AddEmbeddedFlags(app, flags.embedded);
+  ExcludeAll(server, app, {"--threads", "--isa", "--lookahead", "--kv-cache-gb"});
+}
+
+absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(const EmbeddedFlags& flags,
+                                                                        const std::string& listen) {
+  ConfigureLog(flags.log_level);
+  auto servers = std::unique_ptr<EmbeddedServers>(new EmbeddedServers);
+  executor::ExecutorOptions executor_options;
+  executor_options.model_dir = flags.model_dir;
+  executor_options.num_threads = flags.threads;
+  executor_options.isa = flags.isa;
+  executor_options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
+  FQ_ASSIGN_OR_RETURN(servers->executor_, executor::ExecutorServer::Create(executor_options));
+  FQ_RETURN_IF_ERROR(Interrupt::Check());
+
+  controller::ControllerOptions controller_options;
+  controller_options.model_dir = flags.model_dir;
+  controller_options.listen = listen;
+  controller_options.executors = {{kInProcess, servers->executor_->InProcessChannel()}};
+  controller_options.lookahead = flags.lookahead;
+  FQ_ASSIGN_OR_RETURN(servers->controller_, controller::ControllerServer::Create(controller_options));
+  FQ_RETURN_IF_ERROR(servers->controller_->WaitReady(kReadyTimeout));
+  FQ_RETURN_IF_ERROR(Interrupt::Check());
+  return servers;
+}
+
+void EmbeddedServers::Shutdown(absl::Duration grace) {
+  if (controller_ != nullptr) {
+    controller_->Shutdown(grace);
+  }
+  if (executor_ != nullptr) {
+    executor_->Shutdown(absl::ZeroDuration());
+  }
+}
+
+EmbeddedServers::~EmbeddedServers() { Shutdown(absl::ZeroDuration()); }
+
+absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const ConnectionFlags& flags) {
+  auto connection = std::unique_ptr<Connection>(new Connection);
+  if (!flags.server.empty()) {
+    ConfigureLog(flags.embedded.log_level);
+    connection->client_ = std::make_unique<client::Client>(flags.server);
+    return connection;
+  }
+  FQ_ASSIGN_OR_RETURN(connection->servers_, EmbeddedServers::Start(flags.embedded, ""));
+  connection->client_ =
+      std::make_unique<client::Client>(connection->servers_->controller().InProcessChannel(), kInProcess);
+  return connection;
+}
+
+void ConfigureLog(const std::string& level) {
+  if (spdlog::get("flexquant") == nullptr) {
+    spdlog::set_default_logger(spdlog::stderr_color_mt("flexquant"));
+  }
+  spdlog::set_level(spdlog::level::from_str(level));
+}
+
+}  // namespace flexquant::cli

@@ -1,0 +1,72 @@
+#ifndef FLEXQUANT_CLIENT_CLI_CONNECTION_H_
+#define FLEXQUANT_CLIENT_CLI_CONNECTION_H_
+
+#include <memory>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
+#include "client/cpp/client.h"
+#include "controller/server.h"
+#include "executor/server.h"
+
+namespace flexquant::cli {
+
+// Flags of a model run in this process.
+struct EmbeddedFlags {
+  std::string model_dir;
+  int threads = 0;
+  std::string isa;
+  int lookahead = 1;
+  double kv_cache_gb = 0;
+  std::string log_level = "warn";
+};
+
+// Where answers come from: this process or a server.
+struct ConnectionFlags {
+  EmbeddedFlags embedded;
+  std::string server;
+};
+
+// Adds --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
+void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
+// Adds --model, --server (exactly one is required) and the embedded flags.
+void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
+
+// A controller and an executor in this process, joined by an in-process channel: the network's code path without the
+// network.
+class EmbeddedServers {
+ public:
+  // `listen`: "HOST:PORT" of the public services, or empty for in-process only. Ready when it returns.
+  static absl::StatusOr<std::unique_ptr<EmbeddedServers>> Start(const EmbeddedFlags& flags, const std::string& listen);
+  ~EmbeddedServers();
+
+  controller::ControllerServer& controller() { return *controller_; }
+  // Answers in progress may end until `grace`.
+  void Shutdown(absl::Duration grace);
+
+ private:
+  EmbeddedServers() = default;
+  std::unique_ptr<executor::ExecutorServer> executor_;
+  std::unique_ptr<controller::ControllerServer> controller_;
+};
+
+// A client and, if embedded, what it talks to.
+class Connection {
+ public:
+  static absl::StatusOr<std::unique_ptr<Connection>> Open(const ConnectionFlags& flags);
+
+  const client::Client& client() const { return *client_; }
+
+ private:
+  Connection() = default;
+  std::unique_ptr<EmbeddedServers> servers_;
+  std::unique_ptr<client::Client> client_;
+};
+
+// Logs go to standard error from here on; `level` as spdlog names it.
+void ConfigureLog(const std::string& level);
+
+}  // namespace flexquant::cli
+
+#endif  // FLEXQUANT_CLIENT_CLI_CONNECTION_H_

@@ -1,0 +1,38 @@
+#include "client/cpp/call_scope.h"
+
+namespace flexquant::client {
+
+void CancelToken::Cancel() {
+  const std::lock_guard lock(mutex_);
+  cancelled_ = true;
+  if (context_ != nullptr) {
+    context_->TryCancel();
+  }
+}
+
+bool CancelToken::cancelled() const {
+  const std::lock_guard lock(mutex_);
+  return cancelled_;
+}
+
+CallScope::CallScope(const CallOptions& options) : cancel_(options.cancel) {
+  if (options.timeout != absl::InfiniteDuration()) {
+    context_.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
+  }
+  if (cancel_ != nullptr) {
+    const std::lock_guard lock(cancel_->mutex_);
+    cancel_->context_ = &context_;
+    if (cancel_->cancelled_) {
+      context_.TryCancel();
+    }
+  }
+}
+
+CallScope::~CallScope() {
+  if (cancel_ != nullptr) {
+    const std::lock_guard lock(cancel_->mutex_);
+    cancel_->context_ = nullptr;
+  }
+}
+
+}  // namespace flexquant::client

@@ -1,0 +1,100 @@
+#include "client/cpp/client.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/call_scope.h"
+#include "client/cpp/health.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+#include "grpcpp/support/channel_arguments.h"
+#include "proto/grpc_status.h"
+
+namespace flexquant::client {
+namespace {
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  grpc::ChannelArguments arguments;
+  // ServerInfo lists every plan's bits for every layer group.
+  arguments.SetMaxReceiveMessageSize(-1);
+  // A server that is just starting is found soon.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+  // A server whose machine went away is noticed during a long answer.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+Client::Client(const std::string& address) : Client(MakeChannel(address), address) {}
+
+Client::Client(std::shared_ptr<grpc::Channel> channel, std::string name)
+    : name_(std::move(name)),
+      channel_(std::move(channel)),
+      inference_(v1::InferenceService::NewStub(channel_)),
+      model_(v1::ModelService::NewStub(channel_)) {}
+
+absl::Status Client::ToStatus(const grpc::Status& status) const {
+  absl::Status result = FromGrpcStatus(status);
+  // A status made by the channel has no details and does not say which server it means.
+  if (result.code() != absl::StatusCode::kUnavailable || !status.error_details().empty()) {
+    return result;
+  }
+  return absl::UnavailableError(
+      absl::StrCat("server ", name_, ": ", std::string(result.message()), "; is it running, and is this its address?"));
+}
+
+absl::Status Client::WaitReady(const CallOptions& options) const {
+  const absl::Status status = WaitUntilServing(channel_, v1::InferenceService::service_full_name(), options);
+  return status.ok() ? status
+                     : absl::Status(status.code(), absl::StrCat("server ", name_, ": ", std::string(status.message())));
+}
+
+absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options) const {
+  CallScope scope(options);
+  v1::GetServerInfoResponse response;
+  const grpc::Status status = model_->GetServerInfo(scope.context(), v1::GetServerInfoRequest(), &response);
+  if (!status.ok()) {
+    return ToStatus(status);
+  }
+  return std::move(*response.mutable_server_info());
+}
+
+absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
+                                    absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
+                                    const CallOptions& options) const {
+  CallScope scope(options);
+  v1::GenerateStreamRequest stream_request;
+  *stream_request.mutable_request() = request;
+  const auto reader = inference_->GenerateStream(scope.context(), stream_request);
+  v1::GenerateStreamResponse event;
+  bool finished = false;
+  while (reader->Read(&event)) {
+    finished = event.has_finished();
+    on_event(event);
+  }
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) {
+    return ToStatus(status);
+  }
+  if (!finished) {
+    return absl::InternalError(absl::StrCat("server ", name_, " ended the answer without its last message"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
+                                                      const CallOptions& options) const {
+  CallScope scope(options);
+  v1::TokenizeResponse response;
+  const grpc::Status status = inference_->Tokenize(scope.context(), request, &response);
+  if (!status.ok()) {
+    return ToStatus(status);
+  }
+  return response;
+}
+
+}  // namespace flexquant::client

@@ -1,0 +1,76 @@
+#ifndef FLEXQUANT_CLIENT_CPP_CLIENT_H_
+#define FLEXQUANT_CLIENT_CPP_CLIENT_H_
+
+// The C++ client of flexquant.v1: blocking calls that return absl::Status with the server's error details.
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "flexquant/v1/inference.grpc.pb.h"
+#include "flexquant/v1/model.grpc.pb.h"
+#include "grpcpp/channel.h"
+
+namespace grpc {
+class ClientContext;
+}
+
+namespace flexquant::client {
+
+// Cancels calls from another thread: those in progress that hold it and all later ones. Thread-safe; must outlive the
+// calls.
+class CancelToken {
+ public:
+  void Cancel();
+  bool cancelled() const;
+
+ private:
+  friend class CallScope;
+  mutable std::mutex mutex_;
+  bool cancelled_ = false;
+  grpc::ClientContext* context_ = nullptr;  // of the call in progress
+};
+
+struct CallOptions {
+  absl::Duration timeout = absl::InfiniteDuration();
+  CancelToken* cancel = nullptr;  // null = cannot be cancelled; one call at a time
+};
+
+// Thread-safe. Errors are the server's, with their google.rpc details as payloads; UNAVAILABLE names the address;
+// CANCELLED after CancelToken::Cancel; DEADLINE_EXCEEDED after `timeout`.
+class Client {
+ public:
+  // A server at "HOST:PORT". Connects on first use.
+  explicit Client(const std::string& address);
+  // A server behind `channel`; `name` stands for it in errors.
+  Client(std::shared_ptr<grpc::Channel> channel, std::string name);
+
+  // Waits until the server's health says SERVING. DEADLINE_EXCEEDED with the last state seen.
+  absl::Status WaitReady(const CallOptions& options) const;
+
+  absl::StatusOr<v1::ServerInfo> GetServerInfo(const CallOptions& options = {}) const;
+
+  // Calls on_event for `started`, each delta and `finished`, in order, from the calling thread.
+  absl::Status GenerateStream(const v1::GenerateRequest& request,
+                              absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
+                              const CallOptions& options = {}) const;
+
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request,
+                                                const CallOptions& options = {}) const;
+
+ private:
+  absl::Status ToStatus(const grpc::Status& status) const;
+
+  std::string name_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::InferenceService::Stub> inference_;
+  std::unique_ptr<v1::ModelService::Stub> model_;
+};
+
+}  // namespace flexquant::client
+
+#endif  // FLEXQUANT_CLIENT_CPP_CLIENT_H_

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Installs packages, builds everything, runs every test through ctest; then the unit tests under the address and thread
+# sanitizers. What CI runs.
+#   FLEXQUANT_FAST=1   leaves the sanitizers out
+#   FLEXQUANT_CACHE    where the test model is kept; default: .cache in the repository
+set -euo pipefail
+# shellcheck source=deploy/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
+cd "$repository"
+jobs=$(nproc)
+unit_areas=(formats tokenizer store kernels controller executor)
+failed=()
+
+# run_ctest PRESET CTEST_ARGUMENT...
+run_ctest() {
+  local preset=$1
+  shift
+  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "$@" || failed+=("$preset")
+}
+
+# Only the areas that this tree has.
+sanitize() {
+  local preset=$1 targets=() area
+  for area in "${unit_areas[@]}"; do
+    [[ -f tests/$area/CMakeLists.txt ]] && targets+=("${area}_test")
+  done
+  say "== $preset: ${targets[*]}"
+  cmake --preset "$preset" >/dev/null
+  cmake --build --preset "$preset" --parallel "$jobs" --target "${targets[@]}"
+  run_ctest "$preset" -R "^($(IFS='|'; echo "${targets[*]}"))\$"
+}
+
+deploy/install_packages.sh
+cmake --preset release
+cmake --build --preset release --parallel "$jobs"
+fetch_smollm2 || say "Tests that need SmolLM2 will be skipped"
+if [[ ${FLEXQUANT_FAST:-} != 1 ]]; then
+  sanitize asan
+  sanitize tsan
+fi
+say "== release: every test"
+run_ctest release
+if ((${#failed[@]} > 0)); then
+  say "Tests failed in: ${failed[*]}"
+  exit 1
+fi
