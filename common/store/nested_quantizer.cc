@@ -7,6 +7,7 @@
 
 #include "common/check.h"
 #include "common/half.h"
+#include "common/store/group_fit.h"
 #include "common/thread_pool.h"
 
 namespace flexquant {
@@ -14,28 +15,6 @@ namespace {
 
 constexpr int kUnitRegisters = 8;
 constexpr int kRegisterCols = 4;
-constexpr int kMaxCode = 255;
-
-struct ScaleZero {
-  float scale = 0;
-  float zero = 0;
-};
-
-// The range always holds 0, so zero stays in [0, 255], where fp16 is fine enough (1/8 of a step at most).
-ScaleZero FitGroup(absl::Span<const float> weights) {
-  float low = 0;
-  float high = 0;
-  for (const float w : weights) {
-    low = std::min(low, w);
-    high = std::max(high, w);
-  }
-  ScaleZero fit;
-  fit.scale = HalfToFloat(FloatToHalf(std::min((high - low) / kMaxCode, kMaxHalf)));
-  if (fit.scale > 0) {
-    fit.zero = HalfToFloat(FloatToHalf(std::clamp(-low / fit.scale, 0.0F, static_cast<float>(kMaxCode))));
-  }
-  return fit;
-}
 
 // Codes of one unit of a tile, [8 registers][16 rows * 4 columns], into the planes' words.
 using UnitCodes = std::array<std::array<uint8_t, kPlaneWordBytes>, kUnitRegisters>;
@@ -82,17 +61,19 @@ void QuantizeTile(absl::Span<const float> weights, int64_t tile, NestedMatrixBuf
       const int64_t begin = group * out.group_size;
       const int64_t end = std::min(begin + out.group_size, out.cols);
       const auto values = weights.subspan(static_cast<size_t>(n * out.cols + begin), static_cast<size_t>(end - begin));
-      const ScaleZero fit = FitGroup(values);
+      const GroupFit fit = FitGroup(values);
+      if (fit.scale == 0) {
+        continue;
+      }
       uint16_t* scales = &out.scales[static_cast<size_t>((tile * shape.groups() + group) * 2 * kTileRows)];
       scales[row] = FloatToHalf(fit.scale);
       scales[kTileRows + row] = FloatToHalf(fit.zero);
-      const float inverse = fit.scale > 0 ? 1.0F / fit.scale : 0.0F;
+      const float inverse = 1 / fit.scale;
       for (int64_t k = begin; k < end; ++k) {
-        const float code = std::nearbyint(values[static_cast<size_t>(k - begin)] * inverse + fit.zero);
         const int64_t in_unit = k % kUnitCols;
         codes[static_cast<size_t>(k / kUnitCols)][static_cast<size_t>(in_unit / kRegisterCols)]
              [static_cast<size_t>(row * kRegisterCols + in_unit % kRegisterCols)] =
-                 static_cast<uint8_t>(std::clamp(code, 0.0F, static_cast<float>(kMaxCode)));
+                 static_cast<uint8_t>(CodeAt(values[static_cast<size_t>(k - begin)] * inverse + fit.zero));
       }
     }
   }
