@@ -22,8 +22,9 @@ class Tokenizer {
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const std::string& path);
 
   struct EncodeOptions {
-    bool add_special = false;    // begin-of-sequence (and end, where the model adds one) as the model's metadata says
-    bool parse_special = false;  // written-out special tokens become their ids
+    bool add_special = false;      // begin-of-sequence (and end, where the model adds one) as the model's metadata says
+    bool parse_special = false;    // written-out special tokens become their ids
+    bool follows_special = false;  // the text stands behind a special token, not at the sequence's start
   };
   // INVALID_ARGUMENT with the byte offset if `text` is not valid UTF-8.
   virtual absl::StatusOr<std::vector<uint32_t>> Encode(absl::string_view text, const EncodeOptions& options) const = 0;
