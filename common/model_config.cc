@@ -15,6 +15,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxEosTokens = 64;
+constexpr size_t kMaxJsonBytes = 16 << 20;
 
 absl::Status OutOfRange(absl::string_view field, const std::string& value, absl::string_view allowed) {
   return absl::InvalidArgumentError(absl::StrCat("model config: ", field, " is ", value, "; allowed: ", allowed));
@@ -331,6 +332,10 @@ uint64_t ModelConfig::NumParameters() const {
 }
 
 absl::StatusOr<ModelConfig> ModelConfig::FromJson(const std::string& json_text) {
+  if (json_text.size() > kMaxJsonBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("config.json has ", json_text.size(), " bytes; allowed: at most ", kMaxJsonBytes));
+  }
   const Json root = Json::parse(json_text, nullptr, /*allow_exceptions=*/false);
   if (!root.is_object()) {
     return absl::InvalidArgumentError("config.json is not a JSON object");

@@ -250,6 +250,10 @@ bool IsPlainFileName(const std::string& name) {
 // Tensor name -> shard.
 absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const std::string& path) {
   FQ_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  if (text.size() > SafetensorsFile::kMaxHeaderBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": has ", text.size(), " bytes; allowed: at most ", SafetensorsFile::kMaxHeaderBytes));
+  }
   const Json index = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": must be a JSON object with weight_map"));
