@@ -175,7 +175,6 @@ class Converter {
   }
 
   absl::Status WriteTexts(const std::string& folder, const std::string& destination) {
-    FQ_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(folder, "/", kWeightsFile)));
     Manifest manifest;
     manifest.format_version = kStoreFormatVersion;
     manifest.flexquant_version = FLEXQUANT_VERSION;
@@ -189,10 +188,11 @@ class Converter {
     manifest.group_size = options_.group_size;
     manifest.has_reference = options_.keep_reference;
     manifest.reference_dtype = source_.ReferenceDtype();
-    manifest.checksum = Checksum(weights.bytes().data(), weights.bytes().size());
-    manifest.file_bytes = weights.bytes().size();
+    FQ_ASSIGN_OR_RETURN(manifest.checksum, FileChecksum(absl::StrCat(folder, "/", kWeightsFile)));
+    manifest.file_bytes = report_.file_bytes;
     manifest.source = std::filesystem::path(options_.source_path).filename().string();
     manifest.source_description = source_.Description();
+    manifest.num_parameters = config_.NumParameters();
     manifest.stored_bits_per_weight = report_.stored_bits_per_weight;
     manifest.relative_error = report_.relative_error;
     FQ_RETURN_IF_ERROR(WriteFile(absl::StrCat(folder, "/", kConfigFile), config_.ToJson()));

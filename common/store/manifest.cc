@@ -2,6 +2,9 @@
 
 #include <xxhash.h>
 
+#include <cerrno>
+#include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -52,6 +55,8 @@ class Reader {
   const std::string& path_;
 };
 
+std::string Hex(const XXH128_hash_t& hash) { return absl::StrFormat("%016x%016x", hash.high64, hash.low64); }
+
 absl::Status CheckVersion(int64_t version, const std::string& path) {
   if (version > kStoreFormatVersion) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": format_version is ", version, ", this program reads up to ",
@@ -68,6 +73,9 @@ absl::Status ReadOptionalFields(const Json& json, Manifest& manifest) {
     manifest.source = it->value("source", Json("")).is_string() ? it->value("source", "") : "";
     manifest.source_description = it->value("description", Json("")).is_string() ? it->value("description", "") : "";
   }
+  if (const auto it = json.find("num_parameters"); it != json.end() && it->is_number_unsigned()) {
+    manifest.num_parameters = it->get<uint64_t>();
+  }
   if (const auto it = json.find("stored_bits_per_weight"); it != json.end() && it->is_number()) {
     manifest.stored_bits_per_weight = it->get<double>();
   }
@@ -82,9 +90,24 @@ absl::Status ReadOptionalFields(const Json& json, Manifest& manifest) {
 
 }  // namespace
 
-std::string Checksum(const void* data, uint64_t bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(data, bytes);
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
+std::string Checksum(const void* data, uint64_t bytes) { return Hex(XXH3_128bits(data, bytes)); }
+
+absl::StatusOr<std::string> FileChecksum(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot open ", path));
+  }
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), XXH3_freeState);
+  XXH3_128bits_reset(state.get());
+  std::vector<char> piece(size_t{1} << 20U);
+  while (file) {
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    XXH3_128bits_update(state.get(), piece.data(), static_cast<size_t>(file.gcount()));
+  }
+  if (file.bad()) {
+    return absl::DataLossError(absl::StrCat("cannot read ", path));
+  }
+  return Hex(XXH3_128bits_digest(state.get()));
 }
 
 std::string Manifest::ToJson() const {
@@ -94,10 +117,12 @@ std::string Manifest::ToJson() const {
   json["model_name"] = model_name;
   json["precisions"] = kPrecisions;
   json["group_size"] = group_size;
+  json["mid_point"] = "truncate+mid";
   json["has_reference"] = has_reference;
   json["reference_dtype"] = reference_dtype == Dtype::kF32 ? "F32" : "BF16";
   json["checksum"] = "xxh3-128:" + checksum;
   json["file_bytes"] = file_bytes;
+  json["num_parameters"] = num_parameters;
   json["stored_bits_per_weight"] = stored_bits_per_weight;
   Json errors = Json::object();
   for (size_t i = 0; i < relative_error.size() && i < kPrecisions.size(); ++i) {

@@ -22,6 +22,7 @@ struct Manifest {
   uint64_t file_bytes = 0;  // of model.safetensors
   std::string source;       // the source's base name
   std::string source_description;
+  uint64_t num_parameters = 0;
   double stored_bits_per_weight = 0;
   std::vector<double> relative_error;  // at each of kPrecisions
 
@@ -32,6 +33,8 @@ struct Manifest {
 
 // Hex XXH3-128 of bytes.
 std::string Checksum(const void* data, uint64_t bytes);
+// The same of a file, read in small pieces: a mapping would count as memory of the process. Errors name the path.
+absl::StatusOr<std::string> FileChecksum(const std::string& path);
 
 }  // namespace flexquant
 

@@ -36,6 +36,9 @@ class ModelStoreLoader {
     FQ_RETURN_IF_ERROR(ReadConfig());
     FQ_RETURN_IF_ERROR(MapWeights(options));
     FQ_RETURN_IF_ERROR(CheckTensors());
+    if (options.verify_checksum) {
+      FQ_RETURN_IF_ERROR(CheckScales());
+    }
     Bind();
     return std::move(store_);
   }
@@ -95,7 +98,7 @@ class ModelStoreLoader {
     const auto expected =
         PackageTensors(store_->config_, manifest_.group_size, manifest_.has_reference, manifest_.reference_dtype);
     const auto& found = tensors_.tensors();
-    for (const StoredTensor& tensor : expected) {
+    for (const PackageTensor& tensor : expected) {
       const auto it = found.find(tensor.name);
       if (it == found.end()) {
         return TensorError(path_, tensor.name, "is missing");
@@ -116,6 +119,23 @@ class ModelStoreLoader {
     if (found.size() != expected.size()) {
       return absl::InvalidArgumentError(absl::StrCat(path_, " holds ", found.size(), " tensors, expected ",
                                                      expected.size(), "; convert the model again"));
+    }
+    return absl::OkStatus();
+  }
+
+  // A matching checksum says that the file is as it was written, not that the writer was sound.
+  absl::Status CheckScales() const {
+    constexpr uint16_t kHalfExponent = 0x7C00;
+    for (const auto& [name, info] : tensors_.tensors()) {
+      if (info.dtype != "F16") {
+        continue;
+      }
+      const auto* halves = reinterpret_cast<const uint16_t*>(info.data.data());
+      for (size_t i = 0; i < info.data.size() / sizeof(uint16_t); ++i) {
+        if ((halves[i] & kHalfExponent) == kHalfExponent) {
+          return TensorError(path_, name, absl::StrCat("has NaN or infinity at element ", i));
+        }
+      }
     }
     return absl::OkStatus();
   }

@@ -46,7 +46,8 @@ struct BlockWeights {
 };
 
 struct StoreOptions {
-  // Compare the file's checksum with flexquant.json (reads the whole file once).
+  // Compare the file's checksum with flexquant.json and look for scales that are NaN or infinite (reads the whole
+  // file).
   bool verify_checksum = false;
 };
 

@@ -86,12 +86,12 @@ std::vector<VectorSpec> PackageVectors(const ModelConfig& config) {
   return out;
 }
 
-std::vector<StoredTensor> PackageTensors(const ModelConfig& config, int64_t group_size, bool has_reference,
-                                         Dtype reference_dtype) {
-  std::vector<StoredTensor> out;
+std::vector<PackageTensor> PackageTensors(const ModelConfig& config, int64_t group_size, bool has_reference,
+                                          Dtype reference_dtype) {
+  std::vector<PackageTensor> out;
   uint64_t offset = 0;
   const auto add = [&](std::string name, const char* dtype, std::vector<int64_t> shape) {
-    StoredTensor tensor{std::move(name), dtype, std::move(shape), 0, offset};
+    PackageTensor tensor{std::move(name), dtype, std::move(shape), 0, offset};
     tensor.bytes = ElementBytes(tensor.dtype);
     for (const int64_t size : tensor.shape) {
       tensor.bytes *= static_cast<uint64_t>(size);

@@ -43,7 +43,7 @@ std::vector<MatrixSpec> PackageMatrices(const ModelConfig& config);
 std::vector<VectorSpec> PackageVectors(const ModelConfig& config);
 
 // One tensor of model.safetensors.
-struct StoredTensor {
+struct PackageTensor {
   std::string name;
   std::string dtype;  // "U8", "F16", "F32", "BF16"
   std::vector<int64_t> shape;
@@ -56,8 +56,8 @@ inline constexpr const char* kPlaneSuffixes[] = {".base3", ".bit4", ".bit5", ".b
 inline constexpr char kReferenceSuffix[] = ".reference";
 
 // All tensors in file order without holes: planes and scales, vectors, references.
-std::vector<StoredTensor> PackageTensors(const ModelConfig& config, int64_t group_size, bool has_reference,
-                                         Dtype reference_dtype);
+std::vector<PackageTensor> PackageTensors(const ModelConfig& config, int64_t group_size, bool has_reference,
+                                          Dtype reference_dtype);
 
 }  // namespace flexquant
 

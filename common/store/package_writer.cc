@@ -19,8 +19,9 @@ namespace {
 
 constexpr uint64_t kAlignment = 64;
 
-absl::Status SyncFolder(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+// A file or folder.
+absl::Status Sync(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0 || fsync(fd) != 0) {
     const int error = errno;
     if (fd >= 0) {
@@ -32,10 +33,10 @@ absl::Status SyncFolder(const std::string& path) {
   return absl::OkStatus();
 }
 
-std::string Header(const std::vector<StoredTensor>& tensors) {
+std::string Header(const std::vector<PackageTensor>& tensors) {
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "flexquant"}};
-  for (const StoredTensor& tensor : tensors) {
+  for (const PackageTensor& tensor : tensors) {
     header[tensor.name] = {{"dtype", tensor.dtype},
                            {"shape", tensor.shape},
                            {"data_offsets", {tensor.offset, tensor.offset + tensor.bytes}}};
@@ -82,14 +83,23 @@ absl::StatusOr<StagingFolder> StagingFolder::Create(const std::string& destinati
   const std::string staging = absl::StrCat(clean, ".partial-", getpid());
   fs::remove_all(staging, error);
   if (!fs::create_directories(staging, error)) {
-    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot create ", staging));
+    // No error code: the folder of a dead process with this id, which could not be removed.
+    return absl::ErrnoToStatus(error ? error.value() : EEXIST,
+                               absl::StrCat("cannot create ", staging, "; choose a destination that you may write"));
   }
   return StagingFolder(staging, clean);
 }
 
 absl::Status StagingFolder::Commit() {
-  FQ_RETURN_IF_ERROR(SyncFolder(path_));
   std::error_code error;
+  // Before the rename: after a crash the destination must not be there with empty files in it.
+  for (fs::directory_iterator entry(path_, error), end; !error && entry != end; entry.increment(error)) {
+    FQ_RETURN_IF_ERROR(Sync(entry->path().string()));
+  }
+  if (error) {
+    return absl::ErrnoToStatus(error.value(), absl::StrCat("cannot list ", path_));
+  }
+  FQ_RETURN_IF_ERROR(Sync(path_));
   // rename(2) replaces only an empty folder: the old package steps aside first, so that one of the two is always whole.
   const std::string old = absl::StrCat(destination_, ".old-", getpid());
   const bool replaces = fs::exists(destination_, error);
@@ -112,11 +122,11 @@ absl::Status StagingFolder::Commit() {
     fs::remove_all(old, error);
   }
   const std::string parent = fs::path(destination_).parent_path().string();
-  return SyncFolder(parent.empty() ? "." : parent);
+  return Sync(parent.empty() ? "." : parent);
 }
 
 absl::StatusOr<WeightsFileWriter> WeightsFileWriter::Create(const std::string& path,
-                                                            std::vector<StoredTensor> tensors) {
+                                                            std::vector<PackageTensor> tensors) {
   const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
   if (fd < 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("cannot create ", path));
@@ -125,8 +135,9 @@ absl::StatusOr<WeightsFileWriter> WeightsFileWriter::Create(const std::string& p
   const std::string header = Header(tensors);
   writer.data_begin_ = sizeof(uint64_t) + header.size();
   writer.file_bytes_ = writer.data_begin_ + (tensors.empty() ? 0 : tensors.back().offset + tensors.back().bytes);
-  const fs::space_info space = fs::space(fs::path(path).parent_path());
-  if (space.available < writer.file_bytes_) {
+  std::error_code error;
+  const fs::space_info space = fs::space(fs::path(path).parent_path(), error);
+  if (!error && space.available < writer.file_bytes_) {
     return absl::ResourceExhaustedError(absl::StrCat(path, " needs ", writer.file_bytes_ >> 20U, " MiB, the disk has ",
                                                      space.available >> 20U, " MiB free; free ",
                                                      ((writer.file_bytes_ - space.available) >> 20U) + 1, " MiB"));
@@ -134,7 +145,7 @@ absl::StatusOr<WeightsFileWriter> WeightsFileWriter::Create(const std::string& p
   const uint64_t header_bytes = header.size();
   FQ_RETURN_IF_ERROR(writer.WriteAt(&header_bytes, sizeof(header_bytes), 0));
   FQ_RETURN_IF_ERROR(writer.WriteAt(header.data(), header.size(), sizeof(header_bytes)));
-  for (StoredTensor& tensor : tensors) {
+  for (PackageTensor& tensor : tensors) {
     std::string name = tensor.name;
     writer.tensors_.emplace(std::move(name), std::move(tensor));
   }

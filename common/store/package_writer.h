@@ -37,7 +37,7 @@ class StagingFolder {
 class WeightsFileWriter {
  public:
   // RESOURCE_EXHAUSTED if the disk has no room for the whole file (says how much is missing).
-  static absl::StatusOr<WeightsFileWriter> Create(const std::string& path, std::vector<StoredTensor> tensors);
+  static absl::StatusOr<WeightsFileWriter> Create(const std::string& path, std::vector<PackageTensor> tensors);
   WeightsFileWriter(WeightsFileWriter&& other) noexcept;
   WeightsFileWriter(const WeightsFileWriter&) = delete;
   WeightsFileWriter& operator=(const WeightsFileWriter&) = delete;
@@ -58,7 +58,7 @@ class WeightsFileWriter {
   std::string path_;
   uint64_t data_begin_ = 0;
   uint64_t file_bytes_ = 0;
-  std::map<std::string, StoredTensor> tensors_;
+  std::map<std::string, PackageTensor> tensors_;
 };
 
 }  // namespace flexquant
