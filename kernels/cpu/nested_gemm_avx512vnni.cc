@@ -10,11 +10,11 @@ namespace flexquant::avx512 {
 namespace {
 
 // Most tokens for which codes are not worth a buffer.
-constexpr int64_t kDirectTokens = 6;
+constexpr int64_t kDirectTokens = 8;
 // Tokens by tiles of one register block: 24 accumulators, 2 codes, the rest for broadcasts.
 constexpr int64_t kBlockTokens = 12;
-// How far ahead of its use a plane is fetched; a page ahead keeps the hardware's streams alive over page ends.
-constexpr int64_t kPrefetchBytes = 4096;
+// How many units ahead of their use planes are fetched: the hardware's streams stop at page ends.
+constexpr int64_t kPrefetchUnits = 32;
 
 struct Bytes {
   static constexpr int64_t kBytes = 64;
@@ -81,26 +81,28 @@ inline __mmask16 RowMask(const NestedMatrix& w, int64_t tile) {
   return rows >= kTileRows ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << rows) - 1U);
 }
 
-inline void Prefetch(const uint8_t* from) { __builtin_prefetch(from + kPrefetchBytes, 0, 3); }
+// Into L2: what is ahead in L1 would be driven out by the activations before its use.
+[[gnu::always_inline]] inline void Prefetch(const uint8_t* from) { __builtin_prefetch(from, 0, 2); }
 
+// Inlined by force: GCC takes a function that only prefetches for one without effect and drops the call.
 template <int kBits>
-inline void PrefetchUnit(const TilePlanes<Bytes>& planes, int64_t unit) {
-  const uint8_t* base3 = planes.base3 + unit * 3 * kPlaneWordBytes;
-  Prefetch(base3);
-  Prefetch(base3 + kPlaneWordBytes);
-  Prefetch(base3 + 2 * kPlaneWordBytes);
+[[gnu::always_inline]] inline void PrefetchUnit(const TilePlanes<Bytes>& planes, int64_t unit) {
+  const int64_t at = (unit + kPrefetchUnits) * kPlaneWordBytes;
+  Prefetch(planes.base3 + 3 * at);
+  Prefetch(planes.base3 + 3 * at + kPlaneWordBytes);
+  Prefetch(planes.base3 + 3 * at + 2 * kPlaneWordBytes);
   if constexpr (kBits >= 4) {
-    Prefetch(planes.bit4 + unit * kPlaneWordBytes);
+    Prefetch(planes.bit4 + at);
   }
   if constexpr (kBits >= 5) {
-    Prefetch(planes.bit5 + unit * kPlaneWordBytes);
+    Prefetch(planes.bit5 + at);
   }
   if constexpr (kBits >= 6) {
-    Prefetch(planes.bit6 + unit * kPlaneWordBytes);
+    Prefetch(planes.bit6 + at);
   }
   if constexpr (kBits == 8) {
-    Prefetch(planes.bits78 + unit * 2 * kPlaneWordBytes);
-    Prefetch(planes.bits78 + unit * 2 * kPlaneWordBytes + kPlaneWordBytes);
+    Prefetch(planes.bits78 + 2 * at);
+    Prefetch(planes.bits78 + 2 * at + kPlaneWordBytes);
   }
 }
 
@@ -117,13 +119,16 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
     const TilePlanes<Bytes> planes(args.w, tile, geometry.units);
     const uint16_t* packed = args.w.scales + tile * geometry.groups * 2 * kTileRows;
     __m512 y[kTokens];
+#pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {
       y[t] = _mm512_setzero_ps();
     }
     int64_t unit = 0;
     for (int64_t g = 0; g < geometry.groups; ++g) {
       __m512i dot[kTokens][kChains];
+#pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
         for (int c = 0; c < kChains; ++c) {
           dot[t][c] = _mm512_setzero_si512();
         }
@@ -134,7 +139,9 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
         PrefetchUnit<kBits>(planes, unit);
         Bytes f[8];
         UnpackUnit<Bytes, kBits>(planes, unit, 0, f);
+#pragma GCC unroll 8
         for (int r = 0; r < 8; ++r) {
+#pragma GCC unroll 16
           for (int t = 0; t < kTokens; ++t) {
             const int8_t* quad = x + t * geometry.row_bytes + unit * kUnitCols + 4 * r;
             dot[t][r % kChains] = _mm512_dpbusd_epi32(dot[t][r % kChains], f[r].v, Broadcast4(quad));
@@ -144,8 +151,10 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
       const __m512 w_scale = Scale(packed);
       const __m512 w_offset = Offset<kBits>(packed);
       packed += 2 * kTileRows;
+#pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
         __m512i sum = dot[t][0];
+#pragma GCC unroll 8
         for (int c = 1; c < kChains; ++c) {
           sum = _mm512_add_epi32(sum, dot[t][c]);
         }
@@ -154,6 +163,7 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
       }
     }
     const __mmask16 mask = RowMask(args.w, tile);
+#pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {
       _mm512_mask_storeu_ps(args.y + (t0 + t) * args.ldy + tile * kTileRows, mask, y[t]);
     }
@@ -173,8 +183,12 @@ void DirectTokens(const NestedGemmArgs& args, int64_t t0, int64_t tokens) {
       return Direct<kBits, 4>(args, t0);
     case 5:
       return Direct<kBits, 5>(args, t0);
-    default:
+    case 6:
       return Direct<kBits, 6>(args, t0);
+    case 7:
+      return Direct<kBits, 7>(args, t0);
+    default:
+      return Direct<kBits, 8>(args, t0);
   }
 }
 
@@ -183,6 +197,7 @@ struct Block {
   const uint8_t* codes;  // [quads, kTiles, 64]
   int64_t quads;         // columns / 4
   const int8_t* x;       // first token's values of the group
+  const int8_t* next_x;  // what the next block will read, as many tokens
   int64_t row_bytes;
   const float* x_scales;  // first token's, of the group
   const int32_t* x_sums;
@@ -192,33 +207,61 @@ struct Block {
 
 template <int kTiles, int kTokens>
 inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m512* w_offset) {
+  // Loops over accumulators must unroll, or GCC keeps these in memory.
   __m512i dot[kTokens][kTiles];
+#pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
       dot[t][i] = _mm512_setzero_si512();
     }
   }
+  // One pointer for three tokens, the others by an index: twelve pointers do not fit the general registers.
+  constexpr int kPointers = (kTokens + 2) / 3;
+  const int8_t* x[kPointers];
+#pragma GCC unroll 4
+  for (int p = 0; p < kPointers; ++p) {
+    x[p] = block.x + 3 * p * block.row_bytes;
+  }
+  const int64_t stride = block.row_bytes;
+#pragma GCC unroll 16
+  for (int t = 0; t < kTokens; ++t) {
+    __builtin_prefetch(block.next_x + t * stride);
+    __builtin_prefetch(block.next_x + t * stride + 64);
+  }
   const uint8_t* codes = block.codes;
-  const int8_t* x = block.x;
-  for (int64_t quad = 0; quad < block.quads; ++quad) {
-    __m512i u[kTiles];
-    for (int i = 0; i < kTiles; ++i) {
-      u[i] = _mm512_load_si512(codes + i * kPlaneWordBytes);
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const __m512i a = Broadcast4(x + t * block.row_bytes);
+  const uint8_t* end = codes + block.quads * kTiles * kPlaneWordBytes;
+  while (codes != end) {
+#pragma GCC unroll 4
+    for (int quad = 0; quad < 4; ++quad) {
+      __m512i u[kTiles];
+#pragma GCC unroll 2
       for (int i = 0; i < kTiles; ++i) {
-        dot[t][i] = _mm512_dpbusd_epi32(dot[t][i], u[i], a);
+        u[i] = _mm512_load_si512(codes + (quad * kTiles + i) * kPlaneWordBytes);
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kTokens; ++t) {
+        const __m512i a = Broadcast4(x[t / 3] + (t % 3) * stride + 4 * quad);
+#pragma GCC unroll 2
+        for (int i = 0; i < kTiles; ++i) {
+          dot[t][i] = _mm512_dpbusd_epi32(dot[t][i], u[i], a);
+        }
       }
     }
-    codes += kTiles * kPlaneWordBytes;
-    x += 4;
+    codes += 4 * kTiles * kPlaneWordBytes;
+#pragma GCC unroll 4
+    for (int p = 0; p < kPointers; ++p) {
+      x[p] += 16;
+    }
   }
+#pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {
+    const float x_scale = block.x_scales[t * block.groups];
+    const int32_t x_sum = block.x_sums[t * block.groups];
+#pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
       float* sum = block.sums + (t * kTiles + i) * kTileRows;
-      _mm512_store_ps(sum, AddGroup(_mm512_load_ps(sum), dot[t][i], w_scale[i], w_offset[i],
-                                    block.x_scales[t * block.groups], block.x_sums[t * block.groups]));
+      _mm512_store_ps(sum, AddGroup(_mm512_load_ps(sum), dot[t][i], w_scale[i], w_offset[i], x_scale, x_sum));
     }
   }
 }
@@ -294,15 +337,20 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t begin = tokens * b / blocks;
       const int64_t at = (t0 + begin) * geometry.groups + g;
+      const int8_t* x = args.a.values + (t0 + begin) * geometry.row_bytes + first * kUnitCols;
+      const int64_t end = tokens * (b + 1) / blocks;
+      const int8_t* next_x = b + 1 < blocks ? x + (end - begin) * geometry.row_bytes
+                                            : args.a.values + t0 * geometry.row_bytes + (first + count) * kUnitCols;
       const Block block{codes,
                         count * 8,
-                        args.a.values + (t0 + begin) * geometry.row_bytes + first * kUnitCols,
+                        x,
+                        next_x,
                         geometry.row_bytes,
                         args.a.scales + at,
                         args.a.sums + at,
                         geometry.groups,
                         sums + begin * kTiles * kTileRows};
-      MultiplyTokens<kTiles>(block, tokens * (b + 1) / blocks - begin, w_scale, w_offset);
+      MultiplyTokens<kTiles>(block, end - begin, w_scale, w_offset);
     }
   }
   for (int64_t t = 0; t < tokens; ++t) {
