@@ -37,6 +37,8 @@ float Outliers(std::mt19937& generator) {
   return std::bernoulli_distribution(0.01)(generator) ? 10 * value : value;
 }
 
+float OneSided(std::mt19937& generator) { return std::uniform_real_distribution<float>(0.5F, 1.0F)(generator); }
+
 std::vector<float> Decode(const NestedMatrix& matrix, int bits) {
   std::vector<float> out(static_cast<size_t>(matrix.rows * matrix.cols));
   for (int64_t row = 0; row < matrix.rows; ++row) {
@@ -99,11 +101,15 @@ TEST_P(ReconstructionTest, WithinFivePercentOfSeparateRoundToNearest) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Distributions, ReconstructionTest,
-                         ::testing::Values(Case{"gaussian", Gaussian, 576, 128}, Case{"gaussian", Gaussian, 1000, 128},
-                                           Case{"gaussian", Gaussian, 172, 64}, Case{"gaussian", Gaussian, 1536, 64},
-                                           Case{"gaussian", Gaussian, 1536, 32}, Case{"laplace", Laplace, 576, 128},
-                                           Case{"laplace", Laplace, 1536, 64}, Case{"outliers", Outliers, 576, 128},
-                                           Case{"outliers", Outliers, 1536, 64}));
+                         ::testing::Values(Case{"gaussian", Gaussian, 31, 128}, Case{"gaussian", Gaussian, 32, 32},
+                                           Case{"gaussian", Gaussian, 33, 32}, Case{"gaussian", Gaussian, 64, 128},
+                                           Case{"gaussian", Gaussian, 172, 64}, Case{"gaussian", Gaussian, 576, 128},
+                                           Case{"gaussian", Gaussian, 1000, 128}, Case{"gaussian", Gaussian, 1536, 64},
+                                           Case{"gaussian", Gaussian, 1536, 32}, Case{"laplace", Laplace, 33, 128},
+                                           Case{"laplace", Laplace, 576, 128}, Case{"laplace", Laplace, 1536, 64},
+                                           Case{"outliers", Outliers, 172, 32}, Case{"outliers", Outliers, 576, 128},
+                                           Case{"outliers", Outliers, 1536, 64}, Case{"one-sided", OneSided, 576, 128},
+                                           Case{"one-sided", OneSided, 1000, 32}));
 
 // Plain decoding from the header's words: which plane, word and bit each code bit lies in.
 unsigned CodeFromDefinition(const NestedMatrix& m, int64_t row, int64_t col) {
@@ -221,6 +227,25 @@ TEST(NestedQuantizerTest, PaddingDoesNotChangeValues) {
   const auto decoded = Decode(planes.view(), 8);
   EXPECT_NEAR(decoded[65 + 64], 0.5F, 1e-3F);
   EXPECT_EQ(decoded[65 + 63], 0.0F);
+}
+
+TEST(NestedQuantizerTest, PaddedRowsAndColumnsAreZero) {
+  const int64_t rows = 17;
+  const int64_t cols = 33;
+  const auto planes = QuantizeNested(RandomWeights(rows * cols, OneSided), rows, cols, 32);
+  const NestedMatrix m = planes.view();
+  for (int64_t row = 0; row < m.tiles() * 16; ++row) {
+    for (int64_t col = 0; col < m.units() * 32; ++col) {
+      if (row >= rows || col >= cols) {
+        ASSERT_EQ(CodeFromDefinition(m, row, col), 0U) << row << ", " << col;
+      }
+    }
+    for (int64_t group = 0; group < m.groups() && row >= rows; ++group) {
+      const uint16_t* scales = m.scales + (row / 16 * m.groups() + group) * 32;
+      ASSERT_EQ(scales[row % 16], 0) << row;
+      ASSERT_EQ(scales[16 + row % 16], 0) << row;
+    }
+  }
 }
 
 TEST(NestedQuantizerTest, ThreadsDoNotChangeTheResult) {
