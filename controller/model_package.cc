@@ -7,88 +7,9 @@
 #include "absl/strings/str_cat.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
-#include "nlohmann/json.hpp"
+#include "common/store/manifest.h"
 
 namespace flexquant::controller {
-namespace {
-
-using Json = nlohmann::json;
-
-constexpr int64_t kFormatVersion = 1;
-constexpr absl::string_view kRemedy = "; convert the model again with `flexquant convert`";
-
-// The manifest's fields that the controller uses.
-struct Manifest {
-  std::string name;
-  std::string revision;
-  int64_t group_size = 0;
-  bool has_reference = false;
-  Dtype reference_dtype = Dtype::kBF16;
-};
-
-class ManifestReader {
- public:
-  ManifestReader(const Json& json, std::string path) : json_(json), path_(std::move(path)) {}
-
-  absl::StatusOr<std::string> Text(const std::string& field) const {
-    const auto value = json_.find(field);
-    if (value == json_.end() || !value->is_string() || value->get_ref<const std::string&>().empty()) {
-      return Error(field, "must be a string that is not empty");
-    }
-    return value->get<std::string>();
-  }
-  absl::StatusOr<int64_t> Integer(const std::string& field) const {
-    const auto value = json_.find(field);
-    if (value == json_.end() || !value->is_number_integer()) {
-      return Error(field, "must be an integer");
-    }
-    return value->get<int64_t>();
-  }
-  absl::StatusOr<bool> Flag(const std::string& field) const {
-    const auto value = json_.find(field);
-    if (value == json_.end() || !value->is_boolean()) {
-      return Error(field, "must be true or false");
-    }
-    return value->get<bool>();
-  }
-  absl::Status Error(absl::string_view field, absl::string_view what) const {
-    return absl::InvalidArgumentError(absl::StrCat(path_, ": \"", field, "\" ", what, kRemedy));
-  }
-
- private:
-  const Json& json_;
-  const std::string path_;
-};
-
-absl::StatusOr<Manifest> ParseManifest(const std::string& text, const std::string& path) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object()) {
-    return absl::DataLossError(absl::StrCat(path, " is not a JSON object", kRemedy));
-  }
-  const ManifestReader reader(json, path);
-  FQ_ASSIGN_OR_RETURN(const int64_t version, reader.Integer("format_version"));
-  if (version != kFormatVersion) {
-    return reader.Error("format_version", absl::StrCat("is ", version, "; this program reads ", kFormatVersion));
-  }
-  Manifest manifest;
-  FQ_ASSIGN_OR_RETURN(manifest.name, reader.Text("model_name"));
-  FQ_ASSIGN_OR_RETURN(manifest.revision, reader.Text("revision"));
-  FQ_ASSIGN_OR_RETURN(manifest.group_size, reader.Integer("group_size"));
-  if (manifest.group_size != 32 && manifest.group_size != 64 && manifest.group_size != 128) {
-    return reader.Error("group_size", absl::StrCat("is ", manifest.group_size, "; allowed are 32, 64 and 128"));
-  }
-  FQ_ASSIGN_OR_RETURN(manifest.has_reference, reader.Flag("has_reference"));
-  if (manifest.has_reference) {
-    FQ_ASSIGN_OR_RETURN(const std::string dtype, reader.Text("reference_dtype"));
-    if (dtype != "f32" && dtype != "bf16") {
-      return reader.Error("reference_dtype", "must be \"f32\" or \"bf16\"");
-    }
-    manifest.reference_dtype = dtype == "f32" ? Dtype::kF32 : Dtype::kBF16;
-  }
-  return manifest;
-}
-
-}  // namespace
 
 ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
                               bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer) {
@@ -124,7 +45,7 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
   const std::string manifest_path = (path / "flexquant.json").string();
   const std::string config_path = (path / "config.json").string();
   FQ_ASSIGN_OR_RETURN(const std::string manifest_text, ReadFile(manifest_path));
-  FQ_ASSIGN_OR_RETURN(const Manifest manifest, ParseManifest(manifest_text, manifest_path));
+  FQ_ASSIGN_OR_RETURN(const Manifest manifest, Manifest::FromJson(manifest_text, manifest_path));
   FQ_ASSIGN_OR_RETURN(const std::string config_text, ReadFile(config_path));
   auto config = ModelConfig::FromJson(config_text);
   if (!config.ok()) {
@@ -135,9 +56,9 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
   if (static_cast<int64_t>(tokenizer->vocab_size()) > config->vocab_size) {
     return absl::InvalidArgumentError(absl::StrCat(folder, ": the tokenizer has ", tokenizer->vocab_size(),
                                                    " tokens, config.json's vocab_size is ", config->vocab_size,
-                                                   kRemedy));
+                                                   "; convert the model again with `flexquant convert`"));
   }
-  return MakeModelPackage(manifest.name, manifest.revision, *config, manifest.group_size, manifest.has_reference,
+  return MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size, manifest.has_reference,
                           manifest.reference_dtype, std::move(tokenizer));
 }
 

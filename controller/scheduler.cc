@@ -57,8 +57,7 @@ class ActiveRequests : public std::enable_shared_from_this<ActiveRequests> {
 
 Scheduler::Scheduler(const SchedulerOptions& options, const ExpectedModel& expected, const Tokenizer& tokenizer,
                      const LayerGroups& groups, std::function<void(bool ready)> readiness_changed)
-    : tokenizer_(tokenizer),
-      groups_(groups),
+    : shared_{tokenizer, groups, static_cast<uint32_t>(options.worker.lookahead)},
       readiness_changed_(std::move(readiness_changed)),
       active_(std::make_shared<ActiveRequests>()),
       queue_(options.max_queued_requests) {
@@ -88,8 +87,7 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
       return WithErrorInfo(TooLarge(MaxSequenceTokens()), "KV_CACHE_TOO_SMALL");
     }
     id = ++last_id_;
-    auto sequence =
-        std::make_unique<Sequence>(id, std::move(spec), std::move(sink), tokenizer_, groups_, active_->Add());
+    auto sequence = std::make_unique<Sequence>(id, std::move(spec), std::move(sink), shared_, active_->Add());
     if (!queue_.Push(sequence)) {
       sequence->Discard();
       return WithRetryDelay(

@@ -59,8 +59,7 @@ class Scheduler {
   void OnStateChanged();
   absl::Status NotReadyError() const;
 
-  const Tokenizer& tokenizer_;
-  const LayerGroups& groups_;
+  const Sequence::Shared shared_;
   const std::function<void(bool)> readiness_changed_;
   const std::shared_ptr<ActiveRequests> active_;
   RequestQueue queue_;

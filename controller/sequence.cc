@@ -16,14 +16,15 @@ bool Contains(const std::vector<uint32_t>& ids, uint32_t id) {
 }  // namespace
 
 Sequence::Sequence(uint64_t id, std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink,
-                   const Tokenizer& tokenizer, const LayerGroups& groups, std::shared_ptr<void> active)
+                   const Shared& shared, std::shared_ptr<void> active)
     : id_(id),
       spec_(std::move(spec)),
       sink_(std::move(sink)),
+      lookahead_(shared.lookahead),
       active_(std::move(active)),
-      detokenizer_(tokenizer),
+      detokenizer_(shared.tokenizer),
       stop_strings_(spec_->stop_strings),
-      tally_(groups) {
+      tally_(shared.groups) {
   FQ_CHECK(!spec_->prompt.empty() && spec_->max_tokens >= 1);
 }
 
@@ -70,6 +71,14 @@ SequenceStep Sequence::NextPrefill(uint32_t count, uint32_t block_tokens) {
 SequenceStep Sequence::NextDecode(uint32_t block_tokens) {
   FQ_CHECK(can_decode());
   SequenceStep step = NextStep(1, block_tokens);
+  // The policy sees the tokens that are known at this point in any case, not those that happen to be: the plan, and
+  // with it the answer, must not depend on how fast results arrive.
+  while (observed_ + lookahead_ < requested_) {
+    FQ_CHECK(!unobserved_.empty());
+    spec_->policy->Observe(unobserved_.front());
+    unobserved_.pop_front();
+    ++observed_;
+  }
   step.plan = spec_->policy->Next(requested_);
   step.sample = true;
   return step;
@@ -103,7 +112,7 @@ void Sequence::Accept(const SampledToken& token, absl::Time now) {
   first_token_ = accepted_ == 0 ? now : first_token_;
   last_token_ = now;
   ++accepted_;
-  spec_->policy->Observe(token.signals);
+  unobserved_.push_back(token.signals);
 
   std::string cause = StopCauseOf(token.id);
   const bool stopped_by_id = !cause.empty();

@@ -23,9 +23,15 @@ namespace flexquant::controller {
 // time.
 class Sequence {
  public:
-  // `tokenizer` and `groups` must outlive this. `active` is released with the sequence.
+  // What sequences share; all must outlive them.
+  struct Shared {
+    const Tokenizer& tokenizer;
+    const LayerGroups& groups;
+    uint32_t lookahead;  // steps sent before the result of the step before them
+  };
+  // `active` is released with the sequence.
   Sequence(uint64_t id, std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink,
-           const Tokenizer& tokenizer, const LayerGroups& groups, std::shared_ptr<void> active);
+           const Shared& shared, std::shared_ptr<void> active);
   ~Sequence();
   Sequence(const Sequence&) = delete;
   Sequence& operator=(const Sequence&) = delete;
@@ -69,6 +75,7 @@ class Sequence {
   const uint64_t id_;
   const std::unique_ptr<GenerationSpec> spec_;
   const std::shared_ptr<GenerationSink> sink_;
+  const uint32_t lookahead_;
   const std::shared_ptr<void> active_;
   IncrementalDetokenizer detokenizer_;
   StopStringMatcher stop_strings_;
@@ -79,6 +86,8 @@ class Sequence {
   uint32_t positions_sent_ = 0;
   uint32_t requested_ = 0;                  // answer tokens asked for
   uint32_t accepted_ = 0;                   // answer tokens received
+  uint32_t observed_ = 0;                   // answer tokens whose signals the policy has seen
+  std::deque<TokenSignals> unobserved_;     // of the tokens after those
   std::deque<PrecisionPlan> plans_in_use_;  // of the answer tokens asked for but not received
   bool ended_ = false;
   absl::Time started_;

@@ -15,9 +15,9 @@ struct TokenSignals {
   double margin = 0;  // top-1 minus top-2 logit
 };
 
-// Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. The scheduler calls
-// Observe for every answer token in order and Next for every decode step in order; with lookahead 1 a Next comes before
-// the Observe of the token before it.
+// Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. Calls come in order:
+// before Next(i) every token below i - lookahead has been observed and no other, so with lookahead 1 the token before
+// is unseen.
 class PrecisionPolicy {
  public:
   virtual ~PrecisionPolicy() = default;
