@@ -1,0 +1,469 @@
+#include "executor/cpu_model_runner.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/half.h"
+#include "common/status_macros.h"
+#include "common/store/nested_quantizer.h"
+#include "executor/rope.h"
+
+namespace flexquant::executor {
+namespace {
+
+// Below about 10 us of work a parallel region costs more than it saves.
+constexpr int64_t kSerialElements = 16 * 1024;
+// Query tokens an attention task takes.
+constexpr int64_t kAttentionTokens = 32;
+constexpr uint32_t kMaxSequences = 4096;
+constexpr uint32_t kMaxStepTokens = 65536;
+constexpr int kMaxThreads = 1024;
+constexpr size_t kCacheLine = 64;
+
+size_t RoundUp(size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
+
+void LookUpRow(const NestedMatrix& matrix, int64_t row, bool reference, float* out) {
+  if (!reference) {
+    DequantizeRow(matrix, row, kTopPrecision, {out, static_cast<size_t>(matrix.cols)});
+  } else if (matrix.reference_dtype == Dtype::kF32) {
+    std::copy_n(static_cast<const float*>(matrix.reference) + row * matrix.cols, matrix.cols, out);
+  } else {
+    const uint16_t* from = static_cast<const uint16_t*>(matrix.reference) + row * matrix.cols;
+    std::transform(from, from + matrix.cols, out, Bfloat16ToFloat);
+  }
+}
+
+bool AllFinite(absl::Span<const float> values) {
+  uint32_t bad = 0;
+  for (const float value : values) {
+    bad |= (std::bit_cast<uint32_t>(value) & 0x7F800000U) == 0x7F800000U ? 1U : 0U;
+  }
+  return bad == 0;
+}
+
+// Logits a sequence needs: those of so many trailing positions.
+int64_t NumLogits(const SequenceInput& sequence) {
+  if (!sequence.score_targets.empty()) {
+    return static_cast<int64_t>(sequence.tokens.size());
+  }
+  return std::max<int64_t>(sequence.num_logits, sequence.sample.has_value() ? 1 : 0);
+}
+
+bool UsesReference(const SequenceInput& sequence) { return sequence.plan->bits[0] == kReferencePrecision; }
+
+absl::StatusOr<Isa> ChooseIsa(const std::string& name) {
+  if (name.empty()) {
+    return BestIsa();
+  }
+  const std::optional<Isa> isa = ParseIsa(name);
+  if (isa.has_value() && IsaSupported(*isa)) {
+    return *isa;
+  }
+  std::vector<std::string> usable;
+  for (const Isa candidate : AllIsas()) {
+    if (IsaSupported(candidate)) {
+      usable.emplace_back(IsaName(candidate));
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat("instruction set '", name, "' ",
+                                                 isa.has_value() ? "is not supported by this machine" : "is unknown",
+                                                 "; usable here: ", absl::StrJoin(usable, ", ")));
+}
+
+absl::Status CheckRange(absl::string_view what, int64_t value, int64_t low, int64_t high) {
+  if (value < low || value > high) {
+    return absl::InvalidArgumentError(absl::StrCat(what, " is ", value, "; allowed: ", low, " to ", high));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::Create(const ModelStore& store,
+                                                                       const CpuRunnerOptions& options) {
+  FQ_RETURN_IF_ERROR(CheckRange("the number of threads", options.num_threads, 0, kMaxThreads));
+  FQ_RETURN_IF_ERROR(CheckRange("max_sequences", options.max_sequences, 1, kMaxSequences));
+  FQ_RETURN_IF_ERROR(CheckRange("max_step_tokens", options.max_step_tokens, 1, kMaxStepTokens));
+  FQ_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.isa));
+  FQ_ASSIGN_OR_RETURN(const uint64_t available, AvailableMemoryBytes());
+  FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
+                      KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
+  const int num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
+  auto runner = std::unique_ptr<CpuModelRunner>(new CpuModelRunner(store, options, num_threads, GetCpuKernels(isa)));
+  FQ_RETURN_IF_ERROR(runner->Allocate(shape));
+  return runner;
+}
+
+CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, int num_threads,
+                               const CpuKernels& kernels)
+    : store_(store),
+      config_(store.config()),
+      kernels_(kernels),
+      pool_(num_threads),
+      rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
+      qkv_order_(options.max_step_tokens),
+      o_order_(options.max_step_tokens),
+      gate_up_order_(options.max_step_tokens),
+      down_order_(options.max_step_tokens),
+      head_order_(options.max_step_tokens) {
+  info_.device =
+      absl::StrCat("cpu ", IsaName(kernels.isa), ", ", num_threads, num_threads == 1 ? " thread" : " threads");
+  info_.num_layer_groups = store.num_layer_groups();
+  info_.has_reference = store.has_reference();
+  info_.vocab_size = config_.vocab_size;
+  info_.max_context = config_.max_context;
+  info_.kv_block_tokens = options.kv_block_tokens;
+  info_.max_sequences = options.max_sequences;
+  info_.max_step_tokens = options.max_step_tokens;
+
+  attention_shape_.num_heads = config_.num_heads;
+  attention_shape_.num_kv_heads = config_.num_kv_heads;
+  attention_shape_.head_dim = config_.head_dim;
+  attention_shape_.block_tokens = options.kv_block_tokens;
+  attention_shape_.sliding_window = config_.sliding_window;
+  attention_shape_.q_stride = config_.q_size() + 2 * config_.kv_size();
+  attention_shape_.out_stride = config_.q_size();
+  attention_shape_.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+
+  rows_.reserve(options.max_step_tokens);
+  first_row_.reserve(options.max_sequences);
+  order_input_.reserve(options.max_sequences);
+  attention_tasks_.reserve(options.max_step_tokens / kAttentionTokens + options.max_sequences);
+}
+
+absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
+  info_.kv_blocks = shape.num_blocks;
+  FQ_ASSIGN_OR_RETURN(cache_, KvCache::Create(shape));
+
+  int64_t cols = 0;
+  int64_t padded_cols = 0;
+  int64_t groups = 0;
+  int64_t outputs = 0;
+  size_t workspace = AttentionWorkspaceBytes(
+      attention_shape_, std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens));
+  for (int group = 0; group < info_.num_layer_groups; ++group) {
+    const NestedMatrix& w = store_.layer_group(group);
+    cols = std::max(cols, w.cols);
+    padded_cols = std::max(padded_cols, w.units() * kUnitCols);
+    groups = std::max(groups, w.groups());
+    outputs = std::max(outputs, group + 1 < info_.num_layer_groups ? w.rows : 0);
+    workspace = std::max(workspace, NestedGemmWorkspaceBytes(w));
+  }
+  workspace_bytes_ = RoundUp(workspace);
+
+  const uint64_t rows = info_.max_step_tokens;
+  const auto threads = static_cast<uint64_t>(pool_.num_threads());
+  const std::pair<LazyBuffer*, uint64_t> buffers[] = {
+      {&cos_, rows * rope_frequencies_.size() * sizeof(float)},
+      {&sin_, rows * rope_frequencies_.size() * sizeof(float)},
+      {&hidden_, rows * static_cast<uint64_t>(config_.hidden_size) * sizeof(float)},
+      {&attended_, rows * static_cast<uint64_t>(config_.q_size()) * sizeof(float)},
+      {&input_, rows * static_cast<uint64_t>(cols) * sizeof(float)},
+      {&values_, rows * static_cast<uint64_t>(padded_cols)},
+      {&scales_, rows * static_cast<uint64_t>(groups) * sizeof(float)},
+      {&sums_, rows * static_cast<uint64_t>(groups) * sizeof(int32_t)},
+      {&outputs_, rows * static_cast<uint64_t>(outputs) * sizeof(float)},
+      {&logits_, rows * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
+      {&penalised_, threads * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
+      {&workspace_, threads * workspace_bytes_},
+  };
+  for (const auto& [buffer, bytes] : buffers) {
+    FQ_ASSIGN_OR_RETURN(*buffer, LazyBuffer::Allocate(bytes, "activations"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CpuModelRunner::RunStep(const StepBatch& batch, StepOutput* output) {
+  FQ_RETURN_IF_ERROR(ValidateBatch(batch, info_));
+  BeginStep(batch);
+  LookUpEmbeddings(batch);
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    RunBlock(batch, layer);
+  }
+  RunHead(batch, output);
+  output->weight_bytes_read = bytes_read_;
+  return absl::OkStatus();
+}
+
+void CpuModelRunner::BeginStep(const StepBatch& batch) {
+  bytes_read_ = 0;
+  rows_.clear();
+  first_row_.clear();
+  attention_tasks_.clear();
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const SequenceInput& sequence = batch.sequences[s];
+    const auto count = static_cast<int64_t>(sequence.tokens.size());
+    first_row_.push_back(static_cast<int64_t>(rows_.size()));
+    for (int64_t i = 0; i < count; ++i) {
+      rows_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(sequence.start + i)});
+    }
+    for (int64_t first = 0; first < count; first += kAttentionTokens) {
+      attention_tasks_.push_back({s, first, std::min(kAttentionTokens, count - first)});
+    }
+  }
+}
+
+void CpuModelRunner::LookUpEmbeddings(const StepBatch& batch) {
+  const auto pairs = static_cast<int64_t>(rope_frequencies_.size());
+  // Decoding an element costs tens of plain operations.
+  ForRows(static_cast<int64_t>(rows_.size()), 16 * config_.hidden_size, [&](int64_t row) {
+    const Row at = rows_[static_cast<size_t>(row)];
+    const SequenceInput& sequence = batch.sequences[static_cast<size_t>(at.sequence)];
+    const uint32_t token = sequence.tokens[static_cast<size_t>(at.position - sequence.start)];
+    LookUpRow(store_.embedding(), token, UsesReference(sequence), hidden_.as<float>() + row * config_.hidden_size);
+    RopeAngles(rope_frequencies_, at.position, cos_.as<float>() + row * pairs, sin_.as<float>() + row * pairs);
+  });
+}
+
+void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
+  const BlockWeights& block = store_.block(layer);
+  const int group = LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv);
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  const int64_t hidden = config_.hidden_size;
+  const auto normed = [&](absl::Span<const float> weight) {
+    return [this, weight, eps, hidden](int64_t row, float* out) {
+      kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, weight.data(), 1, hidden, eps, out, hidden);
+    };
+  };
+
+  OrderRows(batch, group, &qkv_order_);
+  PrepareInput(block.qkv, qkv_order_, normed(block.attention_norm));
+  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  RotateAndStore(batch, layer);
+  Attend(batch, layer);
+
+  OrderRows(batch, group + 1, &o_order_);
+  PrepareInput(block.o, o_order_, [this](int64_t row, float* out) {
+    std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
+  });
+  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+
+  OrderRows(batch, group + 2, &gate_up_order_);
+  PrepareInput(block.gate_up, gate_up_order_, normed(block.mlp_norm));
+  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
+
+  OrderRows(batch, group + 3, &down_order_);
+  const int64_t intermediate = config_.intermediate_size;
+  PrepareInput(block.down, down_order_, [this, intermediate](int64_t row, float* out) {
+    const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
+    kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
+  });
+  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+}
+
+void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
+  const BlockWeights& block = store_.block(layer);
+  const int64_t head_dim = config_.head_dim;
+  const auto eps = static_cast<float>(config_.rms_norm_eps);
+  ForRows(static_cast<int64_t>(rows_.size()), attention_shape_.q_stride, [&](int64_t row) {
+    float* q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
+    float* k = q + config_.q_size();
+    if (config_.qk_norm) {
+      kernels_.rms_norm(q, head_dim, block.q_norm.data(), config_.num_heads, head_dim, eps, q, head_dim);
+      kernels_.rms_norm(k, head_dim, block.k_norm.data(), config_.num_kv_heads, head_dim, eps, k, head_dim);
+    }
+    const float* cos = cos_.as<float>() + row * (head_dim / 2);
+    const float* sin = sin_.as<float>() + row * (head_dim / 2);
+    kernels_.rope(q, config_.num_heads, head_dim, cos, sin);
+    kernels_.rope(k, config_.num_kv_heads, head_dim, cos, sin);
+    const Row at = rows_[static_cast<size_t>(row)];
+    const auto& table = batch.sequences[static_cast<size_t>(at.sequence)].block_table;
+    const uint32_t kv_block = table[static_cast<size_t>(at.position) / info_.kv_block_tokens];
+    const int64_t offset = cache_.Offset(kv_block, at.position);
+    kernels_.store_kv(k, config_.num_kv_heads, head_dim, cache_.keys(layer) + offset, cache_.head_stride());
+    kernels_.store_kv(k + config_.kv_size(), config_.num_kv_heads, head_dim, cache_.values(layer) + offset,
+                      cache_.head_stride());
+  });
+}
+
+void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
+  // Heads that share keys share their conversion, unless that leaves threads without work.
+  const auto tasks = static_cast<int64_t>(attention_tasks_.size());
+  const int64_t sharing = config_.num_heads / config_.num_kv_heads;
+  const int64_t heads = tasks * config_.num_kv_heads >= pool_.num_threads() ? sharing : 1;
+  const int64_t parts = config_.num_heads / heads;
+  ForChunks(tasks * parts, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) {
+      const AttentionTask& task = attention_tasks_[static_cast<size_t>(item / parts)];
+      const int64_t head = item % parts * heads;
+      const int64_t row = first_row_[task.sequence] + task.first;
+      AttentionSequence sequence;
+      sequence.q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
+      sequence.out = attended_.as<float>() + row * attention_shape_.out_stride;
+      sequence.num_tokens = task.count;
+      sequence.start = batch.sequences[task.sequence].start + task.first;
+      sequence.block_table = batch.sequences[task.sequence].block_table.data();
+      kernels_.attention(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), head, head + heads,
+                         workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
+    }
+  });
+}
+
+void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
+  output->sequences.assign(batch.sequences.size(), SequenceOutput());
+  order_input_.clear();
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const SequenceInput& sequence = batch.sequences[s];
+    const int64_t count = NumLogits(sequence);
+    if (count > 0) {
+      const int64_t end = first_row_[s] + static_cast<int64_t>(sequence.tokens.size());
+      order_input_.push_back({sequence.plan->bits.back(), end - count, count});
+    }
+  }
+  if (order_input_.empty()) {
+    return;
+  }
+  head_order_.Build(order_input_);
+  const int64_t hidden = config_.hidden_size;
+  PrepareInput(store_.lm_head(), head_order_, [&](int64_t row, float* out) {
+    kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
+                      static_cast<float>(config_.rms_norm_eps), out, hidden);
+  });
+  Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
+
+  ForChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
+      const SequenceInput& sequence = batch.sequences[s];
+      const int64_t count = NumLogits(sequence);
+      if (count > 0) {
+        const int64_t row = first_row_[s] + static_cast<int64_t>(sequence.tokens.size()) - count;
+        float* logits = logits_.as<float>() + head_order_.slot(row) * config_.vocab_size;
+        FinishSequence(sequence, {logits, static_cast<size_t>(count * config_.vocab_size)}, thread,
+                       &output->sequences[s]);
+      }
+    }
+  });
+}
+
+void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread,
+                                    SequenceOutput* output) {
+  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  if (!AllFinite(logits)) {
+    output->status = absl::InternalError(
+        "the logits are not finite: the model's weights or this plan's precision overflow its activations");
+    return;
+  }
+  for (size_t i = 0; i < input.score_targets.size(); ++i) {
+    const absl::Span<float> row = logits.subspan(i * vocab, vocab);
+    output->scores.push_back(row[input.score_targets[i]] -
+                             kernels_.logit_stats(row.data(), config_.vocab_size).log_sum_exp);
+  }
+  if (input.sample.has_value()) {
+    absl::Span<float> row = logits.last(vocab);
+    if (input.num_logits > 0) {
+      float* copy = penalised_.as<float>() + static_cast<size_t>(thread) * vocab;
+      std::copy(row.begin(), row.end(), copy);
+      row = {copy, vocab};
+    }
+    output->token = SampleToken(kernels_, row, *input.sample->config, *input.sample->counts, input.sample->draw,
+                                input.sample->top_logprobs);
+  }
+  if (input.num_logits > 0) {
+    output->logits = logits.last(static_cast<size_t>(input.num_logits) * vocab);
+  }
+}
+
+void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* order) {
+  order_input_.clear();
+  for (size_t s = 0; s < batch.sequences.size(); ++s) {
+    const SequenceInput& sequence = batch.sequences[s];
+    order_input_.push_back(
+        {sequence.plan->bits[static_cast<size_t>(group)], first_row_[s], static_cast<int64_t>(sequence.tokens.size())});
+  }
+  order->Build(order_input_);
+}
+
+void CpuModelRunner::PrepareInput(const NestedMatrix& w, const RowOrder& order,
+                                  absl::FunctionRef<void(int64_t, float*)> fill) {
+  const int64_t padded = w.units() * kUnitCols;
+  const int64_t groups = w.groups();
+  ForRows(order.size(), w.cols, [&](int64_t slot) {
+    float* input = input_.as<float>() + slot * w.cols;
+    fill(order.row(slot), input);
+    if (order.bits(slot) != kReferencePrecision) {
+      kernels_.quantize_activations(input, w.cols, 1, w.cols, w.group_size, values_.as<int8_t>() + slot * padded,
+                                    scales_.as<float>() + slot * groups, sums_.as<int32_t>() + slot * groups);
+    }
+  });
+}
+
+void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
+                              float* y) {
+  for (const RowOrder::Run& run : order.runs()) {
+    bytes_read_ += w.BytesRead(run.bits);
+  }
+  // Small enough to even out the threads, even so that kernels may take tiles in pairs.
+  const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
+  ForChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
+    MultiplyTiles(w, order, bias, residual, y, begin, end, thread);
+  });
+}
+
+void CpuModelRunner::MultiplyTiles(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias,
+                                   bool residual, float* y, int64_t tile_begin, int64_t tile_end, int thread) {
+  void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
+  const int64_t row_begin = tile_begin * kTileRows;
+  const int64_t row_end = std::min(w.rows, tile_end * kTileRows);
+  for (const RowOrder::Run& run : order.runs()) {
+    float* out = y + run.begin * w.rows;
+    if (run.bits == kReferencePrecision) {
+      kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, run.end - run.begin, row_begin,
+                              row_end, out, w.rows);
+      continue;
+    }
+    QuantizedActivations a;
+    a.m = run.end - run.begin;
+    a.cols = w.cols;
+    a.group_size = w.group_size;
+    a.values = values_.as<int8_t>() + run.begin * w.units() * kUnitCols;
+    a.scales = scales_.as<float>() + run.begin * w.groups();
+    a.sums = sums_.as<int32_t>() + run.begin * w.groups();
+    kernels_.nested_gemm(w, run.bits, a, tile_begin, tile_end, out, w.rows, workspace);
+  }
+  if (bias.empty() && !residual) {
+    return;
+  }
+  for (int64_t slot = 0; slot < order.size(); ++slot) {
+    float* out = y + slot * w.rows + row_begin;
+    if (!bias.empty()) {
+      kernels_.add(out, bias.data() + row_begin, row_end - row_begin);
+    }
+    if (residual) {
+      kernels_.add(hidden_.as<float>() + order.row(slot) * config_.hidden_size + row_begin, out, row_end - row_begin);
+    }
+  }
+}
+
+void CpuModelRunner::ForChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
+  if (count <= chunk) {
+    body(0, count, 0);
+    return;
+  }
+  next_chunk_.store(0, std::memory_order_relaxed);
+  pool_.Run([&](int thread) {
+    for (int64_t begin = next_chunk_.fetch_add(chunk, std::memory_order_relaxed); begin < count;
+         begin = next_chunk_.fetch_add(chunk, std::memory_order_relaxed)) {
+      body(begin, std::min(count, begin + chunk), thread);
+    }
+  });
+}
+
+void CpuModelRunner::ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body) {
+  if (count * elements < kSerialElements) {
+    for (int64_t row = 0; row < count; ++row) {
+      body(row);
+    }
+    return;
+  }
+  ForChunks(count, std::max<int64_t>(1, count / (8 * pool_.num_threads())), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      body(row);
+    }
+  });
+}
+
+}  // namespace flexquant::executor

@@ -1,0 +1,120 @@
+#ifndef FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_
+#define FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "common/store/model_store.h"
+#include "common/thread_pool.h"
+#include "executor/kv_cache.h"
+#include "executor/memory.h"
+#include "executor/model_runner.h"
+#include "executor/row_order.h"
+#include "kernels/kernels.h"
+
+namespace flexquant::executor {
+
+struct CpuRunnerOptions {
+  int num_threads = 0;             // 0 = DefaultNumThreads()
+  std::string isa;                 // empty = best; else a name that ParseIsa knows
+  uint32_t kv_block_tokens = 16;   // in [1, 1024]
+  uint64_t kv_cache_bytes = 0;     // as in KvCache::Plan
+  uint32_t max_sequences = 64;     // in [1, 4096]
+  uint32_t max_step_tokens = 512;  // in [1, 65536]
+};
+
+// Computes on the store's mapped planes: weights are not copied, buffers are reserved once and take memory as far as
+// steps use them. A layer is five short parallel regions; what lies between them is done by the caller when it is
+// small.
+class CpuModelRunner : public ModelRunner {
+ public:
+  // `store` must outlive the runner. INVALID_ARGUMENT for options out of range, RESOURCE_EXHAUSTED if memory is short.
+  static absl::StatusOr<std::unique_ptr<CpuModelRunner>> Create(const ModelStore& store,
+                                                                const CpuRunnerOptions& options);
+
+  const RunnerInfo& info() const override { return info_; }
+  absl::Status RunStep(const StepBatch& batch, StepOutput* output) override;
+
+ private:
+  CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, int num_threads, const CpuKernels& kernels);
+  absl::Status Allocate(const KvCache::Shape& shape);
+
+  // A token of the step: its sequence and position.
+  struct Row {
+    int32_t sequence = 0;
+    int32_t position = 0;
+  };
+  // Query tokens [first, first + count) of one sequence.
+  struct AttentionTask {
+    size_t sequence = 0;
+    int64_t first = 0;
+    int64_t count = 0;
+  };
+
+  void BeginStep(const StepBatch& batch);
+  void LookUpEmbeddings(const StepBatch& batch);
+  void RunBlock(const StepBatch& batch, int64_t layer);
+  void RunHead(const StepBatch& batch, StepOutput* output);
+  void RotateAndStore(const StepBatch& batch, int64_t layer);
+  void Attend(const StepBatch& batch, int64_t layer);
+  void FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread, SequenceOutput* output);
+
+  // Orders the step's rows by their sequences' widths in layer group `group`.
+  void OrderRows(const StepBatch& batch, int group, RowOrder* order);
+  // fill(row, destination) writes a row's fp32 input; quantised where the row's width asks for it.
+  void PrepareInput(const NestedMatrix& w, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
+  // outputs_ [slots, w.rows] = input times w, plus bias; or, if `residual`, added to hidden_ instead.
+  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
+  void MultiplyTiles(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
+                     float* y, int64_t tile_begin, int64_t tile_end, int thread);
+
+  // body(begin, end, thread) over [0, count): chunk by chunk, whoever is free takes the next.
+  void ForChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body);
+  // body(row) for rows of about `elements` operations each; by the caller alone when that is little.
+  void ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body);
+
+  const ModelStore& store_;
+  const ModelConfig& config_;
+  const CpuKernels& kernels_;
+  RunnerInfo info_;
+  ThreadPool pool_;
+  std::atomic<int64_t> next_chunk_{0};
+  KvCache cache_;
+  AttentionShape attention_shape_;
+  std::vector<double> rope_frequencies_;
+
+  std::vector<Row> rows_;
+  std::vector<int64_t> first_row_;  // of each sequence
+  std::vector<RowOrder::Rows> order_input_;
+  std::vector<AttentionTask> attention_tasks_;
+  RowOrder qkv_order_;
+  RowOrder o_order_;
+  RowOrder gate_up_order_;
+  RowOrder down_order_;
+  RowOrder head_order_;
+  uint64_t bytes_read_ = 0;
+
+  LazyBuffer cos_;        // [rows, head_dim / 2]
+  LazyBuffer sin_;        // [rows, head_dim / 2]
+  LazyBuffer hidden_;     // [rows, hidden]
+  LazyBuffer attended_;   // [rows, q_size]
+  LazyBuffer input_;      // [slots, cols] fp32
+  LazyBuffer values_;     // [slots, units * 32] int8
+  LazyBuffer scales_;     // [slots, groups]
+  LazyBuffer sums_;       // [slots, groups]
+  LazyBuffer outputs_;    // [slots, rows of the matrix]
+  LazyBuffer logits_;     // [slots, vocab]
+  LazyBuffer penalised_;  // [threads, vocab], for sequences whose raw logits are wanted too
+  LazyBuffer workspace_;  // [threads, workspace_bytes_]
+  size_t workspace_bytes_ = 0;
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_

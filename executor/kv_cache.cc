@@ -1,0 +1,54 @@
+#include "executor/kv_cache.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr uint64_t kDefaultSequences = 4;
+constexpr uint32_t kMaxBlockTokens = 1024;
+constexpr uint64_t kMaxBlocks = 1U << 26U;
+
+uint64_t ToMiB(uint64_t bytes) { return (bytes + (1U << 20) - 1) >> 20; }
+
+}  // namespace
+
+absl::StatusOr<KvCache::Shape> KvCache::Plan(const ModelConfig& config, uint32_t block_tokens, uint64_t cache_bytes,
+                                             uint64_t available_bytes) {
+  if (block_tokens < 1 || block_tokens > kMaxBlockTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("KV block of ", block_tokens, " tokens; allowed: 1 to ", kMaxBlockTokens));
+  }
+  Shape shape{config.num_layers, config.num_kv_heads, config.head_dim, block_tokens, 0};
+  const uint64_t block_bytes = shape.BlockBytes();
+  uint64_t blocks = cache_bytes / block_bytes;
+  if (cache_bytes == 0) {
+    const auto context = static_cast<uint64_t>(config.max_context);
+    blocks =
+        std::min(kDefaultSequences * ((context + block_tokens - 1) / block_tokens), available_bytes / 4 / block_bytes);
+  }
+  if (blocks == 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a KV cache of ", cache_bytes == 0 ? available_bytes / 4 : cache_bytes,
+                     " bytes holds no block; one block of ", block_tokens, " tokens takes ", block_bytes, " bytes"));
+  }
+  shape.num_blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, kMaxBlocks));
+  if (shape.Bytes() > available_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the KV cache needs ", ToMiB(shape.Bytes()), " MiB but ", ToMiB(available_bytes), " MiB of memory are free: ",
+        ToMiB(shape.Bytes() - available_bytes), " MiB are missing; ask for a smaller cache or free memory"));
+  }
+  return shape;
+}
+
+absl::StatusOr<KvCache> KvCache::Create(const Shape& shape) {
+  KvCache cache;
+  cache.shape_ = shape;
+  FQ_ASSIGN_OR_RETURN(cache.memory_, LazyBuffer::Allocate(shape.Bytes(), "the KV cache"));
+  return cache;
+}
+
+}  // namespace flexquant::executor

@@ -1,0 +1,67 @@
+#ifndef FLEXQUANT_EXECUTOR_KV_CACHE_H_
+#define FLEXQUANT_EXECUTOR_KV_CACHE_H_
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+#include "common/model_config.h"
+#include "executor/memory.h"
+
+namespace flexquant::executor {
+
+// Keys and values of all layers in fp16, in blocks of block_tokens positions. Whose block is whose is the controller's
+// business: the cache knows only block ids, and several streams of one executor share them, so at most one controller
+// may use an executor at a time. Not thread-safe where writes overlap.
+class KvCache {
+ public:
+  struct Shape {
+    int64_t num_layers = 0;
+    int64_t num_kv_heads = 0;
+    int64_t head_dim = 0;
+    uint32_t block_tokens = 0;
+    uint32_t num_blocks = 0;
+
+    // Elements of one layer's keys (or values).
+    uint64_t LayerElements() const {
+      return static_cast<uint64_t>(num_blocks) * static_cast<uint64_t>(num_kv_heads * head_dim) * block_tokens;
+    }
+    // Bytes a block takes over all layers, keys and values.
+    uint64_t BlockBytes() const {
+      return static_cast<uint64_t>(num_layers * num_kv_heads * head_dim) * block_tokens * 2 * sizeof(uint16_t);
+    }
+    uint64_t Bytes() const { return BlockBytes() * num_blocks; }
+  };
+
+  // Shape for `cache_bytes` (0 = 4 sequences of the model's context, at most a quarter of `available_bytes`).
+  // INVALID_ARGUMENT if not even one block fits or block_tokens is not in [1, 1024]; RESOURCE_EXHAUSTED, saying how
+  // much is missing, if the cache does not fit into `available_bytes`.
+  static absl::StatusOr<Shape> Plan(const ModelConfig& config, uint32_t block_tokens, uint64_t cache_bytes,
+                                    uint64_t available_bytes);
+
+  // Memory is taken when it is first written. RESOURCE_EXHAUSTED if the address space does not allow it.
+  static absl::StatusOr<KvCache> Create(const Shape& shape);
+
+  const Shape& shape() const { return shape_; }
+  // One layer, [num_blocks, num_kv_heads, block_tokens, head_dim].
+  uint16_t* keys(int64_t layer) const { return Layer(2 * layer); }
+  uint16_t* values(int64_t layer) const { return Layer(2 * layer + 1); }
+  // Offset in a layer of head 0 of `position` in a sequence whose block there is `block`; heads are head_stride()
+  // apart.
+  int64_t Offset(uint32_t block, int64_t position) const {
+    return static_cast<int64_t>(block) * shape_.num_kv_heads * head_stride() +
+           position % shape_.block_tokens * shape_.head_dim;
+  }
+  int64_t head_stride() const { return static_cast<int64_t>(shape_.block_tokens) * shape_.head_dim; }
+
+ private:
+  uint16_t* Layer(int64_t index) const {
+    return memory_.as<uint16_t>() + static_cast<uint64_t>(index) * shape_.LayerElements();
+  }
+
+  Shape shape_;
+  LazyBuffer memory_;
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_KV_CACHE_H_

@@ -1,0 +1,162 @@
+// flexquant-executor: serves flexquant.executor.v1 for one model. Exit codes: 0 = stopped by a signal, 1 = failed, 2 =
+// bad usage.
+
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <string>
+#include <thread>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/mapped_file.h"
+#include "common/status_macros.h"
+#include "executor/server.h"
+#include "proto/grpc_status.h"
+#include "spdlog/sinks/stdout_color_sinks.h"
+#include "spdlog/spdlog.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr uint64_t kMaxKvCacheMb = 1U << 24U;
+
+struct Flags {
+  ExecutorOptions options;
+  std::string device = "cpu";
+  uint64_t kv_cache_mb = 0;
+  std::string log_level = "info";
+  std::string port_file;
+  uint32_t drain_seconds = 30;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  flags.options.listen = "127.0.0.1:50061";
+  app.add_option("--model", flags.options.model_dir, "Model package: a folder made by `flexquant convert`")->required();
+  app.add_option("--listen", flags.options.listen, "HOST:PORT to serve on; port 0 = any free one")
+      ->capture_default_str();
+  app.add_option("--device", flags.device, "Where to compute: cpu")->capture_default_str();
+  app.add_option("--threads", flags.options.num_threads, "Threads; 0 = physical cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", flags.options.isa, "Instruction set: portable, avx2 or avx512vnni; default: best");
+  app.add_option("--kv-cache-mb", flags.kv_cache_mb,
+                 "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
+      ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))
+      ->capture_default_str();
+  app.add_flag("--verify", flags.options.verify_checksum, "Check the model's checksum first (reads the whole file)");
+  app.add_option("--port-file", flags.port_file, "File to write the port to once it is served");
+  app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may take to end after SIGTERM")
+      ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+  app.add_option("--log-level", flags.log_level, "Least level logged to stderr")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+  app.footer(
+      "SIGTERM or SIGINT: finish what runs, then exit with 0; a second one: stop at once.\n"
+      "Exit codes: 0 stopped by a signal, 1 failed, 2 bad usage.");
+}
+
+absl::Status CheckDevice(const std::string& device) {
+  if (device == "cpu") {
+    return absl::OkStatus();
+  }
+  if (absl::StartsWith(device, "cuda")) {
+    return absl::UnimplementedError(
+        absl::StrCat("--device is '", device, "', but this build has no GPU executor; use --device cpu"));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "'; allowed: cpu"));
+}
+
+// A reader sees no file or the whole port.
+absl::Status WritePortFile(const std::string& path, int port) {
+  const std::string unfinished = path + ".tmp";
+  FQ_RETURN_IF_ERROR(WriteFile(unfinished, absl::StrCat(port, "\n")));
+  if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("cannot write the port file ", path));
+  }
+  return absl::OkStatus();
+}
+
+sigset_t StopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+// Returns when the server has stopped after a stop signal; all threads block them.
+void ServeUntilSignal(ExecutorServer& server, uint32_t drain_seconds) {
+  sigset_t signals = StopSignals();
+  int signal = 0;
+  sigwait(&signals, &signal);
+  sigaddset(&signals, SIGUSR1);
+  spdlog::info("{}: finishing what runs, for at most {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", drain_seconds);
+  std::thread second([&] {
+    int again = 0;
+    sigwait(&signals, &again);
+    if (again != SIGUSR1) {
+      spdlog::warn("second signal: stopping at once");
+      server.Shutdown(absl::ZeroDuration());
+    }
+  });
+  server.Shutdown(absl::Seconds(drain_seconds));
+  pthread_kill(second.native_handle(), SIGUSR1);
+  second.join();
+}
+
+absl::Status Run(Flags& flags) {
+  FQ_RETURN_IF_ERROR(CheckDevice(flags.device));
+  if (flags.options.listen.empty()) {
+    return absl::InvalidArgumentError("--listen is empty; give HOST:PORT");
+  }
+  flags.options.kv_cache_bytes = flags.kv_cache_mb << 20U;
+  FQ_ASSIGN_OR_RETURN(const std::unique_ptr<ExecutorServer> server, ExecutorServer::Create(flags.options));
+  const std::string host = flags.options.listen.substr(0, flags.options.listen.rfind(':'));
+  spdlog::info("listening on {}:{}", host, server->port());
+  if (!flags.port_file.empty()) {
+    FQ_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->port()));
+  }
+  ServeUntilSignal(*server, flags.drain_seconds);
+  spdlog::info("stopped");
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("FlexQuant executor: holds a model's weights and KV cache and runs the steps a controller sends");
+  app.set_version_flag("--version", FLEXQUANT_VERSION);
+  AddFlags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : kExitUsage;
+  }
+  spdlog::set_default_logger(spdlog::stderr_color_mt("executor"));
+  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+
+  // Before any thread starts, so that all inherit the mask and only sigwait sees the signals (SIGUSR1 wakes the waiter
+  // for a second one).
+  sigset_t signals = StopSignals();
+  sigaddset(&signals, SIGUSR1);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+
+  const absl::Status status = Run(flags);
+  if (!status.ok()) {
+    std::fprintf(stderr, "flexquant-executor: %s\n", DescribeStatus(status).c_str());
+    return kExitFailure;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace flexquant::executor
+
+int main(int argc, char** argv) { return flexquant::executor::Main(argc, argv); }

@@ -1,0 +1,44 @@
+#ifndef FLEXQUANT_EXECUTOR_MEMORY_H_
+#define FLEXQUANT_EXECUTOR_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace flexquant::executor {
+
+// Zeroed memory, page-aligned, that takes room only where it has been touched. Move-only.
+class LazyBuffer {
+ public:
+  // RESOURCE_EXHAUSTED naming `what` and the size. 0 bytes is an empty buffer.
+  static absl::StatusOr<LazyBuffer> Allocate(uint64_t bytes, absl::string_view what);
+
+  LazyBuffer() = default;
+  LazyBuffer(LazyBuffer&& other) noexcept { *this = std::move(other); }
+  LazyBuffer& operator=(LazyBuffer&& other) noexcept;
+  LazyBuffer(const LazyBuffer&) = delete;
+  LazyBuffer& operator=(const LazyBuffer&) = delete;
+  ~LazyBuffer();
+
+  void* data() const { return data_; }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  uint64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  uint64_t bytes_ = 0;
+};
+
+// Memory this process may still take: MemAvailable, or what its control group leaves if that is less. UNAVAILABLE if
+// the kernel does not say.
+absl::StatusOr<uint64_t> AvailableMemoryBytes();
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_MEMORY_H_

@@ -1,0 +1,46 @@
+#include "executor/row_order.h"
+
+#include <array>
+
+#include "common/check.h"
+#include "common/precision.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr std::array<int, kPrecisions.size() + 1> kWidths = {3, 4, 5, 6, 8, kReferencePrecision};
+
+}  // namespace
+
+RowOrder::RowOrder(int64_t max_rows)
+    : row_of_slot_(static_cast<size_t>(max_rows)),
+      slot_of_row_(static_cast<size_t>(max_rows)),
+      bits_of_slot_(static_cast<size_t>(max_rows)) {
+  runs_.reserve(kWidths.size());
+}
+
+void RowOrder::Build(absl::Span<const Rows> sequences) {
+  runs_.clear();
+  size_ = 0;
+  size_t placed = 0;
+  for (const int bits : kWidths) {
+    const int64_t begin = size_;
+    for (const Rows& rows : sequences) {
+      if (rows.bits != bits) {
+        continue;
+      }
+      ++placed;
+      for (int64_t row = rows.first; row < rows.first + rows.count; ++row, ++size_) {
+        row_of_slot_[static_cast<size_t>(size_)] = static_cast<int32_t>(row);
+        slot_of_row_[static_cast<size_t>(row)] = static_cast<int32_t>(size_);
+        bits_of_slot_[static_cast<size_t>(size_)] = static_cast<uint8_t>(bits);
+      }
+    }
+    if (size_ > begin) {
+      runs_.push_back({bits, begin, size_});
+    }
+  }
+  FQ_CHECK(placed == sequences.size());
+}
+
+}  // namespace flexquant::executor

@@ -1,0 +1,154 @@
+#include "executor/server.h"
+
+#include <algorithm>
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "common/store/model_store.h"
+#include "executor/cpu_model_runner.h"
+#include "executor/engine.h"
+#include "executor/service.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "spdlog/spdlog.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr int kMaxMessageBytes = 64 << 20;
+// Peers may ask whether a busy executor lives; gRPC's own defaults would hang up on them.
+constexpr int kMinPingIntervalMs = 10'000;
+constexpr uint32_t kMaxStreams = 4096;
+
+constexpr char kServiceName[] = "flexquant.executor.v1.ExecutorService";
+constexpr char kLivenessName[] = "liveness";
+
+absl::Status CheckAddress(absl::string_view address) {
+  const size_t colon = address.rfind(':');
+  int port = -1;
+  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
+      port < 0 || port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("listen address '", address, "' is not HOST:PORT with a port from 0 (any free one) to 65535"));
+  }
+  return absl::OkStatus();
+}
+
+class Server final : public ExecutorServer {
+ public:
+  Server(std::unique_ptr<ModelStore> store, std::unique_ptr<CpuModelRunner> runner, uint32_t max_streams)
+      : store_(std::move(store)),
+        runner_(std::move(runner)),
+        engine_(*runner_),
+        service_(engine_, {store_->revision(), max_streams}) {}
+
+  ~Server() override { Shutdown(absl::ZeroDuration()); }
+
+  absl::Status Start(const std::string& listen) {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::ServerBuilder builder;
+    builder.RegisterService(&service_);
+    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    builder.SetMaxSendMessageSize(kMaxMessageBytes);
+    builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    // Finds peers that vanished, so that their sequences are released.
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+    if (!listen.empty()) {
+      builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port_);
+    }
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr || (!listen.empty() && port_ == 0)) {
+      return absl::UnavailableError(
+          absl::StrCat("cannot listen on ", listen,
+                       ": the port is taken or the address is not one of this machine's; choose "
+                       "another with --listen"));
+    }
+    SetHealth(kLivenessName, true);
+    SetHealth(kServiceName, true);
+    return absl::OkStatus();
+  }
+
+  int port() const override { return port_; }
+
+  std::shared_ptr<grpc::Channel> InProcessChannel() override {
+    grpc::ChannelArguments args;
+    args.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    args.SetMaxSendMessageSize(kMaxMessageBytes);
+    return server_->InProcessChannel(args);
+  }
+
+  void Shutdown(absl::Duration grace) override {
+    if (server_ == nullptr) {
+      return;
+    }
+    const absl::Time deadline = absl::Now() + grace;
+    // One name at a time: SetServingStatus(bool) would take liveness down too, and the process would be killed for it.
+    SetHealth(kServiceName, false);
+    SetHealth("", false);
+    service_.Drain();
+    service_.WaitForStreams(std::max(absl::ZeroDuration(), deadline - absl::Now()));
+    const std::lock_guard lock(shutdown_mutex_);
+    if (!shut_down_) {
+      // Streams have had their time; health watchers would hold up a longer wait for ever.
+      server_->Shutdown(std::chrono::system_clock::now());
+      server_->Wait();
+      shut_down_ = true;
+    }
+  }
+
+ private:
+  void SetHealth(const std::string& name, bool serving) {
+    if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
+      health->SetServingStatus(name, serving);
+    }
+  }
+
+  std::unique_ptr<ModelStore> store_;
+  std::unique_ptr<CpuModelRunner> runner_;
+  Engine engine_;
+  ExecutorService service_;
+  std::unique_ptr<grpc::Server> server_;
+  int port_ = 0;
+  std::mutex shutdown_mutex_;
+  bool shut_down_ = false;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ExecutorServer>> ExecutorServer::Create(const ExecutorOptions& options) {
+  if (options.max_streams < 1 || options.max_streams > kMaxStreams) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_streams is ", options.max_streams, "; allowed: 1 to ", kMaxStreams));
+  }
+  if (!options.listen.empty()) {
+    FQ_RETURN_IF_ERROR(CheckAddress(options.listen));
+  }
+  StoreOptions store_options;
+  store_options.verify_checksum = options.verify_checksum;
+  FQ_ASSIGN_OR_RETURN(std::unique_ptr<ModelStore> store, ModelStore::Open(options.model_dir, store_options));
+  CpuRunnerOptions runner_options;
+  runner_options.num_threads = options.num_threads;
+  runner_options.isa = options.isa;
+  runner_options.kv_block_tokens = options.kv_block_tokens;
+  runner_options.kv_cache_bytes = options.kv_cache_bytes;
+  runner_options.max_sequences = options.max_sequences;
+  runner_options.max_step_tokens = options.max_step_tokens;
+  FQ_ASSIGN_OR_RETURN(std::unique_ptr<CpuModelRunner> runner, CpuModelRunner::Create(*store, runner_options));
+  const RunnerInfo& info = runner->info();
+  spdlog::info("model {} on {}; KV cache of {} blocks of {} tokens", store->model_name(), info.device, info.kv_blocks,
+               info.kv_block_tokens);
+  auto server = std::make_unique<Server>(std::move(store), std::move(runner), options.max_streams);
+  // The server starts only now: what a peer can reach is ready, so gRPC's SERVING for "" at its start is true.
+  FQ_RETURN_IF_ERROR(server->Start(options.listen));
+  return server;
+}
+
+}  // namespace flexquant::executor

@@ -1,0 +1,275 @@
+#include "executor/session.h"
+
+#include <algorithm>
+#include <bit>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/status_macros.h"
+#include "executor/session_validation.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr uint32_t kMaxTopLogprobs = 20;
+
+uint64_t Nanoseconds(absl::Duration duration) {
+  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
+}
+
+void SetStatus(const absl::Status& status, v1::SequenceResult* result) {
+  result->set_code(static_cast<int32_t>(status.code()));
+  result->set_message(std::string(status.message()));
+}
+
+void ToProto(const SampledToken& token, v1::SampledToken* proto) {
+  proto->set_id(token.id);
+  proto->set_entropy_nats(token.stats.entropy_nats);
+  proto->set_top1_probability(token.stats.top1_probability);
+  proto->set_margin(token.stats.margin);
+  proto->set_logprob(token.logprob);
+  for (const auto& [id, logprob] : token.top) {
+    proto->add_top_ids(id);
+    proto->add_top_logprobs(logprob);
+  }
+}
+
+}  // namespace
+
+absl::Status Session::Handle(const v1::ExecuteRequest& request, absl::Time received, v1::ExecuteResponse* response) {
+  response->Clear();
+  if (request.message_case() == v1::ExecuteRequest::MESSAGE_NOT_SET) {
+    return absl::InvalidArgumentError("a message has none of open, plans, step and release set");
+  }
+  if (open_ == request.has_open()) {
+    return absl::FailedPreconditionError(open_ ? "`open` may only be the first message of a stream"
+                                               : "the first message of a stream must be `open`");
+  }
+  switch (request.message_case()) {
+    case v1::ExecuteRequest::kOpen:
+      return HandleOpen(request.open(), response->mutable_opened());
+    case v1::ExecuteRequest::kPlans:
+      return HandlePlans(request.plans());
+    case v1::ExecuteRequest::kStep:
+      return HandleStep(request.step(), received, response->mutable_result());
+    default:
+      HandleRelease(request.release());
+      return absl::OkStatus();
+  }
+}
+
+absl::Status Session::HandleOpen(const v1::OpenStream& open, v1::StreamOpened* opened) {
+  const std::string& expected = open.expected_instance_id();
+  if (!expected.empty() && expected != engine_.instance_id()) {
+    return absl::AbortedError(absl::StrCat("instance '", expected, "' is gone, this is '", engine_.instance_id(),
+                                           "': the executor restarted and holds nothing of the old epoch"));
+  }
+  FQ_RETURN_IF_ERROR(HandlePlans(open.plans()));
+  open_ = true;
+  opened->set_instance_id(engine_.instance_id());
+  return absl::OkStatus();
+}
+
+absl::Status Session::HandlePlans(const v1::PlanTable& table) {
+  for (const v1::Plan& plan : table.plans()) {
+    FQ_ASSIGN_OR_RETURN(PrecisionPlan parsed, ParsePlan(plan, engine_.info()));
+    plans_[plan.plan_id()] = std::move(parsed);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Session::HandleStep(const v1::StepRequest& step, absl::Time received, v1::StepResult* result) {
+  if (step.step_id() != last_step_id_ + 1) {
+    return absl::FailedPreconditionError(absl::StrCat("step_id is ", step.step_id(), "; expected ", last_step_id_ + 1,
+                                                      " (steps run once and in order)"));
+  }
+  FQ_RETURN_IF_ERROR(ValidateStep(step, engine_.info()));
+  for (const v1::SequenceStep& request : step.sequences()) {
+    if (plans_.count(request.plan_id()) == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("step ", step.step_id(), ", sequence ", request.sequence_id(),
+                                                     ": plan ", request.plan_id(), " was not sent on this stream"));
+    }
+  }
+  last_step_id_ = step.step_id();
+  result->set_step_id(step.step_id());
+
+  std::vector<Admitted> admitted;
+  for (const v1::SequenceStep& request : step.sequences()) {
+    v1::SequenceResult* sequence_result = result->add_sequences();
+    sequence_result->set_sequence_id(request.sequence_id());
+    absl::StatusOr<Admitted> one = Admit(request);
+    if (!one.ok()) {
+      SetStatus(one.status(), sequence_result);
+      continue;
+    }
+    one->result = sequence_result;
+    admitted.push_back(*std::move(one));
+  }
+
+  absl::Time start = absl::Now();
+  if (!admitted.empty()) {
+    StepBatch batch;
+    for (const Admitted& one : admitted) {
+      batch.sequences.push_back(MakeInput(one));
+    }
+    FQ_RETURN_IF_ERROR(engine_.RunStep(
+        batch, [&] { start = absl::Now(); },
+        [&](const StepOutput& output) {
+          for (size_t i = 0; i < admitted.size(); ++i) {
+            Finish(admitted[i], output.sequences[i]);
+          }
+          result->set_weight_bytes_read(output.weight_bytes_read);
+        }));
+  }
+  result->set_compute_ns(Nanoseconds(absl::Now() - start));
+  result->set_queue_ns(Nanoseconds(start - received));
+  return absl::OkStatus();
+}
+
+void Session::HandleRelease(const v1::ReleaseSequences& release) {
+  for (const uint64_t id : release.sequence_ids()) {
+    sequences_.erase(id);
+  }
+}
+
+absl::StatusOr<Session::Admitted> Session::Admit(const v1::SequenceStep& request) {
+  auto found = sequences_.find(request.sequence_id());
+  std::optional<Sequence> made;
+  if (request.has_start()) {
+    if (found != sequences_.end()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "sequence ", request.sequence_id(), " exists; `start` is for its first step only: release it first"));
+    }
+    FQ_ASSIGN_OR_RETURN(made, MakeSequence(request));
+  } else if (found == sequences_.end()) {
+    return absl::NotFoundError(
+        absl::StrCat("no sequence ", request.sequence_id(), " on this stream; its first step must have `start` set"));
+  }
+  Sequence& current = made.has_value() ? *made : found->second;
+
+  Admitted admitted;
+  admitted.request = &request;
+  if (request.token_ids().empty()) {
+    if (!current.last_sampled.has_value()) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("sequence ", request.sequence_id(),
+                       " has no sampled token to go on from; send token_ids, or set `sample` in the step before"));
+    }
+    admitted.tokens = {*current.last_sampled};
+  } else {
+    admitted.tokens.assign(request.token_ids().begin(), request.token_ids().end());
+  }
+  FQ_RETURN_IF_ERROR(CheckStep(request, current, static_cast<uint32_t>(admitted.tokens.size())));
+
+  if (made.has_value()) {
+    found = sequences_.emplace(request.sequence_id(), *std::move(made)).first;
+  }
+  Sequence& sequence = found->second;
+  admitted.sequence = &sequence;
+  sequence.blocks.insert(sequence.blocks.end(), request.new_kv_blocks().begin(), request.new_kv_blocks().end());
+  sequence.last_sampled.reset();
+  for (const uint32_t token : admitted.tokens) {
+    if (sequence.count_tokens) {
+      sequence.length < sequence.prompt_tokens ? sequence.counts.AddPrompt(token) : sequence.counts.AddAnswer(token);
+    }
+    ++sequence.length;
+  }
+  return admitted;
+}
+
+absl::StatusOr<Session::Sequence> Session::MakeSequence(const v1::SequenceStep& request) const {
+  const v1::SequenceStart& start = request.start();
+  if (engine_.draining()) {
+    return absl::UnavailableError("the executor is shutting down and takes no new sequences");
+  }
+  if (sequences_.size() >= engine_.info().kv_blocks) {
+    return absl::ResourceExhaustedError(absl::StrCat("this stream has ", sequences_.size(),
+                                                     " sequences, as many as there are KV blocks; release some"));
+  }
+  if (start.top_logprobs() > kMaxTopLogprobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("start.top_logprobs is ", start.top_logprobs(), "; allowed: 0 to ", kMaxTopLogprobs));
+  }
+  Sequence sequence;
+  FQ_ASSIGN_OR_RETURN(sequence.sampling, ParseSampling(start.sampling()));
+  sequence.count_tokens = sequence.sampling.repetition_penalty != 1 || sequence.sampling.presence_penalty != 0 ||
+                          sequence.sampling.frequency_penalty != 0;
+  sequence.top_logprobs = start.top_logprobs();
+  sequence.prompt_tokens = start.prompt_tokens();
+  sequence.full_logits = start.full_logits();
+  return sequence;
+}
+
+absl::Status Session::CheckStep(const v1::SequenceStep& request, const Sequence& sequence, uint32_t num_tokens) const {
+  const RunnerInfo& info = engine_.info();
+  const std::string who = absl::StrCat("sequence ", request.sequence_id(), ": ");
+  if (request.position() != sequence.length) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, "position is ", request.position(), "; expected ", sequence.length));
+  }
+  const uint64_t length = static_cast<uint64_t>(sequence.length) + num_tokens;
+  if (length > static_cast<uint64_t>(info.max_context)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(who, length, " tokens exceed the model's context of ", info.max_context));
+  }
+  for (const uint32_t token : request.token_ids()) {
+    if (token >= info.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "token id is ", token, "; allowed: 0 to ", info.vocab_size - 1));
+    }
+  }
+  for (const uint32_t block : request.new_kv_blocks()) {
+    if (block >= info.kv_blocks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "KV block is ", block, "; allowed: 0 to ", info.kv_blocks - 1));
+    }
+  }
+  const uint64_t blocks = sequence.blocks.size() + static_cast<uint64_t>(request.new_kv_blocks_size());
+  const uint64_t most = (static_cast<uint64_t>(info.max_context) + info.kv_block_tokens - 1) / info.kv_block_tokens;
+  const uint64_t least = (length + info.kv_block_tokens - 1) / info.kv_block_tokens;
+  if (blocks < least || blocks > most) {
+    return absl::InvalidArgumentError(absl::StrCat(who, "its table has ", blocks, " KV blocks; ", length,
+                                                   " tokens need at least ", least, ", the context at most ", most));
+  }
+  if (request.sample() && length < sequence.prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(who, "cannot sample after ", length, " of ", sequence.prompt_tokens,
+                                                   " prompt tokens; set `sample` in the last "
+                                                   "chunk only"));
+  }
+  return absl::OkStatus();
+}
+
+SequenceInput Session::MakeInput(const Admitted& admitted) const {
+  const Sequence& sequence = *admitted.sequence;
+  SequenceInput input;
+  input.tokens = admitted.tokens;
+  input.start = admitted.request->position();
+  input.plan = &plans_.at(admitted.request->plan_id());
+  input.block_table = sequence.blocks;
+  if (admitted.request->sample()) {
+    // The tokens after the prompt are the answer's, so the next one's index follows from the length alone.
+    input.sample = SampleSpec{&sequence.sampling, &sequence.counts, sequence.length - sequence.prompt_tokens,
+                              sequence.top_logprobs};
+    input.num_logits = sequence.full_logits ? 1 : 0;
+  }
+  return input;
+}
+
+void Session::Finish(const Admitted& admitted, const SequenceOutput& output) {
+  if (!output.status.ok()) {
+    SetStatus(output.status, admitted.result);
+    return;
+  }
+  if (output.token.has_value()) {
+    admitted.sequence->last_sampled = output.token->id;
+    ToProto(*output.token, admitted.result->mutable_token());
+  }
+  if (!output.logits.empty()) {
+    static_assert(std::endian::native == std::endian::little);
+    admitted.result->set_full_logits(output.logits.data(), output.logits.size() * sizeof(float));
+  }
+}
+
+}  // namespace flexquant::executor
