@@ -1,5 +1,8 @@
 #include "common/formats/tensor_source.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <set>
@@ -78,6 +81,17 @@ std::vector<float> Deinterleave(const std::vector<float>& values, int64_t head_d
   return out;
 }
 
+// Gives a tensor's whole pages back after use; without this a conversion's resident memory grows to the size of the
+// source. They are clean pages of a file mapping, so reading them again finds the same bytes.
+void ReleasePages(absl::Span<const uint8_t> data) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = (reinterpret_cast<uintptr_t>(data.data()) + page - 1) / page * page;
+  const auto end = reinterpret_cast<uintptr_t>(data.data() + data.size()) / page * page;
+  if (begin < end) {
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+}
+
 bool ExactInBfloat16(const StoredTensor& tensor) {
   if (tensor.type == GgmlType::kBF16) {
     return true;
@@ -117,6 +131,7 @@ absl::StatusOr<std::vector<float>> TensorSource::ReadTensor(const std::string& n
   }
   std::vector<float> values(static_cast<size_t>(rows) * static_cast<size_t>(cols));
   GgmlDequantize(tensor.type, tensor.data, absl::MakeSpan(values));
+  ReleasePages(tensor.data);
   if (!AllFinite(values)) {
     return absl::DataLossError(
         absl::StrCat(path_, ": tensor ", name, " holds NaN or infinite values (the file is corrupt; fetch it again)"));
@@ -131,7 +146,9 @@ Dtype TensorSource::ReferenceDtype() const {
   if (!reference_dtype_.has_value()) {
     reference_dtype_ = Dtype::kBF16;
     for (const auto& [name, tensor] : tensors_) {
-      if (!ExactInBfloat16(tensor)) {
+      const bool exact = ExactInBfloat16(tensor);
+      ReleasePages(tensor.data);
+      if (!exact) {
         reference_dtype_ = Dtype::kF32;
         break;
       }

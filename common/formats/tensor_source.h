@@ -21,7 +21,7 @@ namespace flexquant {
 struct StoredTensor {
   GgmlType type = GgmlType::kF32;
   std::vector<int64_t> shape;        // [n] or [rows, cols]
-  absl::Span<const uint8_t> data;    // whole blocks of `type`, exactly the shape's
+  absl::Span<const uint8_t> data;    // in a MappedFile; whole blocks of `type`, exactly the shape's
   int64_t interleaved_head_dim = 0;  // > 0: rows (or a bias's elements) of each head of this size pair neighbours
 };
 using StoredTensors = std::map<std::string, StoredTensor>;  // by Hugging Face's names
