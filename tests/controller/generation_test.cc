@@ -289,24 +289,15 @@ TEST_F(ServiceTest, ConcurrentRequestsShareSteps) {
   testing::FakeExecutor& executor = AddExecutor(Alphabet(20));
   executor.HoldResults();
   StartController();
-  v1::GenerateStreamRequest request;
-  *request.mutable_request() = Request("hi", 30);
-  std::vector<grpc::ClientContext> contexts(4);
-  std::vector<std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>>> readers;
-  v1::GenerateStreamResponse event;
-  for (grpc::ClientContext& context : contexts) {
-    readers.push_back(stub_->GenerateStream(&context, request));
-    ASSERT_TRUE(readers.back()->Read(&event));
-    EXPECT_TRUE(event.has_started());
+  std::vector<std::unique_ptr<LiveStream>> streams;
+  for (int i = 0; i < 4; ++i) {
+    streams.push_back(OpenStarted(Request("hi", 30)));
   }
   executor.ResumeResults();
-  for (const auto& reader : readers) {
-    std::string text;
-    while (reader->Read(&event)) {
-      text += event.delta().text();
-    }
-    EXPECT_TRUE(reader->Finish().ok());
-    EXPECT_EQ(text, "abcdefghijklmnopqrst");
+  for (const auto& stream : streams) {
+    const StreamOutcome outcome = Rest(*stream);
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    EXPECT_EQ(outcome.text, "abcdefghijklmnopqrst");
   }
   const std::vector<RecordedStep> steps = executor.steps();
   // All had been admitted before the first result: at most two steps were sent without some of them.
@@ -330,14 +321,12 @@ class BatchModeTest : public ServiceTest {
     v1::GenerateRequest dear = Request("the dearer", 30);
     dear.mutable_precision()->set_fixed_bits(6);
     dear.set_batch_mode(mode);
-    auto first = StreamInBackground(cheap);
+    const auto first = OpenStarted(cheap);
     EXPECT_TRUE(executor.WaitForSteps(1));
-    auto second = StreamInBackground(dear);
-    executor.AllowResults(1);
-    EXPECT_TRUE(executor.WaitForSteps(2));
+    const auto second = OpenStarted(dear);
     executor.ResumeResults();
-    cheap_outcome_ = first.get();
-    second.get();
+    cheap_outcome_ = Rest(*first);
+    Rest(*second);
     std::set<std::vector<int>> plans;
     for (const RecordedStep& step : executor.steps()) {
       for (const RecordedSequence& sequence : step) {

@@ -34,6 +34,15 @@ struct StreamOutcome {
   absl::Status status;
 };
 
+// A stream that is read step by step; cancelled when destroyed before its end.
+struct LiveStream {
+  ~LiveStream() { context.TryCancel(); }
+
+  grpc::ClientContext context;
+  std::unique_ptr<grpc::ClientReader<v1::GenerateStreamResponse>> reader;
+  StreamOutcome outcome;
+};
+
 // Answers 'a', 'b', 'c', ... whatever the prompt, then end-of-sequence after `length` letters.
 inline testing::FakeExecutor::Script Alphabet(uint32_t length) {
   return [length](const std::vector<uint32_t>& /*prompt*/, uint32_t index) {
@@ -112,6 +121,28 @@ class ServiceTest : public ::testing::Test {
     }
     outcome.status = FromGrpcStatus(reader->Finish());
     return outcome;
+  }
+
+  // Opens a stream and waits until an executor's worker has taken the request.
+  std::unique_ptr<LiveStream> OpenStarted(const v1::GenerateRequest& request) {
+    auto live = std::make_unique<LiveStream>();
+    v1::GenerateStreamRequest stream_request;
+    *stream_request.mutable_request() = request;
+    live->reader = stub_->GenerateStream(&live->context, stream_request);
+    v1::GenerateStreamResponse event;
+    EXPECT_TRUE(live->reader->Read(&event) && event.has_started());
+    Take(event, live->outcome);
+    return live;
+  }
+
+  // Reads it to its end.
+  static StreamOutcome Rest(LiveStream& live) {
+    v1::GenerateStreamResponse event;
+    while (live.reader->Read(&event)) {
+      Take(event, live.outcome);
+    }
+    live.outcome.status = FromGrpcStatus(live.reader->Finish());
+    return live.outcome;
   }
 
   std::future<StreamOutcome> StreamInBackground(const v1::GenerateRequest& request) {

@@ -93,13 +93,10 @@ TEST_F(ServiceTest, CancellationReleasesARunningRequestWithoutWaitingForItsStep)
   FakeExecutor& executor = AddExecutor(Alphabet(1000));
   StartController();
   executor.HoldResults();
-  grpc::ClientContext context;
-  v1::GenerateStreamRequest request;
-  *request.mutable_request() = Request("hi");
-  const auto reader = stub_->GenerateStream(&context, request);
+  const auto running = OpenStarted(Request("hi"));
   ASSERT_TRUE(executor.WaitForSteps(1));
-  context.TryCancel();
-  EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::CANCELLED);
+  running->context.TryCancel();
+  EXPECT_EQ(Rest(*running).status.code(), absl::StatusCode::kCancelled);
   // Released although the executor has not answered a single step.
   EXPECT_TRUE(executor.WaitUntilIdle());
   executor.ResumeResults();
@@ -200,24 +197,22 @@ TEST_F(ServiceTest, DeathMidStreamEndsEveryRequestAndARestartServesNewOnes) {
   FakeExecutor& executor = AddExecutor(Alphabet(1000), options);
   executor.HoldResults();
   StartController();
-  auto with_tokens = StreamInBackground(Request("first"));
+  const auto with_tokens = OpenStarted(Request("first", 50));
   ASSERT_TRUE(executor.WaitForSteps(2));
   executor.AllowResults(2);
   ASSERT_TRUE(executor.WaitForSteps(4));
-  auto without_tokens = StreamInBackground(Request("second"));
+  const auto without_tokens = OpenStarted(Request("second", 50));
   executor.AllowResults(1);
   ASSERT_TRUE(executor.WaitForSteps(5));
   ASSERT_EQ(executor.steps().back().size(), 2U);
 
   executor.Die();
-  ASSERT_EQ(with_tokens.wait_for(kPatience), std::future_status::ready);
-  ASSERT_EQ(without_tokens.wait_for(kPatience), std::future_status::ready);
-  const StreamOutcome first = with_tokens.get();
+  const StreamOutcome first = Rest(*with_tokens);
   EXPECT_EQ(first.status.code(), absl::StatusCode::kAborted) << first.status;
   EXPECT_EQ(ReasonOf(first.status), "EXECUTOR_LOST");
   EXPECT_EQ(first.num_finished, 0);
   EXPECT_FALSE(first.text.empty());
-  const StreamOutcome second = without_tokens.get();
+  const StreamOutcome second = Rest(*without_tokens);
   EXPECT_EQ(second.status.code(), absl::StatusCode::kUnavailable) << second.status;
   EXPECT_TRUE(HasRetryDelay(second.status));
   EXPECT_EQ(Stream(Request("third")).status.code(), absl::StatusCode::kUnavailable);
