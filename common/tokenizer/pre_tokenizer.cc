@@ -14,10 +14,12 @@
 namespace flexquant {
 
 const char kGpt2Pattern[] = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-const char kLlama3Pattern[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-const char kQwen2Pattern[] =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+#define FQ_WORDS_BEFORE_DIGITS R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)"
+#define FQ_WORDS_AFTER_DIGITS R"(| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"
+const char kLlama3Pattern[] = FQ_WORDS_BEFORE_DIGITS R"(\p{N}{1,3})" FQ_WORDS_AFTER_DIGITS;
+const char kQwen2Pattern[] = FQ_WORDS_BEFORE_DIGITS R"(\p{N})" FQ_WORDS_AFTER_DIGITS;
+#undef FQ_WORDS_BEFORE_DIGITS
+#undef FQ_WORDS_AFTER_DIGITS
 const char kSingleDigitPattern[] = R"(\p{N})";
 
 namespace {
