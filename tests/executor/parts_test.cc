@@ -1,0 +1,124 @@
+// KV cache, lazily used memory, row order.
+
+#include <fstream>
+#include <string>
+
+#include "executor/kv_cache.h"
+#include "executor/memory.h"
+#include "executor/row_order.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/fake_model_source.h"
+
+namespace flexquant::executor {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(KvCacheTest, DefaultSizeHoldsFourContextsInAQuarterOfMemory) {
+  const ModelConfig config = FakeModelSource::TinyConfig();  // context 128
+  const auto roomy = KvCache::Plan(config, 16, 0, uint64_t{1} << 30U);
+  ASSERT_TRUE(roomy.ok()) << roomy.status();
+  EXPECT_EQ(roomy->num_blocks, 4U * 8U);
+  EXPECT_EQ(roomy->BlockBytes(), 2U * 2U * 16U * 16U * 2U * 2U);
+  const auto tight = KvCache::Plan(config, 16, 0, roomy->BlockBytes() * 4 * 5);
+  ASSERT_TRUE(tight.ok()) << tight.status();
+  EXPECT_EQ(tight->num_blocks, 5U);
+  EXPECT_EQ(KvCache::Plan(config, 16, 0, roomy->BlockBytes()).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(KvCacheTest, SaysHowMuchMemoryIsMissing) {
+  const auto plan = KvCache::Plan(FakeModelSource::TinyConfig(), 16, uint64_t{5} << 30U, uint64_t{3} << 30U);
+  EXPECT_EQ(plan.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("needs 5120 MiB"));
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("3072 MiB of memory are free"));
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("2048 MiB are missing"));
+}
+
+TEST(KvCacheTest, RefusesSizesThatCannotBe) {
+  const ModelConfig config = FakeModelSource::TinyConfig();
+  for (const uint32_t block_tokens : {0U, 1025U}) {
+    EXPECT_EQ(KvCache::Plan(config, block_tokens, 0, 1U << 30U).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(KvCache::Plan(config, 16, 100, 1U << 30U).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {
+  const KvCache::Shape shape{2, 3, 4, 2, 5};
+  auto cache = KvCache::Create(shape);
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  uint16_t next = 0;
+  const auto visit = [&](auto use) {
+    next = 0;
+    for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
+      for (uint16_t* data : {cache->keys(layer), cache->values(layer)}) {
+        for (uint32_t block = 0; block < shape.num_blocks; ++block) {
+          for (int64_t position = 6; position < 8; ++position) {
+            for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+              for (int64_t d = 0; d < shape.head_dim; ++d) {
+                use(data[cache->Offset(block, position) + head * cache->head_stride() + d], ++next);
+              }
+            }
+          }
+        }
+      }
+    }
+  };
+  visit([](uint16_t& at, uint16_t value) { at = value; });
+  visit([](const uint16_t& at, uint16_t value) { EXPECT_EQ(at, value); });
+  EXPECT_EQ(shape.Bytes(), next * sizeof(uint16_t));
+}
+
+uint64_t ResidentBytes() {
+  std::ifstream statm("/proc/self/statm");
+  uint64_t size = 0;
+  uint64_t resident = 0;
+  statm >> size >> resident;
+  return resident * 4096;
+}
+
+TEST(MemoryTest, UntouchedMemoryTakesNoRoom) {
+  const uint64_t before = ResidentBytes();
+  const auto buffer = LazyBuffer::Allocate(uint64_t{1} << 32U, "a test");
+  ASSERT_TRUE(buffer.ok()) << buffer.status();
+  buffer->as<uint8_t>()[uint64_t{1} << 31U] = 1;
+  EXPECT_EQ(buffer->as<uint8_t>()[0], 0);
+  EXPECT_LT(ResidentBytes(), before + (64U << 20U));
+}
+
+TEST(MemoryTest, ImpossibleSizesAreErrors) {
+  const auto buffer = LazyBuffer::Allocate(uint64_t{1} << 60U, "a test");
+  EXPECT_EQ(buffer.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(buffer.status().message()), HasSubstr("a test"));
+  EXPECT_EQ(LazyBuffer::Allocate(0, "nothing")->data(), nullptr);
+}
+
+TEST(MemoryTest, SomeMemoryIsAvailable) {
+  const auto bytes = AvailableMemoryBytes();
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  EXPECT_GT(*bytes, 1U << 20U);
+}
+
+TEST(RowOrderTest, GroupsRowsByWidth) {
+  RowOrder order(16);
+  order.Build({{8, 0, 2}, {3, 2, 1}, {16, 3, 3}, {8, 6, 1}, {3, 8, 2}});
+  EXPECT_EQ(order.size(), 9);
+  ASSERT_EQ(order.runs().size(), 3U);
+  EXPECT_EQ(order.runs()[0].bits, 3);
+  EXPECT_EQ(order.runs()[1].bits, 8);
+  EXPECT_EQ(order.runs()[2].bits, 16);
+  EXPECT_EQ(order.runs()[2].end, 9);
+  const std::vector<int64_t> rows = {2, 8, 9, 0, 1, 6, 3, 4, 5};
+  for (int64_t slot = 0; slot < order.size(); ++slot) {
+    EXPECT_EQ(order.row(slot), rows[static_cast<size_t>(slot)]);
+    EXPECT_EQ(order.slot(order.row(slot)), slot);
+  }
+  EXPECT_EQ(order.bits(0), 3);
+  EXPECT_EQ(order.bits(5), 8);
+  order.Build({{4, 0, 1}});
+  EXPECT_EQ(order.size(), 1);
+  EXPECT_EQ(order.runs().size(), 1U);
+}
+
+}  // namespace
+}  // namespace flexquant::executor
