@@ -110,11 +110,9 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
     if (status.ok()) {
       status = WaitForWrite();
     }
-    if (!status.ok()) {
-      spdlog::warn("stream from {} ended: {}", peer_, status.ToString());
-    } else {
-      spdlog::debug("stream from {} ended", peer_);
-    }
+    const bool expected = status.ok() || absl::IsCancelled(status) || absl::IsUnavailable(status);
+    spdlog::log(expected ? spdlog::level::debug : spdlog::level::warn, "stream from {} ended: {}", peer_,
+                status.ToString());
     // The last use of *this by this thread: OnDone may follow at once.
     Finish(ToGrpcStatus(status));
   }

@@ -21,7 +21,6 @@ struct RecordedInput {
   uint64_t draw = 0;
   SamplingConfig sampling;
   std::vector<std::pair<uint32_t, uint32_t>> counts;
-
 };
 
 // A model whose next token is the last one + 1: 10 tokens, 5 layer groups, context 32, 8 KV blocks of 4 tokens.
