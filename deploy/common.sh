@@ -79,5 +79,5 @@ convert_smollm2() {
   fi
   say "Converting SmolLM2-135M-Instruct"
   rm -rf "$folder"
-  "$bin/flexquant" convert "$smollm2_gguf" "$folder" "$@"
+  "$bin/flexquant" convert "$smollm2_gguf" "$folder" --name SmolLM2-135M-Instruct "$@"
 }

@@ -33,7 +33,12 @@ sanitize() {
 deploy/install_packages.sh
 cmake --preset release
 cmake --build --preset release --parallel "$jobs"
-fetch_smollm2 || say "Tests that need SmolLM2 will be skipped"
+if fetch_smollm2; then
+  export FLEXQUANT_SMOLLM2_GGUF=$smollm2_gguf
+else
+  say "No SmolLM2: the tests that need it will be skipped"
+fi
+[[ -d ${FLEXQUANT_TEST_DATA:-../shared/data} ]] || say "No FLEXQUANT_TEST_DATA: the tests that need it will be skipped"
 if [[ ${FLEXQUANT_FAST:-} != 1 ]]; then
   sanitize asan
   sanitize tsan

@@ -38,6 +38,31 @@ TEST_P(ThreadPoolTest, ParallelForCoversEachIndexOnce) {
   }
 }
 
+TEST_P(ThreadPoolTest, ParallelChunksCoverEachIndexOnce) {
+  ThreadPool pool(GetParam());
+  for (int round = 0; round < 300; ++round) {
+    for (const int64_t count : {0, 1, 5, 64}) {
+      for (const int64_t chunk : {1, 3, 64}) {
+        std::vector<std::atomic<int>> seen(static_cast<size_t>(count));
+        pool.ParallelChunks(count, chunk, [&](int64_t begin, int64_t end, int thread) {
+          EXPECT_LT(thread, pool.num_threads());
+          EXPECT_LE(end - begin, pool.num_threads() == 1 ? count : chunk);
+          for (int64_t i = begin; i < end; ++i) {
+            seen[static_cast<size_t>(i)].fetch_add(1);
+          }
+        });
+        for (const auto& times : seen) {
+          ASSERT_EQ(times.load(), 1);
+        }
+      }
+    }
+    // Regions of both kinds in turn.
+    std::atomic<int> calls{0};
+    pool.Run([&](int /*thread*/) { calls.fetch_add(1); });
+    ASSERT_EQ(calls.load(), pool.num_threads());
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
 
 TEST(ThreadPoolTest, AtLeastOneThread) {

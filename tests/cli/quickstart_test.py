@@ -1,0 +1,41 @@
+"""deploy/quickstart.sh as a user with a warm cache runs it."""
+
+import os
+import signal
+import subprocess
+
+import harness
+
+
+class QuickstartTest(harness.CliTest):
+    def start(self, *prompt):
+        release = harness.SOURCE / "build/release/bin"
+        if not release.exists() or harness.BIN.resolve() != release.resolve():
+            self.skipTest("these are not the programs of build/release, which the quickstart builds")
+        harness.smollm2_gguf()
+        return subprocess.Popen([str(harness.SOURCE / "deploy/quickstart.sh"), *prompt], cwd="/", text=True,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                env={**os.environ, "FLEXQUANT_CACHE": str(harness.CACHE)}, start_new_session=True)
+
+    def test_answers(self):
+        self.start().communicate(timeout=300)  # makes what is missing
+        clock = harness.Clock()
+        process = self.start("What is the capital of France?")
+        out, err = process.communicate(timeout=harness.LIMIT)
+        self.assertEqual(process.returncode, 0, err)
+        print(f"second run: {clock.seconds():.1f} s", flush=True)
+        self.assertIn("Paris", out)
+        self.assertNotIn("\x1b", out)
+        self.assertIn("> What is the capital of France?", err)
+        self.assertIn("uncalibrated", err)
+        self.assertGreaterEqual(err.count(" bits "), 2, err)
+
+    def test_ctrl_c_stops_everything(self):
+        process = self.start("Tell me a very long story about the sea, in at least ten chapters.")
+        self.assertTrue(process.stdout.read(1))
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        self.assertEqual(process.returncode, 130)
+        servers = subprocess.run(["pgrep", "-f", f"^{harness.BIN}/flexquant-(executor|controller)"],
+                                 capture_output=True, text=True, check=False).stdout
+        self.assertEqual(servers, "")
