@@ -34,7 +34,7 @@ inline constexpr int64_t kUnitCols = 32;
 inline constexpr int64_t kPlaneWordBytes = 64;
 
 // Supported group sizes: 32, 64, 128 columns.
-inline constexpr int64_t kDefaultGroupSize = 128;
+inline constexpr int64_t kDefaultGroupSize = 64;
 
 inline constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

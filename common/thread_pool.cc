@@ -17,6 +17,9 @@ namespace {
 // About 50 us: longer than the serial gaps inside a step, far shorter than a person notices in `top`.
 constexpr int kSpins = 4000;
 
+// Added to joined_ when a region closes; far from what workers add.
+constexpr int kClosed = -(1 << 30);
+
 void Pause() {
 #if defined(__x86_64__)
   _mm_pause();
@@ -25,9 +28,21 @@ void Pause() {
 #endif
 }
 
+// Waits for what another thread is about to do.
+template <typename Done>
+void SpinUntil(Done done) {
+  for (int spins = 0; !done(); ++spins) {
+    if (spins < kSpins) {
+      Pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)) {
+ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)), joined_(kClosed) {
   for (int thread = 1; thread < num_threads_; ++thread) {
     workers_.emplace_back([this, thread] { Work(thread); });
   }
@@ -37,11 +52,27 @@ ThreadPool::~ThreadPool() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_.store(true);
-    generation_.fetch_add(1);
+    generation_.fetch_add(2);
   }
   wake_.notify_all();
   for (auto& worker : workers_) {
     worker.join();
+  }
+}
+
+void ThreadPool::Begin(const absl::FunctionRef<void(int)>& body, bool may_miss) {
+  body_ = &body;
+  if (may_miss) {
+    joined_.store(0, std::memory_order_release);
+  } else {
+    running_.store(num_threads_ - 1);
+  }
+  const uint64_t even = (generation_.load(std::memory_order_relaxed) | 1U) + 1U;
+  generation_.store(may_miss ? even + 1 : even);
+  if (sleepers_.load() > 0) {
+    // The lock orders this with a worker between its last look at generation_ and its sleep.
+    { std::lock_guard<std::mutex> lock(mutex_); }
+    wake_.notify_all();
   }
 }
 
@@ -50,22 +81,30 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
     body(0);
     return;
   }
-  body_ = &body;
-  running_.store(num_threads_ - 1);
-  generation_.fetch_add(1);
-  if (sleepers_.load() > 0) {
-    // The lock orders this with a worker between its last look at generation_ and its sleep.
-    { std::lock_guard<std::mutex> lock(mutex_); }
-    wake_.notify_all();
-  }
+  Begin(body, /*may_miss=*/false);
   body(0);
-  for (int spins = 0; running_.load(std::memory_order_acquire) != 0; ++spins) {
-    if (spins < kSpins) {
-      Pause();
-    } else {
-      std::this_thread::yield();
+  SpinUntil([this] { return running_.load(std::memory_order_acquire) == 0; });
+}
+
+void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
+  if (num_threads_ == 1 || count <= chunk) {
+    if (count > 0) {
+      body(0, count, 0);
     }
+    return;
   }
+  next_.store(0, std::memory_order_relaxed);
+  const auto take_chunks = [&](int thread) {
+    for (int64_t begin = next_.fetch_add(chunk, std::memory_order_relaxed); begin < count;
+         begin = next_.fetch_add(chunk, std::memory_order_relaxed)) {
+      body(begin, std::min(count, begin + chunk), thread);
+    }
+  };
+  const absl::FunctionRef<void(int)> region = take_chunks;
+  Begin(region, /*may_miss=*/true);
+  take_chunks(0);
+  joined_.fetch_add(kClosed, std::memory_order_acq_rel);
+  SpinUntil([this] { return joined_.load(std::memory_order_acquire) == kClosed; });
 }
 
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
@@ -83,6 +122,16 @@ void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int6
   Run(range);
 }
 
+bool ThreadPool::Join() {
+  int joined = joined_.load(std::memory_order_acquire);
+  while (joined >= 0) {
+    if (joined_.compare_exchange_weak(joined, joined + 1, std::memory_order_acq_rel)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 void ThreadPool::Work(int thread) {
   uint64_t seen = 0;
   while (true) {
@@ -97,12 +146,19 @@ void ThreadPool::Work(int thread) {
       wake_.wait(lock, [&] { return generation_.load() != seen; });
       sleepers_.fetch_sub(1);
     }
-    ++seen;
+    seen = generation_.load();
     if (stop_.load()) {
       return;
     }
-    (*body_)(thread);
-    running_.fetch_sub(1, std::memory_order_release);
+    // A region that may be missed can be over by now, and even the next one open: entering that one twice is harmless,
+    // since chunks are taken from a counter. A region of Run cannot end without this thread, so `seen` is still it.
+    if ((seen & 1U) == 0) {
+      (*body_)(thread);
+      running_.fetch_sub(1, std::memory_order_release);
+    } else if (Join()) {
+      (*body_)(thread);
+      joined_.fetch_sub(1, std::memory_order_release);
+    }
   }
 }
 

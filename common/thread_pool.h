@@ -30,14 +30,27 @@ class ThreadPool {
   // Splits [0, count) into contiguous ranges of near-equal size, one a thread; empty ranges are not called.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
 
+  // Cuts [0, count) into chunks of `chunk` >= 1 that the caller and the workers take in turn. Unlike Run and
+  // ParallelFor it never waits for a worker that has not begun, so that on a busy machine a region lasts no longer than
+  // the caller alone would need.
+  void ParallelChunks(int64_t count, int64_t chunk,
+                      absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
+
  private:
   void Work(int thread);
+  // Publishes a region of the given kind and wakes sleepers.
+  void Begin(const absl::FunctionRef<void(int)>& body, bool may_miss);
+  bool Join();
 
   const int num_threads_;
   std::vector<std::thread> workers_;
   const absl::FunctionRef<void(int)>* body_ = nullptr;
+  // Regions begun, times two; odd while workers may miss the region.
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> running_{0};
+  std::atomic<int> running_{0};  // workers that a region of Run still needs
+  // Workers inside a region that they may miss; negative when none may enter.
+  std::atomic<int> joined_;
+  std::atomic<int64_t> next_{0};  // of ParallelChunks
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;

@@ -286,7 +286,7 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
   const int64_t sharing = config_.num_heads / config_.num_kv_heads;
   const int64_t heads = tasks * config_.num_kv_heads >= pool_.num_threads() ? sharing : 1;
   const int64_t parts = config_.num_heads / heads;
-  ForChunks(tasks * parts, 1, [&](int64_t begin, int64_t end, int thread) {
+  pool_.ParallelChunks(tasks * parts, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       const AttentionTask& task = attention_tasks_[static_cast<size_t>(item / parts)];
       const int64_t head = item % parts * heads;
@@ -325,7 +325,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   });
   Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
 
-  ForChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+  pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
       const SequenceInput& sequence = batch.sequences[s];
       const int64_t count = NumLogits(sequence);
@@ -398,7 +398,7 @@ void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl
   }
   // Small enough to even out the threads, even so that kernels may take tiles in pairs.
   const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
-  ForChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
+  pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
     MultiplyTiles(w, order, bias, residual, y, begin, end, thread);
   });
 }
@@ -438,20 +438,6 @@ void CpuModelRunner::MultiplyTiles(const NestedMatrix& w, const RowOrder& order,
   }
 }
 
-void CpuModelRunner::ForChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
-  if (count <= chunk) {
-    body(0, count, 0);
-    return;
-  }
-  next_chunk_.store(0, std::memory_order_relaxed);
-  pool_.Run([&](int thread) {
-    for (int64_t begin = next_chunk_.fetch_add(chunk, std::memory_order_relaxed); begin < count;
-         begin = next_chunk_.fetch_add(chunk, std::memory_order_relaxed)) {
-      body(begin, std::min(count, begin + chunk), thread);
-    }
-  });
-}
-
 void CpuModelRunner::ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body) {
   if (count * elements < kSerialElements) {
     for (int64_t row = 0; row < count; ++row) {
@@ -459,11 +445,12 @@ void CpuModelRunner::ForRows(int64_t count, int64_t elements, absl::FunctionRef<
     }
     return;
   }
-  ForChunks(count, std::max<int64_t>(1, count / (8 * pool_.num_threads())), [&](int64_t begin, int64_t end, int) {
-    for (int64_t row = begin; row < end; ++row) {
-      body(row);
-    }
-  });
+  pool_.ParallelChunks(count, std::max<int64_t>(1, count / (8 * pool_.num_threads())),
+                       [&](int64_t begin, int64_t end, int) {
+                         for (int64_t row = begin; row < end; ++row) {
+                           body(row);
+                         }
+                       });
 }
 
 }  // namespace flexquant::executor

@@ -1,7 +1,6 @@
 #ifndef FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_
 #define FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_
 
-#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -74,8 +73,6 @@ class CpuModelRunner : public ModelRunner {
   void MultiplyTiles(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
                      float* y, int64_t tile_begin, int64_t tile_end, int thread);
 
-  // body(begin, end, thread) over [0, count): chunk by chunk, whoever is free takes the next.
-  void ForChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body);
   // body(row) for rows of about `elements` operations each; by the caller alone when that is little.
   void ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body);
 
@@ -84,7 +81,6 @@ class CpuModelRunner : public ModelRunner {
   const CpuKernels& kernels_;
   RunnerInfo info_;
   ThreadPool pool_;
-  std::atomic<int64_t> next_chunk_{0};
   KvCache cache_;
   AttentionShape attention_shape_;
   std::vector<double> rope_frequencies_;

@@ -19,7 +19,7 @@ struct EmbeddedFlags {
   std::string isa;
   int lookahead = 1;
   double kv_cache_gb = 0;
-  std::string log_level = "warn";
+  std::string log_level = "error";
 };
 
 // Where answers come from: this process or a server.

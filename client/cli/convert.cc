@@ -23,7 +23,7 @@ struct Flags {
   std::string destination;
   std::string tokenizer;
   ConvertOptions options;
-  std::string log_level = "warn";
+  std::string log_level = "error";
 };
 
 void PrintReport(const Flags& flags, const ConvertReport& report) {

@@ -36,7 +36,7 @@ Progress::~Progress() {
 }
 
 std::string Progress::Amount(double value) const {
-  return unit_ == "B" ? HumanBytes(value) : absl::StrFormat("%.3g %s", value, unit_);
+  return unit_ == "B" ? HumanBytes(value) : absl::StrFormat("%.*f %s", value < 10 ? 1 : 0, value, unit_);
 }
 
 void Progress::Update(uint64_t done, uint64_t total, const std::string& what) {

@@ -93,7 +93,7 @@ class SameTokensTest(harness.CliTest):
     """Same request and seed, same tokens, wherever and however it runs."""
 
     SAMPLED = (*PROMPT, "--temperature", "1.2", "--top-p", "0.95", "--max-tokens", 48, "--ignore-eos",
-               "--batch-mode", "isolated", "--precision", "dynamic")
+               "--batch-mode", "isolated")
 
     def ids(self, where, *arguments):
         return self.generate(where, *self.SAMPLED, *arguments)["token_ids"]

@@ -20,13 +20,13 @@ class QuickstartTest(harness.CliTest):
     def test_answers(self):
         self.start().communicate(timeout=300)  # makes what is missing
         clock = harness.Clock()
-        process = self.start("What is the capital of France?")
+        process = self.start("Why", "is the sky blue?")
         out, err = process.communicate(timeout=harness.LIMIT)
         self.assertEqual(process.returncode, 0, err)
         print(f"second run: {clock.seconds():.1f} s", flush=True)
-        self.assertIn("Paris", out)
+        self.assertIn("sky", out)
         self.assertNotIn("\x1b", out)
-        self.assertIn("> What is the capital of France?", err)
+        self.assertIn("> Why is the sky blue?", err)
         self.assertIn("uncalibrated", err)
         self.assertGreaterEqual(err.count(" bits "), 2, err)
 

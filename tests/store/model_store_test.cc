@@ -188,7 +188,9 @@ TEST_F(ModelStoreTest, NotAPackage) {
 }
 
 TEST_F(ModelStoreTest, CorruptPackagesAreNamed) {
-  MustConvert();
+  ConvertOptions options;
+  options.group_size = 128;
+  MustConvert(options);
   const std::string manifest = *ReadFile(Path("flexquant.json"));
   const std::string weights = *ReadFile(Path("model.safetensors"));
   const auto open_with_manifest = [&](const std::string& from, const std::string& to) {

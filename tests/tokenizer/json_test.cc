@@ -57,7 +57,8 @@ TEST(MetaspaceTest, AlwaysAndNever) {
 
 TEST(MetaspaceTest, ChatsPutNoSpaceBehindTheBeginning) {
   const auto tokenizer =
-      Load(MetaspaceJson("first"), R"({"bos_token": "<s>", "eos_token": "</s>", "chat_template": [{"name": "default", "template":
+      Load(MetaspaceJson("first"), R"({"bos_token": "<s>", "eos_token": "</s>",
+        "chat_template": [{"name": "default", "template":
         "{{ bos_token }}{{ '[INST]' + message['content'] + '[/INST]' }}{{ message.content + eos_token }}"}]})");
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const auto chat = ChatTemplate::Recognize(**tokenizer);
