@@ -10,13 +10,12 @@
 #include "common/half.h"
 #include "common/status_macros.h"
 #include "common/store/nested_quantizer.h"
+#include "executor/for_rows.h"
 #include "executor/rope.h"
 
 namespace flexquant::executor {
 namespace {
 
-// Below about 10 us of work a parallel region costs more than it saves.
-constexpr int64_t kSerialElements = 16 * 1024;
 // Query tokens an attention task takes.
 constexpr int64_t kAttentionTokens = 32;
 constexpr uint32_t kMaxSequences = 4096;
@@ -104,6 +103,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
       config_(store.config()),
       kernels_(kernels),
       pool_(num_threads),
+      linear_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
       qkv_order_(options.max_step_tokens),
       o_order_(options.max_step_tokens),
@@ -139,21 +139,12 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
   info_.kv_blocks = shape.num_blocks;
   FQ_ASSIGN_OR_RETURN(cache_, KvCache::Create(shape));
 
-  int64_t cols = 0;
-  int64_t padded_cols = 0;
-  int64_t groups = 0;
+  workspace_bytes_ = RoundUp(AttentionWorkspaceBytes(
+      attention_shape_, std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens)));
   int64_t outputs = 0;
-  size_t workspace = AttentionWorkspaceBytes(
-      attention_shape_, std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens));
-  for (int group = 0; group < info_.num_layer_groups; ++group) {
-    const NestedMatrix& w = store_.layer_group(group);
-    cols = std::max(cols, w.cols);
-    padded_cols = std::max(padded_cols, w.units() * kUnitCols);
-    groups = std::max(groups, w.groups());
-    outputs = std::max(outputs, group + 1 < info_.num_layer_groups ? w.rows : 0);
-    workspace = std::max(workspace, NestedGemmWorkspaceBytes(w));
+  for (int group = 0; group + 1 < info_.num_layer_groups; ++group) {
+    outputs = std::max(outputs, store_.layer_group(group).rows);
   }
-  workspace_bytes_ = RoundUp(workspace);
 
   const uint64_t rows = info_.max_step_tokens;
   const auto threads = static_cast<uint64_t>(pool_.num_threads());
@@ -162,10 +153,6 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
       {&sin_, rows * rope_frequencies_.size() * sizeof(float)},
       {&hidden_, rows * static_cast<uint64_t>(config_.hidden_size) * sizeof(float)},
       {&attended_, rows * static_cast<uint64_t>(config_.q_size()) * sizeof(float)},
-      {&input_, rows * static_cast<uint64_t>(cols) * sizeof(float)},
-      {&values_, rows * static_cast<uint64_t>(padded_cols)},
-      {&scales_, rows * static_cast<uint64_t>(groups) * sizeof(float)},
-      {&sums_, rows * static_cast<uint64_t>(groups) * sizeof(int32_t)},
       {&outputs_, rows * static_cast<uint64_t>(outputs) * sizeof(float)},
       {&logits_, rows * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
       {&penalised_, threads * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
@@ -174,7 +161,7 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
   for (const auto& [buffer, bytes] : buffers) {
     FQ_ASSIGN_OR_RETURN(*buffer, LazyBuffer::Allocate(bytes, "activations"));
   }
-  return absl::OkStatus();
+  return linear_.Allocate(store_, info_.max_step_tokens);
 }
 
 absl::Status CpuModelRunner::RunStep(const StepBatch& batch, StepOutput* output) {
@@ -210,7 +197,7 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
 void CpuModelRunner::LookUpEmbeddings(const StepBatch& batch) {
   const auto pairs = static_cast<int64_t>(rope_frequencies_.size());
   // Decoding an element costs tens of plain operations.
-  ForRows(static_cast<int64_t>(rows_.size()), 16 * config_.hidden_size, [&](int64_t row) {
+  ForRows(pool_, static_cast<int64_t>(rows_.size()), 16 * config_.hidden_size, [&](int64_t row) {
     const Row at = rows_[static_cast<size_t>(row)];
     const SequenceInput& sequence = batch.sequences[static_cast<size_t>(at.sequence)];
     const uint32_t token = sequence.tokens[static_cast<size_t>(at.position - sequence.start)];
@@ -231,35 +218,36 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   };
 
   OrderRows(batch, group, &qkv_order_);
-  PrepareInput(block.qkv, qkv_order_, normed(block.attention_norm));
-  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  linear_.Prepare(block.qkv, LayerGroupKind::kQkv, qkv_order_, normed(block.attention_norm));
+  Multiply(block.qkv, LayerGroupKind::kQkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
-  PrepareInput(block.o, o_order_, [this](int64_t row, float* out) {
+  linear_.Prepare(block.o, LayerGroupKind::kO, o_order_, [this](int64_t row, float* out) {
     std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
   });
-  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.o, LayerGroupKind::kO, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
 
   OrderRows(batch, group + 2, &gate_up_order_);
-  PrepareInput(block.gate_up, gate_up_order_, normed(block.mlp_norm));
-  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
+  linear_.Prepare(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, normed(block.mlp_norm));
+  Multiply(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, block.gate_up_bias, /*residual=*/false,
+           outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   const int64_t intermediate = config_.intermediate_size;
-  PrepareInput(block.down, down_order_, [this, intermediate](int64_t row, float* out) {
+  linear_.Prepare(block.down, LayerGroupKind::kDown, down_order_, [this, intermediate](int64_t row, float* out) {
     const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
   });
-  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.down, LayerGroupKind::kDown, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
 }
 
 void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
   const BlockWeights& block = store_.block(layer);
   const int64_t head_dim = config_.head_dim;
   const auto eps = static_cast<float>(config_.rms_norm_eps);
-  ForRows(static_cast<int64_t>(rows_.size()), attention_shape_.q_stride, [&](int64_t row) {
+  ForRows(pool_, static_cast<int64_t>(rows_.size()), attention_shape_.q_stride, [&](int64_t row) {
     float* q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
     float* k = q + config_.q_size();
     if (config_.qk_norm) {
@@ -319,11 +307,11 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   }
   head_order_.Build(order_input_);
   const int64_t hidden = config_.hidden_size;
-  PrepareInput(store_.lm_head(), head_order_, [&](int64_t row, float* out) {
+  linear_.Prepare(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, [&](int64_t row, float* out) {
     kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
                       static_cast<float>(config_.rms_norm_eps), out, hidden);
   });
-  Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
+  Multiply(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, {}, /*residual=*/false, logits_.as<float>());
 
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
@@ -377,80 +365,22 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
   order->Build(order_input_);
 }
 
-void CpuModelRunner::PrepareInput(const NestedMatrix& w, const RowOrder& order,
-                                  absl::FunctionRef<void(int64_t, float*)> fill) {
-  const int64_t padded = w.units() * kUnitCols;
-  const int64_t groups = w.groups();
-  ForRows(order.size(), w.cols, [&](int64_t slot) {
-    float* input = input_.as<float>() + slot * w.cols;
-    fill(order.row(slot), input);
-    if (order.bits(slot) != kReferencePrecision) {
-      kernels_.quantize_activations(input, w.cols, 1, w.cols, w.group_size, values_.as<int8_t>() + slot * padded,
-                                    scales_.as<float>() + slot * groups, sums_.as<int32_t>() + slot * groups);
+void CpuModelRunner::Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
+                              absl::Span<const float> bias, bool residual, float* y) {
+  bytes_read_ += linear_.Multiply(w, kind, order, y, [&](int64_t begin, int64_t end) {
+    if (bias.empty() && !residual) {
+      return;
+    }
+    for (int64_t slot = 0; slot < order.size(); ++slot) {
+      float* out = y + slot * w.rows + begin;
+      if (!bias.empty()) {
+        kernels_.add(out, bias.data() + begin, end - begin);
+      }
+      if (residual) {
+        kernels_.add(hidden_.as<float>() + order.row(slot) * config_.hidden_size + begin, out, end - begin);
+      }
     }
   });
-}
-
-void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
-                              float* y) {
-  for (const RowOrder::Run& run : order.runs()) {
-    bytes_read_ += w.BytesRead(run.bits);
-  }
-  // Small enough to even out the threads, even so that kernels may take tiles in pairs.
-  const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
-  pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
-    MultiplyTiles(w, order, bias, residual, y, begin, end, thread);
-  });
-}
-
-void CpuModelRunner::MultiplyTiles(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias,
-                                   bool residual, float* y, int64_t tile_begin, int64_t tile_end, int thread) {
-  void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
-  const int64_t row_begin = tile_begin * kTileRows;
-  const int64_t row_end = std::min(w.rows, tile_end * kTileRows);
-  for (const RowOrder::Run& run : order.runs()) {
-    float* out = y + run.begin * w.rows;
-    if (run.bits == kReferencePrecision) {
-      kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, run.end - run.begin, row_begin,
-                              row_end, out, w.rows);
-      continue;
-    }
-    QuantizedActivations a;
-    a.m = run.end - run.begin;
-    a.cols = w.cols;
-    a.group_size = w.group_size;
-    a.values = values_.as<int8_t>() + run.begin * w.units() * kUnitCols;
-    a.scales = scales_.as<float>() + run.begin * w.groups();
-    a.sums = sums_.as<int32_t>() + run.begin * w.groups();
-    kernels_.nested_gemm(w, run.bits, a, tile_begin, tile_end, out, w.rows, workspace);
-  }
-  if (bias.empty() && !residual) {
-    return;
-  }
-  for (int64_t slot = 0; slot < order.size(); ++slot) {
-    float* out = y + slot * w.rows + row_begin;
-    if (!bias.empty()) {
-      kernels_.add(out, bias.data() + row_begin, row_end - row_begin);
-    }
-    if (residual) {
-      kernels_.add(hidden_.as<float>() + order.row(slot) * config_.hidden_size + row_begin, out, row_end - row_begin);
-    }
-  }
-}
-
-void CpuModelRunner::ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body) {
-  if (count * elements < kSerialElements) {
-    for (int64_t row = 0; row < count; ++row) {
-      body(row);
-    }
-    return;
-  }
-  pool_.ParallelChunks(count, std::max<int64_t>(1, count / (8 * pool_.num_threads())),
-                       [&](int64_t begin, int64_t end, int) {
-                         for (int64_t row = begin; row < end; ++row) {
-                           body(row);
-                         }
-                       });
 }
 
 }  // namespace flexquant::executor

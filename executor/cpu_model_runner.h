@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "common/store/model_store.h"
 #include "common/thread_pool.h"
+#include "executor/cpu_linear.h"
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
 #include "executor/model_runner.h"
@@ -66,21 +66,16 @@ class CpuModelRunner : public ModelRunner {
 
   // Orders the step's rows by their sequences' widths in layer group `group`.
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
-  // fill(row, destination) writes a row's fp32 input; quantised where the row's width asks for it.
-  void PrepareInput(const NestedMatrix& w, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
-  // outputs_ [slots, w.rows] = input times w, plus bias; or, if `residual`, added to hidden_ instead.
-  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
-  void MultiplyTiles(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
-                     float* y, int64_t tile_begin, int64_t tile_end, int thread);
-
-  // body(row) for rows of about `elements` operations each; by the caller alone when that is little.
-  void ForRows(int64_t count, int64_t elements, absl::FunctionRef<void(int64_t)> body);
+  // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead.
+  void Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, absl::Span<const float> bias,
+                bool residual, float* y);
 
   const ModelStore& store_;
   const ModelConfig& config_;
   const CpuKernels& kernels_;
   RunnerInfo info_;
   ThreadPool pool_;
+  CpuLinear linear_;
   KvCache cache_;
   AttentionShape attention_shape_;
   std::vector<double> rope_frequencies_;
@@ -100,10 +95,6 @@ class CpuModelRunner : public ModelRunner {
   LazyBuffer sin_;        // [rows, head_dim / 2]
   LazyBuffer hidden_;     // [rows, hidden]
   LazyBuffer attended_;   // [rows, q_size]
-  LazyBuffer input_;      // [slots, cols] fp32
-  LazyBuffer values_;     // [slots, units * 32] int8
-  LazyBuffer scales_;     // [slots, groups]
-  LazyBuffer sums_;       // [slots, groups]
   LazyBuffer outputs_;    // [slots, rows of the matrix]
   LazyBuffer logits_;     // [slots, vocab]
   LazyBuffer penalised_;  // [threads, vocab], for sequences whose raw logits are wanted too

@@ -67,6 +67,13 @@ struct CpuKernels {
   void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
                                float* scales, int32_t* sums);
 
+  // One token x [cols] as two rows of int8 activations whose sum has 15 bits: values [2, units * 32], scales and sums
+  // [2, groups]. Row 0 is what quantize_activations gives; row 1 is what that leaves, in steps of scale / 128, values
+  // in
+  // [-64, 64]. The products of both rows add up to the token's.
+  void (*quantize_activations_15)(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
+                                  int32_t* sums);
+
   // y[t, n] = sum over groups of a.scale * w.scale * (dot(u, a) + (mid - zero) * a.sum) for rows n of tiles
   // [tile_begin, tile_end), groups in ascending order, fp32; rows >= w.rows are not written. y has row stride ldy
   // floats. bits in {3, 4, 5, 6, 8}. dot(u, a) is an exact int32 and equal on every instruction set. `workspace` has

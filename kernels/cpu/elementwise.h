@@ -23,30 +23,59 @@ inline void ForEachVector(int64_t n, Whole whole, Rest rest) {
 }
 
 template <class F32>
-inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scale, int32_t* sum) {
+inline float QuantizationStep(const float* x, int64_t n) {
   F32 max = F32::Set(0.0F);
   ForEachVector<F32>(
       n, [&](int64_t i) { max = Max(max, Abs(F32::Load(x + i))); },
       [&](int64_t i, int64_t count) { max = Max(max, Abs(F32::LoadN(x + i, count))); });
-  const float step = ReduceMax(max) / 127.0F;
+  return ReduceMax(max) / 127.0F;
+}
+
+// v / step to the nearest even integer. A subnormal step is coarse enough that a quotient may pass 127.
+template <class F32>
+inline F32 RoundToStep(F32 v, F32 step) {
+  const F32 round = F32::Set(12582912.0F);
+  return Max(Min((v / step + round) - round, F32::Set(127.0F)), F32::Set(-127.0F));
+}
+
+template <class F32>
+inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scale, int32_t* sum) {
+  const float step = QuantizationStep<F32>(x, n);
   *scale = step;
+  *sum = 0;
   if (step == 0.0F) {
     __builtin_memset(values, 0, static_cast<size_t>(n));
-    *sum = 0;
     return;
   }
-  const F32 divisor = F32::Set(step);
-  const F32 round = F32::Set(12582912.0F);
-  // A subnormal step is coarse enough that a quotient may pass 127.
-  const auto quantize = [&](F32 v) {
-    return Max(Min((v / divisor + round) - round, F32::Set(127.0F)), F32::Set(-127.0F));
-  };
   F32 total = F32::Set(0.0F);  // of integers, exact
   for (int64_t i = 0; i < n; i += F32::kLanes) {
     const int64_t count = n - i < F32::kLanes ? n - i : F32::kLanes;
-    const F32 q = quantize(count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count));
+    const F32 q = RoundToStep(count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count), F32::Set(step));
     q.StoreInt8N(values + i, count);
     total = total + q;
+  }
+  *sum = static_cast<int32_t>(ReduceAdd(total));
+}
+
+// What QuantizeGroup left of x, given its result.
+template <class F32>
+inline void QuantizeRemainder(const float* x, int64_t n, float step, int8_t* values, float* scale, int32_t* sum) {
+  constexpr float kSmallest = 0x1p-126F;
+  const float fine = step / 128.0F;
+  *sum = 0;
+  *scale = fine < kSmallest ? 0.0F : fine;
+  if (*scale == 0.0F) {
+    __builtin_memset(values, 0, static_cast<size_t>(n));
+    return;
+  }
+  F32 total = F32::Set(0.0F);
+  for (int64_t i = 0; i < n; i += F32::kLanes) {
+    const int64_t count = n - i < F32::kLanes ? n - i : F32::kLanes;
+    const F32 v = count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count);
+    const F32 q = RoundToStep(v, F32::Set(step));
+    const F32 rest = RoundToStep(FusedFma(F32::Set(0.0F) - q, F32::Set(step), v), F32::Set(fine));
+    rest.StoreInt8N(values + i, count);
+    total = total + rest;
   }
   *sum = static_cast<int32_t>(ReduceAdd(total));
 }
@@ -65,6 +94,21 @@ void QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, i
     }
     __builtin_memset(values + t * padded + cols, 0, static_cast<size_t>(padded - cols));
   }
+}
+
+template <class F32>
+void QuantizeActivations15(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
+                           int32_t* sums) {
+  const int64_t padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+  const int64_t groups = (cols + group_size - 1) / group_size;
+  QuantizeActivations<F32>(x, cols, 1, cols, group_size, values, scales, sums);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t first = g * group_size;
+    const int64_t count = cols - first < group_size ? cols - first : group_size;
+    QuantizeRemainder<F32>(x + first, count, scales[g], values + padded + first, scales + groups + g,
+                           sums + groups + g);
+  }
+  __builtin_memset(values + padded + cols, 0, static_cast<size_t>(padded - cols));
 }
 
 template <class F32>

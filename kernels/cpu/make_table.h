@@ -14,6 +14,7 @@ template <class F32>
 constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested_gemm) {
   return {isa,
           &QuantizeActivations<F32>,
+          &QuantizeActivations15<F32>,
           nested_gemm,
           &ReferenceGemm<F32>,
           &RmsNorm<F32>,

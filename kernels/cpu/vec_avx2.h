@@ -62,6 +62,7 @@ struct F32 {
   friend F32 operator*(F32 a, F32 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   friend F32 operator/(F32 a, F32 b) { return {_mm256_div_ps(a.v, b.v)}; }
   friend F32 Fma(F32 a, F32 b, F32 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+  friend F32 FusedFma(F32 a, F32 b, F32 c) { return Fma(a, b, c); }
   friend F32 Max(F32 a, F32 b) { return {_mm256_max_ps(a.v, b.v)}; }
   friend F32 Min(F32 a, F32 b) { return {_mm256_min_ps(a.v, b.v)}; }
   friend F32 Abs(F32 a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.v)}; }

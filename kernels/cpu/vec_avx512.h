@@ -40,6 +40,7 @@ struct F32 {
   friend F32 operator*(F32 a, F32 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   friend F32 operator/(F32 a, F32 b) { return {_mm512_div_ps(a.v, b.v)}; }
   friend F32 Fma(F32 a, F32 b, F32 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+  friend F32 FusedFma(F32 a, F32 b, F32 c) { return Fma(a, b, c); }
   friend F32 Max(F32 a, F32 b) { return {_mm512_max_ps(a.v, b.v)}; }
   friend F32 Min(F32 a, F32 b) { return {_mm512_min_ps(a.v, b.v)}; }
   friend F32 Abs(F32 a) { return {_mm512_abs_ps(a.v)}; }

@@ -117,6 +117,10 @@ struct F32 {
   friend F32 Fma(const F32& a, const F32& b, const F32& c) {
     return Make([&](int64_t i) { return a.v[i] * b.v[i] + c.v[i]; });
   }
+  // Fma with one rounding, for results that must be equal on every set.
+  friend F32 FusedFma(const F32& a, const F32& b, const F32& c) {
+    return Make([&](int64_t i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
+  }
   friend F32 Max(const F32& a, const F32& b) {
     return Make([&](int64_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
   }

@@ -138,6 +138,30 @@ Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t 
   return result;
 }
 
+Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size) {
+  const int64_t padded = CeilDiv(cols, kUnitCols) * kUnitCols;
+  Activations result = QuantizeActivations(x, cols, 1, cols, group_size);
+  result.values.resize(static_cast<size_t>(2 * padded), 0);
+  const auto groups = static_cast<size_t>(CeilDiv(cols, group_size));
+  for (size_t g = 0; g < groups; ++g) {
+    const float fine = result.scales[g] / 128.0F;
+    const float scale = fine < std::numeric_limits<float>::min() ? 0.0F : fine;
+    int32_t sum = 0;
+    const int64_t begin = static_cast<int64_t>(g) * group_size;
+    for (int64_t k = begin; k < std::min(cols, begin + group_size) && scale > 0; ++k) {
+      const auto coarse = static_cast<double>(result.values[static_cast<size_t>(k)]);
+      const auto rest = static_cast<float>(static_cast<double>(x[k]) - coarse * static_cast<double>(result.scales[g]));
+      const float value = std::nearbyint(rest / scale);
+      result.values[static_cast<size_t>(padded + k)] = static_cast<int8_t>(value);
+      sum += static_cast<int32_t>(value);
+    }
+    result.scales.push_back(scale);
+    result.sums.push_back(sum);
+  }
+  result.view = {2, cols, group_size, result.values.data(), result.scales.data(), result.sums.data()};
+  return result;
+}
+
 std::vector<double> NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a,
                                std::vector<double>* magnitude) {
   std::vector<double> y;

@@ -34,6 +34,9 @@ struct Activations {
 // As CpuKernels::quantize_activations.
 Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size);
 
+// As CpuKernels::quantize_activations_15: two rows.
+Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size);
+
 // y [m, rows]. If `magnitude` is not null it gets [m, rows], the sum of the absolute values of what enters each output:
 // the scale of its rounding error.
 std::vector<double> NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a,

@@ -161,8 +161,8 @@ TEST_F(SmolLm2Test, PerplexityFallsWithEveryBit) {
   for (const auto& [cheaper, dearer] : {std::pair(3, 4), std::pair(4, 5), std::pair(5, 6), std::pair(6, 8)}) {
     EXPECT_GT(perplexity[cheaper], perplexity[dearer]) << cheaper << " against " << dearer << " bits";
   }
-  // int8 activations cost SmolLM2 1.3 %; the weights alone far less.
-  EXPECT_NEAR(perplexity[8], perplexity[kReferencePrecision], 0.02 * perplexity[kReferencePrecision]);
+  // So few tokens resolve about 0.5 %; the test of `flexquant evaluate` reads a longer text and demands 1 %.
+  EXPECT_NEAR(perplexity[8], perplexity[kReferencePrecision], 0.015 * perplexity[kReferencePrecision]);
 }
 
 TEST_F(SmolLm2Test, StoredBitsAndReconstructionErrors) {

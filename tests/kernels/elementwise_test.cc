@@ -42,6 +42,45 @@ TEST_P(ElementwiseTest, QuantizesActivationsAsTheReference) {
   }
 }
 
+TEST_P(ElementwiseTest, QuantizesTo15BitsAsTheReference) {
+  for (const int64_t group : {32, 64, 128}) {
+    for (const int64_t cols : {1, 31, 33, 64, 172, 576}) {
+      const auto x = RandomFloats(cols, static_cast<uint32_t>(cols + group));
+      const auto expected = reference::QuantizeActivations15(x.data(), cols, group);
+      std::vector<int8_t> values(expected.values.size(), 99);
+      std::vector<float> scales(expected.scales.size(), 99);
+      std::vector<int32_t> sums(expected.sums.size(), 99);
+      kernels().quantize_activations_15(x.data(), cols, group, values.data(), scales.data(), sums.data());
+      EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group;
+      EXPECT_EQ(scales, expected.scales);
+      EXPECT_EQ(sums, expected.sums);
+      // Both rows together are the value to half a fine step.
+      const size_t padded = values.size() / 2;
+      for (size_t k = 0; k < static_cast<size_t>(cols); ++k) {
+        const size_t g = k / static_cast<size_t>(group);
+        const double fine = static_cast<double>(scales[scales.size() / 2 + g]);
+        const double both = static_cast<double>(scales[g]) * values[k] + fine * values[padded + k];
+        EXPECT_NEAR(both, static_cast<double>(x[k]), 0.5001 * fine);
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, QuantizesExtremesTo15Bits) {
+  for (const float big : {std::numeric_limits<float>::max(), 1e-35F, 1e-40F, 0.0F}) {
+    const std::vector<float> x(9, -big);
+    std::vector<int8_t> values(64, 99);
+    std::vector<float> scales(2, 99);
+    std::vector<int32_t> sums(2, 99);
+    kernels().quantize_activations_15(x.data(), 9, 32, values.data(), scales.data(), sums.data());
+    for (size_t i = 0; i < 9; ++i) {
+      EXPECT_EQ(values[i], big > 0 ? -127 : 0) << big;
+      EXPECT_LE(std::abs(values[32 + i]), 64) << big;
+    }
+    EXPECT_TRUE(std::isfinite(scales[1]));
+  }
+}
+
 TEST_P(ElementwiseTest, QuantizesTiesToEvenAndExtremes) {
   // Largest 127, so the step is 1.
   std::vector<float> x = {127, 0.5F, 1.5F, 2.5F, -0.5F, -1.5F, -2.5F, -127, 126.5F};

@@ -1,0 +1,60 @@
+#ifndef FLEXQUANT_EXECUTOR_CPU_LINEAR_H_
+#define FLEXQUANT_EXECUTOR_CPU_LINEAR_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "common/nested_matrix.h"
+#include "common/precision.h"
+#include "common/store/model_store.h"
+#include "common/thread_pool.h"
+#include "executor/memory.h"
+#include "executor/row_order.h"
+#include "kernels/kernels.h"
+
+namespace flexquant::executor {
+
+// The products of a layer group for the rows of a step, each row at its own width. Prepare, then Multiply the same
+// matrix with the same order. Buffers are reserved once; one caller at a time.
+class CpuLinear {
+ public:
+  CpuLinear(const CpuKernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+  // Room for the layer groups of `store` and `max_rows` rows a step. RESOURCE_EXHAUSTED if memory is short.
+  absl::Status Allocate(const ModelStore& store, int64_t max_rows);
+
+  // fill(row, destination) writes a row's fp32 input [w.cols]; it is quantised to the bits that its width asks for.
+  void Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
+               absl::FunctionRef<void(int64_t, float*)> fill);
+
+  // y [slots, w.rows] = inputs times w. finish(begin, end) follows for ranges of output rows once they are in y; ranges
+  // are disjoint, calls concurrent. Returns the bytes of weights read.
+  uint64_t Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, float* y,
+                    absl::FunctionRef<void(int64_t, int64_t)> finish);
+
+ private:
+  // First quantised row of a slot: one row a slot for 8-bit activations, behind these two for 15-bit ones.
+  int64_t QuantizedRow(int64_t slot, int activation_bits) const {
+    return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
+  }
+  QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
+  void MultiplyRun(const NestedMatrix& w, int activation_bits, const RowOrder::Run& run, float* y, int64_t tile_begin,
+                   int64_t tile_end, void* workspace);
+
+  const CpuKernels& kernels_;
+  ThreadPool& pool_;
+  int64_t max_rows_ = 0;
+  size_t workspace_bytes_ = 0;
+  LazyBuffer input_;      // [rows, cols] fp32
+  LazyBuffer values_;     // [3 * rows, units * 32] int8
+  LazyBuffer scales_;     // [3 * rows, groups]
+  LazyBuffer sums_;       // [3 * rows, groups]
+  LazyBuffer pairs_;      // [2 * rows, rows of the matrix], products of 15-bit activations before they are added up
+  LazyBuffer workspace_;  // [threads, workspace_bytes_]
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_CPU_LINEAR_H_
