@@ -13,3 +13,11 @@ pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 if(FLEXQUANT_TESTS)
   find_package(GTest REQUIRED)
 endif()
+
+# flexquant_log is spdlog, compiled into our own objects where nothing may be shared.
+add_library(flexquant_log INTERFACE)
+if(FLEXQUANT_STATIC)
+  include(FlexquantStatic)
+else()
+  target_link_libraries(flexquant_log INTERFACE spdlog::spdlog)
+endif()

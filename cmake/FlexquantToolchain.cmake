@@ -6,7 +6,9 @@ if(FLEXQUANT_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(flexquant_options INTERFACE)
-target_compile_options(flexquant_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror)
+target_compile_options(flexquant_options INTERFACE
+  $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wnon-virtual-dtor;-Werror>
+  $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;-Werror=all-warnings>)
 target_include_directories(flexquant_options INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(flexquant_options INTERFACE FLEXQUANT_VERSION="${PROJECT_VERSION}")
 

@@ -29,7 +29,9 @@ absl::Status Engine::RunStep(const StepBatch& batch, absl::FunctionRef<void()> s
     turn_.wait(lock, [&] { return now_serving_ == ticket; });
   }
   started();
+  running_since_.store(absl::GetCurrentTimeNanos());
   const absl::Status status = runner_.RunStep(batch, &output_);
+  running_since_.store(kIdle);
   if (status.ok()) {
     consume(output_);
     steps_done_.fetch_add(1);

@@ -1,17 +1,20 @@
 // flexquant-executor: serves flexquant.executor.v1 for one model. Exit codes: 0 = stopped by a signal, 1 = failed, 2 =
 // bad usage.
 
+#include <unistd.h>
+
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
@@ -25,11 +28,11 @@ namespace {
 
 constexpr int kExitFailure = 1;
 constexpr int kExitUsage = 2;
+constexpr absl::Duration kFailureGrace = absl::Seconds(10);
 constexpr uint64_t kMaxKvCacheMb = 1U << 24U;
 
 struct Flags {
   ExecutorOptions options;
-  std::string device = "cpu";
   uint64_t kv_cache_mb = 0;
   std::string log_level = "info";
   std::string port_file;
@@ -41,11 +44,13 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.options.model_dir, "Model package: a folder made by `flexquant convert`")->required();
   app.add_option("--listen", flags.options.listen, "HOST:PORT to serve on; port 0 = any free one")
       ->capture_default_str();
-  app.add_option("--device", flags.device, "Where to compute: cpu")->capture_default_str();
+  app.add_option("--device", flags.options.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
+      ->capture_default_str();
   app.add_option("--threads", flags.options.num_threads, "Threads; 0 = physical cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
-  app.add_option("--isa", flags.options.isa, "Instruction set: portable, avx2 or avx512vnni; default: best");
+  app.add_option("--isa", flags.options.isa,
+                 "Kernels: portable, avx2 or avx512vnni on a CPU, portable on a GPU; default: best");
   app.add_option("--kv-cache-mb", flags.kv_cache_mb,
                  "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
       ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))
@@ -61,17 +66,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.footer(
       "SIGTERM or SIGINT: finish what runs, then exit with 0; a second one: stop at once.\n"
       "Exit codes: 0 stopped by a signal, 1 failed, 2 bad usage.");
-}
-
-absl::Status CheckDevice(const std::string& device) {
-  if (device == "cpu") {
-    return absl::OkStatus();
-  }
-  if (absl::StartsWith(device, "cuda")) {
-    return absl::UnimplementedError(
-        absl::StrCat("--device is '", device, "', but this build has no GPU executor; use --device cpu"));
-  }
-  return absl::InvalidArgumentError(absl::StrCat("--device is '", device, "'; allowed: cpu"));
 }
 
 // A reader sees no file or the whole port.
@@ -92,12 +86,22 @@ sigset_t StopSignals() {
   return signals;
 }
 
-// Returns when the server has stopped after a stop signal; all threads block them.
-void ServeUntilSignal(ExecutorServer& server, uint32_t drain_seconds) {
+// Returns when the server has stopped after a stop signal; all threads block them. INTERNAL if it failed instead, which
+// SIGUSR1 tells.
+absl::Status ServeUntilSignal(ExecutorServer& server, uint32_t drain_seconds) {
   sigset_t signals = StopSignals();
+  sigaddset(&signals, SIGUSR1);
   int signal = 0;
   sigwait(&signals, &signal);
-  sigaddset(&signals, SIGUSR1);
+  if (signal == SIGUSR1) {
+    // Streams that can end do so with a status; a hanging device would keep this process for ever.
+    std::thread([] {
+      absl::SleepFor(kFailureGrace);
+      std::_Exit(kExitFailure);
+    }).detach();
+    server.Shutdown(absl::Seconds(1));
+    return absl::InternalError("the backend failed; the log says why");
+  }
   spdlog::info("{}: finishing what runs, for at most {} s", signal == SIGTERM ? "SIGTERM" : "SIGINT", drain_seconds);
   std::thread second([&] {
     int again = 0;
@@ -110,21 +114,22 @@ void ServeUntilSignal(ExecutorServer& server, uint32_t drain_seconds) {
   server.Shutdown(absl::Seconds(drain_seconds));
   pthread_kill(second.native_handle(), SIGUSR1);
   second.join();
+  return absl::OkStatus();
 }
 
 absl::Status Run(Flags& flags) {
-  FQ_RETURN_IF_ERROR(CheckDevice(flags.device));
   if (flags.options.listen.empty()) {
     return absl::InvalidArgumentError("--listen is empty; give HOST:PORT");
   }
   flags.options.kv_cache_bytes = flags.kv_cache_mb << 20U;
+  flags.options.on_failure = [](const absl::Status&) { kill(getpid(), SIGUSR1); };
   FQ_ASSIGN_OR_RETURN(const std::unique_ptr<ExecutorServer> server, ExecutorServer::Create(flags.options));
   const std::string host = flags.options.listen.substr(0, flags.options.listen.rfind(':'));
   spdlog::info("listening on {}:{}", host, server->port());
   if (!flags.port_file.empty()) {
     FQ_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->port()));
   }
-  ServeUntilSignal(*server, flags.drain_seconds);
+  FQ_RETURN_IF_ERROR(ServeUntilSignal(*server, flags.drain_seconds));
   spdlog::info("stopped");
   return absl::OkStatus();
 }

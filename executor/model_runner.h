@@ -72,6 +72,8 @@ class ModelRunner {
   virtual const RunnerInfo& info() const = 0;
   // One forward pass. INVALID_ARGUMENT, before anything is written, names what is out of range. Not thread-safe.
   virtual absl::Status RunStep(const StepBatch& batch, StepOutput* output) = 0;
+  // Not OK once the backend cannot go on: its device failed. Thread-safe.
+  virtual absl::Status Health() const { return absl::OkStatus(); }
 };
 
 // The checks every backend makes before a step; INVALID_ARGUMENT.

@@ -2,19 +2,22 @@
 
 #include <algorithm>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "common/store/model_store.h"
-#include "executor/cpu_model_runner.h"
 #include "executor/engine.h"
+#include "executor/runner_factory.h"
 #include "executor/service.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "proto/grpc_status.h"
 #include "spdlog/spdlog.h"
 
 namespace flexquant::executor {
@@ -41,13 +44,21 @@ absl::Status CheckAddress(absl::string_view address) {
 
 class Server final : public ExecutorServer {
  public:
-  Server(std::unique_ptr<ModelStore> store, std::unique_ptr<CpuModelRunner> runner, uint32_t max_streams)
+  Server(std::unique_ptr<ModelStore> store, std::unique_ptr<ModelRunner> runner, const ExecutorOptions& options)
       : store_(std::move(store)),
         runner_(std::move(runner)),
+        step_timeout_(options.step_timeout),
+        on_failure_(options.on_failure),
         engine_(*runner_),
-        service_(engine_, {store_->revision(), max_streams}) {}
+        service_(engine_, {store_->revision(), options.max_streams}) {}
 
-  ~Server() override { Shutdown(absl::ZeroDuration()); }
+  ~Server() override {
+    Shutdown(absl::ZeroDuration());
+    if (watchdog_.joinable()) {
+      stop_watchdog_.Notify();
+      watchdog_.join();
+    }
+  }
 
   absl::Status Start(const std::string& listen) {
     grpc::EnableDefaultHealthCheckService(true);
@@ -73,6 +84,7 @@ class Server final : public ExecutorServer {
     }
     SetHealth(kLivenessName, true);
     SetHealth(kServiceName, true);
+    watchdog_ = std::thread([this] { Watch(); });
     return absl::OkStatus();
   }
 
@@ -105,6 +117,28 @@ class Server final : public ExecutorServer {
   }
 
  private:
+  // Looks once a second whether the backend failed or hangs.
+  void Watch() {
+    while (!stop_watchdog_.WaitForNotificationWithTimeout(absl::Seconds(1))) {
+      absl::Status failure = engine_.Health();
+      if (failure.ok() && absl::Now() - engine_.running_since() > step_timeout_) {
+        failure = absl::DeadlineExceededError(
+            absl::StrCat("a step has run for more than ", absl::FormatDuration(step_timeout_), ": the device hangs"));
+      }
+      if (failure.ok()) {
+        continue;
+      }
+      spdlog::error("the backend cannot go on: {}", DescribeStatus(failure));
+      SetHealth(kServiceName, false);
+      SetHealth(kLivenessName, false);
+      SetHealth("", false);
+      if (on_failure_) {
+        on_failure_(failure);
+      }
+      return;
+    }
+  }
+
   void SetHealth(const std::string& name, bool serving) {
     if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
       health->SetServingStatus(name, serving);
@@ -112,13 +146,17 @@ class Server final : public ExecutorServer {
   }
 
   std::unique_ptr<ModelStore> store_;
-  std::unique_ptr<CpuModelRunner> runner_;
+  std::unique_ptr<ModelRunner> runner_;
+  const absl::Duration step_timeout_;
+  const std::function<void(const absl::Status&)> on_failure_;
   Engine engine_;
   ExecutorService service_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
   std::mutex shutdown_mutex_;
   bool shut_down_ = false;
+  absl::Notification stop_watchdog_;
+  std::thread watchdog_;
 };
 
 }  // namespace
@@ -134,18 +172,11 @@ absl::StatusOr<std::unique_ptr<ExecutorServer>> ExecutorServer::Create(const Exe
   StoreOptions store_options;
   store_options.verify_checksum = options.verify_checksum;
   FQ_ASSIGN_OR_RETURN(std::unique_ptr<ModelStore> store, ModelStore::Open(options.model_dir, store_options));
-  CpuRunnerOptions runner_options;
-  runner_options.num_threads = options.num_threads;
-  runner_options.isa = options.isa;
-  runner_options.kv_block_tokens = options.kv_block_tokens;
-  runner_options.kv_cache_bytes = options.kv_cache_bytes;
-  runner_options.max_sequences = options.max_sequences;
-  runner_options.max_step_tokens = options.max_step_tokens;
-  FQ_ASSIGN_OR_RETURN(std::unique_ptr<CpuModelRunner> runner, CpuModelRunner::Create(*store, runner_options));
+  FQ_ASSIGN_OR_RETURN(std::unique_ptr<ModelRunner> runner, CreateRunner(*store, options));
   const RunnerInfo& info = runner->info();
   spdlog::info("model {} on {}; KV cache of {} blocks of {} tokens", store->model_name(), info.device, info.kv_blocks,
                info.kv_block_tokens);
-  auto server = std::make_unique<Server>(std::move(store), std::move(runner), options.max_streams);
+  auto server = std::make_unique<Server>(std::move(store), std::move(runner), options);
   // The server starts only now: what a peer can reach is ready, so gRPC's SERVING for "" at its start is true.
   FQ_RETURN_IF_ERROR(server->Start(options.listen));
   return server;

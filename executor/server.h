@@ -2,9 +2,11 @@
 #define FLEXQUANT_EXECUTOR_SERVER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
@@ -15,14 +17,21 @@ struct ExecutorOptions {
   std::string model_dir;
   // "HOST:PORT" (port 0 = any free one); empty = no port, in-process only.
   std::string listen;
-  int num_threads = 0;  // 0 = physical cores this process may use
-  std::string isa;      // empty = best; "portable", "avx2", "avx512vnni"
+  std::string device = "cpu";  // "cpu", "cuda" (the first GPU), "cuda:N"
+  int num_threads = 0;         // CPU: 0 = physical cores this process may use
+  std::string isa;             // empty = best; CPU: "portable", "avx2", "avx512vnni"; GPU: "portable"
   uint32_t kv_block_tokens = 16;
   uint64_t kv_cache_bytes = 0;  // 0 = enough for 4 sequences of the model's context, at most a quarter of free memory
   uint32_t max_sequences = 64;  // a step
   uint32_t max_step_tokens = 512;
   uint32_t max_streams = 16;
   bool verify_checksum = false;
+  // A step that takes longer means that the device hangs.
+  absl::Duration step_timeout = absl::Minutes(2);
+  // Called at most once, from any thread, when the backend cannot go on (its device failed or hangs): health is
+  // NOT_SERVING by then and every step fails; the owner should end the process. A hanging device never lets Shutdown
+  // return.
+  std::function<void(const absl::Status&)> on_failure;
 };
 
 // An executor: the store, the engine and the gRPC service. Thread-safe.

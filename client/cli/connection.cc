@@ -23,6 +23,8 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--threads", flags.threads, "Threads that compute; 0 = the physical cores this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_option("--device", flags.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
+      ->capture_default_str();
   app.add_option("--isa", flags.isa, "Instruction set: portable, avx2 or avx512vnni; default: the best there is")
       ->check(CLI::IsMember({"portable", "avx2", "avx512vnni"}));
   app.add_option("--lookahead", flags.lookahead,
@@ -43,7 +45,7 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   auto* server = where->add_option("--server", flags.server, "HOST:PORT of a flexquant-controller or flexquant serve");
   where->require_option(1);
   AddEmbeddedFlags(app, flags.embedded);
-  ExcludeAll(server, app, {"--threads", "--isa", "--lookahead", "--kv-cache-gb"});
+  ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(const EmbeddedFlags& flags,
@@ -53,6 +55,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(const Em
   executor::ExecutorOptions executor_options;
   executor_options.model_dir = flags.model_dir;
   executor_options.num_threads = flags.threads;
+  executor_options.device = flags.device;
   executor_options.isa = flags.isa;
   executor_options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
   FQ_ASSIGN_OR_RETURN(servers->executor_, executor::ExecutorServer::Create(executor_options));

@@ -16,6 +16,7 @@ namespace flexquant::cli {
 struct EmbeddedFlags {
   std::string model_dir;
   int threads = 0;
+  std::string device = "cpu";
   std::string isa;
   int lookahead = 1;
   double kv_cache_gb = 0;
@@ -28,7 +29,7 @@ struct ConnectionFlags {
   std::string server;
 };
 
-// Adds --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
+// Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
 // Adds --model, --server (exactly one is required) and the embedded flags.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);

@@ -20,7 +20,8 @@
 #include "common/status_macros.h"
 #include "common/store/model_store.h"
 #include "common/tokenizer/tokenizer.h"
-#include "executor/cpu_model_runner.h"
+#include "executor/runner_factory.h"
+#include "executor/server.h"
 
 namespace flexquant::cli {
 namespace {
@@ -141,20 +142,23 @@ void PrintAsJson(const Flags& flags, const ModelStore& store, size_t num_windows
 absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool all) {
   ConfigureLog(flags.embedded.log_level);
   FQ_ASSIGN_OR_RETURN(const auto store, ModelStore::Open(flags.embedded.model_dir));
-  if (!store->has_reference()) {
+  executor::ExecutorOptions options;
+  options.device = flags.embedded.device;
+  options.num_threads = flags.embedded.threads;
+  options.isa = flags.embedded.isa;
+  options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
+  FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, options));
+  if (!runner->info().has_reference) {
     const auto is_reference = [](const Result& result) { return result.bits == kReferencePrecision; };
     if (!all && std::any_of(results.begin(), results.end(), is_reference)) {
       return absl::FailedPreconditionError(
-          absl::StrCat(flags.embedded.model_dir, " has no 16-bit reference; convert it with --keep-reference"));
+          store->has_reference()
+              ? absl::StrCat(runner->info().device, " does not compute at 16 bits; use --device cpu")
+              : absl::StrCat(flags.embedded.model_dir, " has no 16-bit reference; convert it with --keep-reference"));
     }
     results.erase(std::remove_if(results.begin(), results.end(), is_reference), results.end());
   }
   FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags, *store));
-  executor::CpuRunnerOptions options;
-  options.num_threads = flags.embedded.threads;
-  options.isa = flags.embedded.isa;
-  options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
-  FQ_ASSIGN_OR_RETURN(const auto runner, executor::CpuModelRunner::Create(*store, options));
   FQ_RETURN_IF_ERROR(EvaluateAll(*runner, *store, windows, results));
   if (flags.json) {
     PrintAsJson(flags, *store, windows.size(), results);

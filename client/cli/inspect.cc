@@ -1,10 +1,11 @@
+#include "common/store/inspect.h"
+
 #include <cstdio>
 #include <memory>
 #include <string>
 
 #include "client/cli/commands.h"
 #include "common/status_macros.h"
-#include "common/store/inspect.h"
 
 namespace flexquant::cli {
 namespace {
@@ -16,8 +17,8 @@ struct Flags {
 };
 
 absl::Status RunInspect(const Flags& flags) {
-  FQ_ASSIGN_OR_RETURN(std::string text, flags.json ? InspectJson(flags.folder, flags.options)
-                                                   : InspectText(flags.folder, flags.options));
+  FQ_ASSIGN_OR_RETURN(std::string text,
+                      flags.json ? InspectJson(flags.folder, flags.options) : InspectText(flags.folder, flags.options));
   if (text.empty() || text.back() != '\n') {
     text.push_back('\n');
   }

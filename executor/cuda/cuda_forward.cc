@@ -1,0 +1,417 @@
+#include "executor/cuda/cuda_forward.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/precision.h"
+#include "common/status_macros.h"
+#include "executor/rope.h"
+#include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_prefill.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/embedding.h"
+#include "kernels/cuda/prefill_gemm.h"
+#include "kernels/cuda/rope_kv.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr size_t kGemmWorkspaceBytes = size_t{64} << 20;
+constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
+constexpr int kMaxRows = cuda::kMaxGemvRows;
+
+// Widths whose activations have 15 bits in layer groups of this kind, as a mask.
+uint32_t FineWidths(LayerGroupKind kind) {
+  uint32_t mask = 0;
+  for (const int bits : kPrecisions) {
+    mask |= ActivationBits(kind, bits) > 8 ? 1U << bits : 0U;
+  }
+  return mask;
+}
+
+LayerGroupKind KindOf(int group, int64_t num_layers) {
+  return group == LmHeadIndex(static_cast<int>(num_layers)) ? LayerGroupKind::kLmHead
+                                                            : static_cast<LayerGroupKind>(group % kLayerGroupsPerBlock);
+}
+
+cuda::AttentionDecodeParams DecodeShape(const ModelConfig& config, const CudaForwardShape& shape) {
+  cuda::AttentionDecodeParams params;
+  params.num_heads = static_cast<int>(config.num_heads);
+  params.num_kv_heads = static_cast<int>(config.num_kv_heads);
+  params.head_dim = static_cast<int>(config.head_dim);
+  params.block_tokens = static_cast<int>(shape.kv_block_tokens);
+  params.sliding_window = static_cast<int>(config.sliding_window);
+  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)));
+  params.max_rows = kMaxRows;
+  return params;
+}
+
+absl::Status CublasStatus(cublasStatus_t status, const char* what) {
+  if (status == CUBLAS_STATUS_SUCCESS) {
+    return absl::OkStatus();
+  }
+  return absl::InternalError(absl::StrCat("cuBLAS: ", cublasGetStatusString(status), " at ", what));
+}
+
+}  // namespace
+
+// What Allocate takes beside the KV cache, by the same list.
+struct ForwardSizes {
+  size_t rope, hidden, qkv, inner, attended, half, row_scale, logits, counts, gemv, attention, sampling;
+
+  ForwardSizes(const ModelConfig& c, const CudaForwardShape& shape) {
+    const auto rows = static_cast<size_t>(std::max<int64_t>(shape.max_rows, kMaxRows));
+    const auto of = [](int64_t elements) { return static_cast<size_t>(elements); };
+    rope = of(shape.max_context * (c.head_dim / 2)) * sizeof(float2);
+    hidden = rows * of(c.hidden_size) * sizeof(float);
+    qkv = rows * of(c.q_size() + 2 * c.kv_size()) * sizeof(float);
+    inner = rows * of(2 * c.intermediate_size) * sizeof(float);
+    attended = kMaxRows * of(c.q_size()) * sizeof(float);
+    half = rows * of(std::max({c.hidden_size, c.intermediate_size, c.q_size()}) + 8) * sizeof(uint16_t);
+    row_scale = rows * sizeof(float);
+    logits = kMaxRows * of(c.vocab_size) * sizeof(float);
+    counts = logits;
+    gemv = 0;
+    const auto consider = [&](int64_t matrix_rows, int64_t cols, bool paired) {
+      const cuda::DeviceNestedMatrix w{nullptr, matrix_rows, cols, kDefaultGroupSize, paired};
+      gemv = std::max(gemv, cuda::GemvWorkspaceBytes(w, kMaxRows, /*fine=*/true));
+    };
+    consider(c.q_size() + 2 * c.kv_size(), c.hidden_size, false);
+    consider(c.hidden_size, c.q_size(), false);
+    consider(2 * c.intermediate_size, c.hidden_size, true);
+    consider(c.hidden_size, c.intermediate_size, false);
+    consider(c.vocab_size, c.hidden_size, false);
+    attention = cuda::AttentionDecodeWorkspaceBytes(DecodeShape(c, shape));
+    sampling = cuda::SamplingWorkspaceBytes(kMaxRows, static_cast<int>(c.vocab_size));
+  }
+  size_t Total() const {
+    return rope + hidden + qkv + inner + attended + half + row_scale + logits + counts + gemv + attention + sampling +
+           kGemmWorkspaceBytes + kCublasWorkspaceBytes;
+  }
+};
+
+uint64_t CudaForward::WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape) {
+  return ForwardSizes(config, shape).Total();
+}
+
+CudaForward::CudaForward(const ModelConfig& config, const DeviceWeights& weights, const CudaForwardShape& shape,
+                         cudaStream_t stream)
+    : config_(config), weights_(weights), shape_(shape), stream_(stream) {}
+
+CudaForward::~CudaForward() {
+  if (cublas_ != nullptr) {
+    cublasDestroy(cublas_);
+  }
+}
+
+absl::StatusOr<std::unique_ptr<CudaForward>> CudaForward::Create(const ModelConfig& config,
+                                                                 const DeviceWeights& weights,
+                                                                 const CudaForwardShape& shape, cudaStream_t stream) {
+  auto forward = std::unique_ptr<CudaForward>(new CudaForward(config, weights, shape, stream));
+  FQ_RETURN_IF_ERROR(forward->Allocate());
+  return forward;
+}
+
+absl::Status CudaForward::Allocate() {
+  const ForwardSizes sizes(config_, shape_);
+  const auto layer_elements = static_cast<size_t>(config_.kv_size()) * shape_.kv_block_tokens * shape_.kv_blocks;
+  FQ_ASSIGN_OR_RETURN(
+      kv_, AllocateDeviceZeroed(static_cast<size_t>(config_.num_layers) * 2 * layer_elements * 2, "the KV cache"));
+  const std::pair<DeviceBuffer*, size_t> buffers[] = {
+      {&rope_, sizes.rope},
+      {&hidden_, sizes.hidden},
+      {&qkv_, sizes.qkv},
+      {&inner_, sizes.inner},
+      {&attended_, sizes.attended},
+      {&half_, sizes.half},
+      {&row_scale_, sizes.row_scale},
+      {&logits_, sizes.logits},
+      {&counts_, sizes.counts},
+      {&gemv_workspace_, sizes.gemv},
+      {&attention_workspace_, sizes.attention},
+      {&sampling_workspace_, sizes.sampling},
+      {&gemm_workspace_, kGemmWorkspaceBytes},
+      {&cublas_workspace_, kCublasWorkspaceBytes},
+  };
+  for (const auto& [buffer, bytes] : buffers) {
+    FQ_ASSIGN_OR_RETURN(*buffer, AllocateDeviceZeroed(bytes, "activations"));
+  }
+  FQ_RETURN_IF_ERROR(CublasStatus(cublasCreate(&cublas_), "cublasCreate"));
+  FQ_RETURN_IF_ERROR(CublasStatus(cublasSetStream(cublas_, stream_), "cublasSetStream"));
+  FQ_RETURN_IF_ERROR(CublasStatus(cublasSetWorkspace(cublas_, cublas_workspace_.as<void>(), cublas_workspace_.bytes()),
+                                  "cublasSetWorkspace"));
+
+  const std::vector<double> frequencies = RopeFrequencies(config_.rope, config_.head_dim);
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer device, AllocateDevice(frequencies.size() * sizeof(double), "frequencies"));
+  FQ_RETURN_IF_CUDA_ERROR(
+      cudaMemcpyAsync(device.as<void>(), frequencies.data(), device.bytes(), cudaMemcpyHostToDevice, stream_));
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRopeTable(device.as<double>(), static_cast<int>(frequencies.size()),
+                                                static_cast<int>(shape_.max_context), rope_.as<float2>(), stream_));
+  return CudaStatus(cudaStreamSynchronize(stream_), "the rotary table");
+}
+
+uint16_t* CudaForward::Keys(int64_t layer) const {
+  const int64_t elements = config_.kv_size() * shape_.kv_block_tokens * shape_.kv_blocks;
+  return kv_.as<uint16_t>() + 2 * layer * elements;
+}
+
+uint16_t* CudaForward::Values(int64_t layer) const {
+  return Keys(layer) + config_.kv_size() * shape_.kv_block_tokens * shape_.kv_blocks;
+}
+
+absl::Status CudaForward::LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results) {
+  FQ_RETURN_IF_ERROR(LaunchEmbedding(inputs, bucket));
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    FQ_RETURN_IF_ERROR(LaunchSmallBlock(inputs, layer, bucket, Attention::kDecode));
+  }
+  return LaunchHeadRows(inputs, hidden_.as<float>(), bucket, results);
+}
+
+absl::Status CudaForward::LaunchPrefill(const PassInputs& inputs, int rows, absl::Span<const uint8_t> bits) {
+  FQ_RETURN_IF_ERROR(LaunchEmbedding(inputs, rows));
+  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+    FQ_RETURN_IF_ERROR(rows <= kMaxRows ? LaunchSmallBlock(inputs, layer, rows, Attention::kPrefill)
+                                        : LaunchLargeBlock(inputs, layer, rows, bits));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaForward::LaunchHead(const PassInputs& inputs, int64_t first, int count, cuda::RowSample* results) {
+  return LaunchHeadRows(inputs, hidden_.as<float>() + first * config_.hidden_size, count, results);
+}
+
+absl::Status CudaForward::LaunchCounts(int slot, bool clear, const uint32_t* tokens, int num_tokens, bool answer) {
+  cuda::CountTokensParams params;
+  params.counts = counts_.as<uint32_t>() + slot * config_.vocab_size;
+  params.vocab = static_cast<int>(config_.vocab_size);
+  params.clear = clear;
+  params.tokens = tokens;
+  params.num_tokens = num_tokens;
+  params.answer = answer;
+  return CudaStatus(cuda::LaunchCountTokens(params, stream_), "counting tokens");
+}
+
+absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
+  cuda::EmbeddingParams params;
+  params.records = weights_.embedding();
+  params.tokens = inputs.tokens;
+  params.num_rows = inputs.num_rows;
+  params.max_rows = rows;
+  params.hidden = hidden_.as<float>();
+  return CudaStatus(cuda::LaunchEmbedding(params, stream_), "embedding");
+}
+
+cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group,
+                                   int rows) const {
+  cuda::GemvParams params;
+  params.weights = w;
+  params.rows = rows;
+  params.valid_rows = inputs.num_rows;
+  params.widths = inputs.widths + static_cast<int64_t>(group) * kMaxRows;
+  params.fine_widths = FineWidths(KindOf(group, config_.num_layers));
+  params.norm_eps = static_cast<float>(config_.rms_norm_eps);
+  params.workspace = gemv_workspace_.as<void>();
+  params.portable = shape_.portable;
+  params.dependent_launch = !shape_.portable;
+  return params;
+}
+
+absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t layer, int rows, Attention attention) {
+  const DeviceBlock& block = weights_.block(layer);
+  const int group = LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv);
+  float* hidden = hidden_.as<float>();
+
+  cuda::GemvParams qkv = Gemv(inputs, block.qkv, group, rows);
+  qkv.x = hidden;
+  qkv.ldx = config_.hidden_size;
+  qkv.norm_weight = block.attention_norm;
+  qkv.bias = block.qkv_bias;
+  qkv.y = qkv_.as<float>();
+  qkv.ldy = block.qkv.rows;
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(qkv, stream_));
+
+  FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, attention == Attention::kPrefill));
+  FQ_RETURN_IF_ERROR(attention == Attention::kDecode ? LaunchAttentionDecode(inputs, layer, rows)
+                                                     : LaunchAttentionPrefill(inputs, layer, rows, /*half=*/false));
+
+  cuda::GemvParams o = Gemv(inputs, block.o, group + 1, rows);
+  o.x = attended_.as<float>();
+  o.ldx = config_.q_size();
+  o.bias = block.o_bias;
+  o.epilogue = cuda::GemvEpilogue::kAdd;
+  o.y = hidden;
+  o.ldy = config_.hidden_size;
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(o, stream_));
+
+  cuda::GemvParams gate_up = Gemv(inputs, block.gate_up, group + 2, rows);
+  gate_up.x = hidden;
+  gate_up.ldx = config_.hidden_size;
+  gate_up.norm_weight = block.mlp_norm;
+  gate_up.bias = block.gate_up_bias;
+  gate_up.epilogue = cuda::GemvEpilogue::kSiluMul;
+  gate_up.y = inner_.as<float>();
+  gate_up.ldy = config_.intermediate_size;
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(gate_up, stream_));
+
+  cuda::GemvParams down = Gemv(inputs, block.down, group + 3, rows);
+  down.x = inner_.as<float>();
+  down.ldx = config_.intermediate_size;
+  down.bias = block.down_bias;
+  down.epilogue = cuda::GemvEpilogue::kAdd;
+  down.y = hidden;
+  down.ldy = config_.hidden_size;
+  return CudaStatus(cuda::LaunchNestedGemv(down, stream_), "down");
+}
+
+absl::Status CudaForward::LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias,
+                                       bool one_sequence) {
+  const DeviceBlock& block = weights_.block(layer);
+  cuda::RopeKvParams params;
+  params.num_heads = static_cast<int>(config_.num_heads);
+  params.num_kv_heads = static_cast<int>(config_.num_kv_heads);
+  params.head_dim = static_cast<int>(config_.head_dim);
+  params.block_tokens = static_cast<int>(shape_.kv_block_tokens);
+  params.qkv = qkv_.as<float>();
+  params.stride = block.qkv.rows;
+  params.bias = bias;
+  params.q_norm = block.q_norm;
+  params.k_norm = block.k_norm;
+  params.norm_eps = static_cast<float>(config_.rms_norm_eps);
+  params.rope = rope_.as<float2>();
+  params.positions = inputs.positions;
+  params.sequence_of = one_sequence ? inputs.sequence_of_row : nullptr;
+  params.block_tables = inputs.block_tables;
+  params.block_table_stride = inputs.block_table_stride;
+  params.k_cache = Keys(layer);
+  params.v_cache = Values(layer);
+  params.num_rows = inputs.num_rows;
+  params.max_rows = rows;
+  return CudaStatus(cuda::LaunchRopeKv(params, stream_, !shape_.portable), "rope");
+}
+
+absl::Status CudaForward::LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows) {
+  cuda::AttentionDecodeParams params = DecodeShape(config_, shape_);
+  params.q = qkv_.as<float>();
+  params.q_stride = weights_.block(layer).qkv.rows;
+  params.out = attended_.as<float>();
+  params.out_stride = config_.q_size();
+  params.k_cache = Keys(layer);
+  params.v_cache = Values(layer);
+  params.block_tables = inputs.block_tables;
+  params.block_table_stride = inputs.block_table_stride;
+  params.positions = inputs.positions;
+  params.num_rows = inputs.num_rows;
+  params.max_rows = rows;
+  params.workspace = attention_workspace_.as<void>();
+  return CudaStatus(cuda::LaunchAttentionDecode(params, stream_, !shape_.portable), "decode attention");
+}
+
+absl::Status CudaForward::LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, bool half) {
+  cuda::AttentionPrefillParams params;
+  params.num_heads = static_cast<int>(config_.num_heads);
+  params.num_kv_heads = static_cast<int>(config_.num_kv_heads);
+  params.head_dim = static_cast<int>(config_.head_dim);
+  params.block_tokens = static_cast<int>(shape_.kv_block_tokens);
+  params.sliding_window = static_cast<int>(config_.sliding_window);
+  params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
+  params.q = qkv_.as<float>();
+  params.q_stride = weights_.block(layer).qkv.rows;
+  params.out = half ? nullptr : attended_.as<float>();
+  params.out_half = half ? half_.as<uint16_t>() : nullptr;
+  params.out_stride = config_.q_size();
+  params.k_cache = Keys(layer);
+  params.v_cache = Values(layer);
+  params.block_tables = inputs.block_tables;
+  params.block_table_stride = inputs.block_table_stride;
+  params.row_starts = inputs.row_starts;
+  params.start_positions = inputs.start_position;
+  params.max_rows = rows;
+  params.max_sequences = 1;
+  return CudaStatus(cuda::LaunchAttentionPrefill(params, stream_), "prefill attention");
+}
+
+absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows,
+                                         cuda::RowSample* results) {
+  cuda::GemvParams head = Gemv(inputs, weights_.lm_head(), LmHeadIndex(static_cast<int>(config_.num_layers)), rows);
+  head.x = hidden;
+  head.ldx = config_.hidden_size;
+  head.norm_weight = weights_.final_norm();
+  head.y = logits_.as<float>();
+  head.ldy = config_.vocab_size;
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(head, stream_));
+
+  cuda::SamplingParams sampling;
+  sampling.logits = logits_.as<float>();
+  sampling.stride = config_.vocab_size;
+  sampling.vocab = static_cast<int>(config_.vocab_size);
+  sampling.settings = inputs.sampling;
+  sampling.token_counts = counts_.as<uint32_t>();
+  sampling.results = results;
+  sampling.num_rows = inputs.num_rows;
+  sampling.max_rows = rows;
+  sampling.workspace = sampling_workspace_.as<void>();
+  return CudaStatus(cuda::LaunchSampling(sampling, stream_, !shape_.portable), "sampling");
+}
+
+absl::Status CudaForward::Gemm(const cuda::DeviceNestedMatrix& w, int bits, const uint16_t* x, int rows, float* y,
+                               bool accumulate) {
+  cuda::PrefillGemmParams params;
+  params.matrix = w;
+  params.bits = bits;
+  params.x = x;
+  params.x_stride = w.cols;
+  params.num_rows = rows;
+  params.y = y;
+  params.y_stride = w.rows;
+  params.accumulate = accumulate;
+  params.workspace = gemm_workspace_.as<void>();
+  params.workspace_bytes = gemm_workspace_.bytes();
+  return CudaStatus(cuda::LaunchPrefillGemm(params, cublas_, stream_), "prefill product");
+}
+
+absl::Status CudaForward::LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows,
+                                           absl::Span<const uint8_t> bits) {
+  const DeviceBlock& block = weights_.block(layer);
+  const auto group = static_cast<size_t>(LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv));
+  const int64_t hidden = config_.hidden_size;
+  const int64_t inner = config_.intermediate_size;
+  float* const residual = hidden_.as<float>();
+  uint16_t* const half = half_.as<uint16_t>();
+  float* const row_scale = row_scale_.as<float>();
+  const auto norm = [&](const float* weight) {
+    cuda::RmsNormParams params{
+        residual, hidden, weight, static_cast<float>(config_.rms_norm_eps), hidden, {nullptr, half, row_scale, hidden},
+        nullptr,  rows};
+    return cuda::LaunchRmsNorm(params, stream_);
+  };
+  const auto rescale = [&](float* x, int64_t cols, bool inverse) {
+    return cuda::LaunchScaleRows({x, cols, row_scale, inverse, cols, nullptr, rows}, stream_);
+  };
+  const auto add_bias = [&](const float* bias) {
+    return bias == nullptr ? cudaSuccess
+                           : cuda::LaunchAdd({residual, hidden, nullptr, 0, bias, hidden, nullptr, rows}, stream_);
+  };
+
+  FQ_RETURN_IF_CUDA_ERROR(norm(block.attention_norm));
+  FQ_RETURN_IF_ERROR(Gemm(block.qkv, bits[group], half, rows, qkv_.as<float>(), false));
+  FQ_RETURN_IF_CUDA_ERROR(rescale(qkv_.as<float>(), block.qkv.rows, false));
+  FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, block.qkv_bias, /*one_sequence=*/true));
+  FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, /*half=*/true));
+  FQ_RETURN_IF_ERROR(Gemm(block.o, bits[group + 1], half, rows, residual, true));
+  FQ_RETURN_IF_CUDA_ERROR(add_bias(block.o_bias));
+
+  FQ_RETURN_IF_CUDA_ERROR(norm(block.mlp_norm));
+  FQ_RETURN_IF_ERROR(Gemm(block.gate_up, bits[group + 2], half, rows, inner_.as<float>(), false));
+  FQ_RETURN_IF_CUDA_ERROR(rescale(inner_.as<float>(), 2 * inner, false));
+  const cuda::SiluMulParams silu{
+      inner_.as<float>(), 2 * inner, block.gate_up_bias, inner, {nullptr, half, row_scale, inner}, nullptr, rows};
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchSiluMul(silu, stream_));
+  FQ_RETURN_IF_CUDA_ERROR(rescale(residual, hidden, true));
+  FQ_RETURN_IF_ERROR(Gemm(block.down, bits[group + 3], half, rows, residual, true));
+  FQ_RETURN_IF_CUDA_ERROR(rescale(residual, hidden, false));
+  return CudaStatus(add_bias(block.down_bias), "down bias");
+}
+
+}  // namespace flexquant::executor

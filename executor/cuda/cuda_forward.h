@@ -1,0 +1,119 @@
+#ifndef FLEXQUANT_EXECUTOR_CUDA_CUDA_FORWARD_H_
+#define FLEXQUANT_EXECUTOR_CUDA_CUDA_FORWARD_H_
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/model_config.h"
+#include "executor/cuda/device_memory.h"
+#include "executor/cuda/device_weights.h"
+#include "kernels/cuda/nested_gemv.h"
+#include "kernels/cuda/sampling.h"
+
+namespace flexquant::executor {
+
+struct CudaForwardShape {
+  uint32_t kv_blocks = 0;
+  uint32_t kv_block_tokens = 16;
+  int64_t max_context = 0;  // tokens a sequence may have
+  int64_t max_rows = 0;     // tokens of a prefill chunk
+  bool portable = false;    // kernels for sm_80 and up instead of Hopper's
+};
+
+// Device arrays that say what a pass computes, so that a captured graph serves every pass. Row = token.
+struct PassInputs {
+  const uint32_t* tokens = nullptr;        // [rows]
+  const int32_t* positions = nullptr;      // [rows]
+  const int32_t* num_rows = nullptr;       // [1]
+  const uint8_t* widths = nullptr;         // [layer groups][kMaxGemvRows]
+  const uint32_t* block_tables = nullptr;  // [sequences][block_table_stride]
+  int64_t block_table_stride = 0;
+  const cuda::RowSampling* sampling = nullptr;  // [rows that have logits]
+  // Prefill of one sequence.
+  const int32_t* row_starts = nullptr;       // [2]: 0, rows
+  const int32_t* start_position = nullptr;   // [1]
+  const int32_t* sequence_of_row = nullptr;  // [rows], zeros
+};
+
+// The model on the device: KV cache, activations and the launches of a pass in stream order. Launches only: nothing
+// here waits for the device or allocates after Create. Not thread-safe.
+class CudaForward {
+ public:
+  // Device bytes beside the weights and the KV cache.
+  static uint64_t WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape);
+  // `weights` must outlive it.
+  static absl::StatusOr<std::unique_ptr<CudaForward>> Create(const ModelConfig& config, const DeviceWeights& weights,
+                                                             const CudaForwardShape& shape, cudaStream_t stream);
+  ~CudaForward();
+  CudaForward(const CudaForward&) = delete;
+  CudaForward& operator=(const CudaForward&) = delete;
+
+  // One token of each of up to `bucket` (at most kMaxGemvRows) sequences, up to and including sampling into `results`
+  // [bucket]. Reads only device arrays: may be captured.
+  absl::Status LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results);
+
+  // A chunk of `rows` (at most max_rows) tokens of one sequence, without the head. `bits` [layer groups] is the plan on
+  // the host. Up to kMaxGemvRows rows take the decode kernels, more take cuBLAS on dequantised tiles.
+  absl::Status LaunchPrefill(const PassInputs& inputs, int rows, absl::Span<const uint8_t> bits);
+  // Head and sampling for rows [first, first + count) of the last LaunchPrefill; count at most kMaxGemvRows. widths and
+  // num_rows of `inputs` are those of these rows.
+  absl::Status LaunchHead(const PassInputs& inputs, int64_t first, int count, cuda::RowSample* results);
+
+  // Adds a sequence's tokens to the counts that penalties read, in `slot` < kMaxGemvRows.
+  absl::Status LaunchCounts(int slot, bool clear, const uint32_t* tokens, int num_tokens, bool answer);
+
+  // [kMaxGemvRows, vocab] of the last LaunchDecode or LaunchHead.
+  const float* logits() const { return logits_.as<float>(); }
+
+ private:
+  CudaForward(const ModelConfig& config, const DeviceWeights& weights, const CudaForwardShape& shape,
+              cudaStream_t stream);
+  absl::Status Allocate();
+
+  enum class Attention : uint8_t { kDecode, kPrefill };
+  uint16_t* Keys(int64_t layer) const;
+  uint16_t* Values(int64_t layer) const;
+  absl::Status LaunchEmbedding(const PassInputs& inputs, int rows);
+  // Blocks with the decode kernels, for up to kMaxGemvRows rows.
+  absl::Status LaunchSmallBlock(const PassInputs& inputs, int64_t layer, int rows, Attention attention);
+  absl::Status LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
+  absl::Status LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias, bool one_sequence);
+  absl::Status LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows, cuda::RowSample* results);
+  absl::Status LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows);
+  absl::Status LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, bool half);
+  absl::Status Gemm(const cuda::DeviceNestedMatrix& w, int bits, const uint16_t* x, int rows, float* y,
+                    bool accumulate);
+  cuda::GemvParams Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group, int rows) const;
+
+  const ModelConfig& config_;
+  const DeviceWeights& weights_;
+  const CudaForwardShape shape_;
+  const cudaStream_t stream_;
+  cublasHandle_t cublas_ = nullptr;
+
+  DeviceBuffer kv_;
+  DeviceBuffer rope_;       // float2 [max_context, head_dim / 2]
+  DeviceBuffer hidden_;     // [max_rows, hidden]
+  DeviceBuffer qkv_;        // [max_rows, q + 2 kv]
+  DeviceBuffer inner_;      // [max_rows, 2 * intermediate]; decode: [kMaxGemvRows, intermediate]
+  DeviceBuffer attended_;   // [kMaxGemvRows, q]
+  DeviceBuffer half_;       // fp16 [max_rows, widest input]
+  DeviceBuffer row_scale_;  // [max_rows]
+  DeviceBuffer logits_;     // [kMaxGemvRows, vocab]
+  DeviceBuffer counts_;     // [kMaxGemvRows, vocab]
+  DeviceBuffer gemv_workspace_;
+  DeviceBuffer attention_workspace_;
+  DeviceBuffer sampling_workspace_;
+  DeviceBuffer gemm_workspace_;  // dequantised tiles
+  DeviceBuffer cublas_workspace_;
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_CUDA_CUDA_FORWARD_H_

@@ -1,0 +1,86 @@
+#ifndef FLEXQUANT_EXECUTOR_CUDA_CUDA_MODEL_RUNNER_H_
+#define FLEXQUANT_EXECUTOR_CUDA_CUDA_MODEL_RUNNER_H_
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "common/store/model_store.h"
+#include "executor/cuda/cuda_forward.h"
+#include "executor/cuda/device_memory.h"
+#include "executor/cuda/device_weights.h"
+#include "executor/cuda/step_arrays.h"
+#include "executor/model_runner.h"
+
+namespace flexquant::executor {
+
+struct CudaRunnerOptions {
+  int device = 0;
+  uint32_t kv_block_tokens = 16;    // 16 or 32
+  uint64_t kv_cache_bytes = 0;      // as in KvCache::Plan
+  uint32_t max_sequences = 64;      // in [1, 64]
+  uint32_t max_step_tokens = 2048;  // in [1, 65536]
+  bool portable = false;            // the kernels for sm_80 and up even where Hopper's would run
+};
+
+// Computes on one GPU. Sequences with one token in a step are decoded together by a CUDA graph, one a batch size; it
+// reads the plan from device memory, so any plan is served without capturing again. Longer chunks are prefilled one
+// sequence after the other, outside graphs, in fp16 with fp32 sums: their results depend on how a prompt is cut by
+// rounding only. Decoded tokens never depend on batch-mates.
+class CudaModelRunner : public ModelRunner {
+ public:
+  // `store` must outlive the runner. INVALID_ARGUMENT for options out of range or a model that the kernels do not
+  // cover, NOT_FOUND without such a device, RESOURCE_EXHAUSTED if device memory is short (says how much is missing).
+  static absl::StatusOr<std::unique_ptr<CudaModelRunner>> Create(const ModelStore& store,
+                                                                 const CudaRunnerOptions& options);
+  ~CudaModelRunner() override;
+
+  const RunnerInfo& info() const override { return info_; }
+  // After a CUDA error every step fails with it.
+  absl::Status RunStep(const StepBatch& batch, StepOutput* output) override;
+  absl::Status Health() const override { return health_; }
+
+ private:
+  explicit CudaModelRunner(const ModelStore& store) : store_(store) {}
+  absl::Status Initialise(const CudaRunnerOptions& options);
+  absl::Status CaptureGraphs();
+  absl::Status RunStepOnDevice(const StepBatch& batch, StepOutput* output);
+  absl::Status RunDecode(const StepBatch& batch, const std::vector<size_t>& sequences, StepOutput* output);
+  absl::Status RunPrefill(const SequenceInput& sequence, std::vector<float>* logits, SequenceOutput* output);
+  // Head and sampling of rows [first, first + count) of the chunk that RunPrefill has just computed.
+  absl::Status RunHead(const SequenceInput& sequence, int64_t first, int count, float* logits, SequenceOutput* output);
+  // Puts the counts that `sample`'s penalties need into `slot`, if it has any.
+  absl::Status UploadCounts(const SampleSpec& sample, int slot);
+  // Queues the copy of `count` rows of logits.
+  absl::Status CopyLogits(int64_t row, int64_t count, float* to);
+  void CountBytes(const StepBatch& batch, const std::vector<size_t>& sequences, StepOutput* output) const;
+
+  struct Graph {
+    int bucket = 0;
+    cudaGraphExec_t exec = nullptr;
+  };
+
+  const ModelStore& store_;
+  int device_ = 0;
+  RunnerInfo info_;
+  absl::Status health_;
+  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<DeviceWeights> weights_;
+  std::unique_ptr<CudaForward> forward_;
+  std::unique_ptr<StepArrays> decode_arrays_;
+  std::unique_ptr<StepArrays> prefill_arrays_;
+  std::vector<Graph> graphs_;
+  DeviceBuffer count_tokens_;  // tokens on their way into the penalty counts
+  PinnedBuffer count_staging_;
+  size_t counts_staged_ = 0;                // of the step
+  std::vector<std::vector<float>> logits_;  // of the last step, a sequence each
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_CUDA_CUDA_MODEL_RUNNER_H_

@@ -1,0 +1,69 @@
+#ifndef FLEXQUANT_EXECUTOR_CUDA_DEVICE_WEIGHTS_H_
+#define FLEXQUANT_EXECUTOR_CUDA_DEVICE_WEIGHTS_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "common/model_config.h"
+#include "common/store/model_store.h"
+#include "executor/cuda/device_memory.h"
+#include "kernels/cuda/nested_layout.h"
+
+namespace flexquant::executor {
+
+// One block's weights on the device; null where the family has none. Shapes as in BlockWeights.
+struct DeviceBlock {
+  cuda::DeviceNestedMatrix qkv;
+  cuda::DeviceNestedMatrix o;
+  cuda::DeviceNestedMatrix gate_up;  // paired
+  cuda::DeviceNestedMatrix down;
+  const float* attention_norm = nullptr;
+  const float* mlp_norm = nullptr;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  const float* qkv_bias = nullptr;
+  const float* o_bias = nullptr;
+  const float* gate_up_bias = nullptr;
+  const float* down_bias = nullptr;
+};
+
+// A model's weights in device memory, in the device layout; one copy serves every precision. Immutable.
+class DeviceWeights {
+ public:
+  // Streams the store's planes through pinned memory and repacks them on the device. RESOURCE_EXHAUSTED before anything
+  // is allocated if `reserve_bytes` more than the weights do not fit, saying how much is missing; INVALID_ARGUMENT for
+  // a group size that the kernels do not have.
+  static absl::StatusOr<std::unique_ptr<DeviceWeights>> Load(const ModelStore& store, uint64_t reserve_bytes);
+
+  const DeviceBlock& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
+  const cuda::DeviceNestedMatrix& embedding() const { return embedding_; }
+  const cuda::DeviceNestedMatrix& lm_head() const { return lm_head_; }
+  const float* final_norm() const { return final_norm_; }
+  // Matrix of layer group `index`.
+  const cuda::DeviceNestedMatrix& layer_group(int index) const;
+  uint64_t bytes() const { return matrices_.bytes() + vectors_.bytes(); }
+
+ private:
+  DeviceWeights() = default;
+  // Lays out all matrices and allocates them.
+  absl::Status AllocateMatrices(const ModelConfig& config, int64_t group_size, uint64_t reserve_bytes);
+  absl::Status LoadVectors(const ModelStore& store);
+  absl::Status LoadMatrices(const ModelStore& store);
+
+  std::vector<DeviceBlock> blocks_;
+  cuda::DeviceNestedMatrix embedding_;
+  cuda::DeviceNestedMatrix lm_head_;
+  const float* final_norm_ = nullptr;
+  DeviceBuffer matrices_;
+  DeviceBuffer vectors_;
+};
+
+}  // namespace flexquant::executor
+
+#endif  // FLEXQUANT_EXECUTOR_CUDA_DEVICE_WEIGHTS_H_

@@ -1,0 +1,271 @@
+#ifndef FLEXQUANT_KERNELS_CUDA_ATTENTION_DECODE_TILES_CUH_
+#define FLEXQUANT_KERNELS_CUDA_ATTENTION_DECODE_TILES_CUH_
+
+// How a warp of the decode attention walks its part of a context.
+//
+// A warp works on tiles of 16 tokens. Scores are S^T = K Q^T with up to eight heads of one key head as columns, outputs
+// O^T = V^T P^T. Dimensions are permuted (alike in both operands) so that what a lane needs of K and V are whole
+// 16-byte words; its words of V are interleaved in registers. Every warp has a ring of tiles in shared memory of its
+// own, so no block-wide barrier is needed.
+
+#include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/ops_common.cuh"
+
+namespace flexquant::cuda::decode {
+
+inline constexpr int kWarps = 4;
+inline constexpr int kTileTokens = 16;
+// Tiles of a part: few where a context is short, for latency, but then more before there are more parts, for
+// throughput.
+inline constexpr int kMinTiles = 8;
+inline constexpr int kGoodTiles = 16;
+inline constexpr int kHeadsPerBlock = 8;
+inline constexpr int kLaneWord = 16;  // bytes
+inline constexpr float kLog2E = 1.44269504F;
+
+template <int kHeadDim>
+struct Layout {
+  static constexpr int kKeyChunks = (kHeadDim + 31) / 32;
+  static constexpr int kValueChunks = (kHeadDim + 63) / 64;
+  // Rows of shared memory are padded so that the words of values a quarter of a warp reads lie in different banks.
+  static constexpr int kRowBytes = 2 * kHeadDim + kLaneWord;
+  static constexpr int kTileBytes = kTileTokens * kRowBytes;
+  static constexpr int kStageBytes = 2 * kTileBytes;  // keys, values
+  static constexpr int kStages = kHeadDim <= 64 ? 4 : (kHeadDim <= 128 ? 3 : 2);
+  static constexpr int kRingBytes = kStages * kStageBytes;
+  static constexpr int kSharedBytes = kWarps * kRingBytes;
+  static_assert(kRingBytes >= kHeadsPerBlock * kHeadDim * 4 && kHeadDim % 16 == 0);
+};
+
+// Part of a context that a block works on, in tokens and tiles.
+struct Split {
+  int first;  // first visible token
+  int end;
+  int tile_begin;
+  int tile_end;
+  int count;  // parts of this context
+};
+
+__device__ inline Split FindSplit(const AttentionDecodeParams& p, int position, int split) {
+  Split s;
+  s.first = p.sliding_window > 0 ? max(0, position - p.sliding_window + 1) : 0;
+  s.end = position + 1;
+  const int begin = s.first / kTileTokens;
+  const int tiles = (s.end + kTileTokens - 1) / kTileTokens - begin;
+  const int least = (tiles + p.max_splits - 1) / p.max_splits;
+  int per_split = max(least, min(kGoodTiles, max(kMinTiles, 2 * least)));
+  per_split = (per_split + kWarps - 1) / kWarps * kWarps;
+  s.count = (tiles + per_split - 1) / per_split;
+  s.tile_begin = begin + split * per_split;
+  s.tile_end = min(begin + tiles, s.tile_begin + per_split);
+  return s;
+}
+
+// What a lane keeps while its warp walks its tiles.
+template <int kHeadDim>
+struct State {
+  uint32_t q_high[Layout<kHeadDim>::kKeyChunks][4];  // scaled queries of head lane / 4: fp16, and what that leaves
+  uint32_t q_low[Layout<kHeadDim>::kKeyChunks][4];
+  float out[Layout<kHeadDim>::kValueChunks][4][4];
+  float max[2] = {-INFINITY, -INFINITY};  // of heads 2 (lane % 4) + {0, 1}, base 2
+  float sum[2] = {0, 0};                  // this lane's tokens only
+};
+
+template <int kHeadDim>
+__device__ void LoadQuery(const float* q, bool valid, float scale, int lane, State<kHeadDim>& state) {
+  for (int j = 0; j < Layout<kHeadDim>::kKeyChunks; ++j) {
+    const int dim = 32 * j + 8 * (lane % 4);
+    for (int w = 0; w < 4; ++w) {
+      float2 x = {0, 0};
+      if (valid && dim < kHeadDim) {
+        x = *reinterpret_cast<const float2*>(q + dim + 2 * w);
+      }
+      x.x *= scale;
+      x.y *= scale;
+      const float2 high = __half22float2(__floats2half2_rn(x.x, x.y));
+      state.q_high[j][w] = PackHalves(x.x, x.y);
+      state.q_low[j][w] = PackHalves(x.x - high.x, x.y - high.y);
+    }
+  }
+  for (auto& chunk : state.out) {
+    for (auto& tile : chunk) {
+      for (float& x : tile) {
+        x = 0;
+      }
+    }
+  }
+}
+
+// Keys and values of a tile, which lie next to each other in the cache; zeros for tokens that are not visible.
+template <int kHeadDim>
+__device__ void CopyTile(const AttentionDecodeParams& p, const Split& split, uint32_t block, int kv_head, int tile,
+                         int lane, uint8_t* stage) {
+  using L = Layout<kHeadDim>;
+  constexpr int kRowWords = kHeadDim / 8;
+  const int token0 = tile * kTileTokens;
+  const int64_t base =
+      ((static_cast<int64_t>(block) * p.num_kv_heads + kv_head) * p.block_tokens + token0 % p.block_tokens) * kHeadDim;
+  const int low = split.first - token0;
+  const int high = split.end - token0;
+#pragma unroll
+  for (int i = 0; i < kTileTokens * kRowWords / 32; ++i) {
+    const int word = 32 * i + lane;
+    const int token = word / kRowWords;
+    const bool valid = token >= low && token < high;
+    const int64_t from = base + word * 8;
+    uint8_t* to = stage + token * L::kRowBytes + word % kRowWords * kLaneWord;
+    CopyAsync16(to, p.k_cache + from, valid);
+    CopyAsync16(to + L::kTileBytes, p.v_cache + from, valid);
+  }
+}
+
+// 16 bytes of a row from dimension `dim` on; zeros past its end.
+template <int kHeadDim>
+__device__ uint4 LoadWord(const uint8_t* rows, int token, int dim) {
+  const uint8_t* from = rows + token * Layout<kHeadDim>::kRowBytes + 2 * dim;
+  return dim < kHeadDim ? *reinterpret_cast<const uint4*>(from) : uint4{0, 0, 0, 0};
+}
+
+// Scores of a tile: s[0], s[1] token lane / 4, s[2], s[3] token lane / 4 + 8.
+template <int kHeadDim>
+__device__ void Scores(const uint8_t* stage, int lane, const State<kHeadDim>& state, float (&s)[4]) {
+  float sums[3][4] = {};  // independent, so that products overlap
+#pragma unroll
+  for (int j = 0; j < Layout<kHeadDim>::kKeyChunks; ++j) {
+    const int dim = 32 * j + 8 * (lane % 4);
+    const uint4 a = LoadWord<kHeadDim>(stage, lane / 4, dim);
+    const uint4 b = LoadWord<kHeadDim>(stage, lane / 4 + 8, dim);
+    MultiplyAdd(s, a.x, b.x, a.y, b.y, state.q_high[j][0], state.q_high[j][1]);
+    MultiplyAdd(sums[0], a.x, b.x, a.y, b.y, state.q_low[j][0], state.q_low[j][1]);
+    MultiplyAdd(sums[1], a.z, b.z, a.w, b.w, state.q_high[j][2], state.q_high[j][3]);
+    MultiplyAdd(sums[2], a.z, b.z, a.w, b.w, state.q_low[j][2], state.q_low[j][3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    s[i] = (s[i] + sums[1][i]) + (sums[0][i] + sums[2][i]);
+  }
+}
+
+template <int kHeadDim>
+__device__ void AddValues(const uint8_t* values, int lane, uint32_t p0, uint32_t p1, State<kHeadDim>& state) {
+#pragma unroll
+  for (int j = 0; j < Layout<kHeadDim>::kValueChunks; ++j) {
+    uint4 v[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      v[i] = LoadWord<kHeadDim>(values, 2 * (lane % 4) + i % 2 + i / 2 * 8, 64 * j + 8 * (lane / 4));
+    }
+    const uint32_t words[4][4] = {{v[0].x, v[1].x, v[2].x, v[3].x},
+                                  {v[0].y, v[1].y, v[2].y, v[3].y},
+                                  {v[0].z, v[1].z, v[2].z, v[3].z},
+                                  {v[0].w, v[1].w, v[2].w, v[3].w}};
+#pragma unroll
+    for (int u = 0; u < 4; ++u) {
+      const uint32_t* w = words[u];
+      MultiplyAdd(state.out[j][u], __byte_perm(w[0], w[1], 0x5410), __byte_perm(w[0], w[1], 0x7632),
+                  __byte_perm(w[2], w[3], 0x5410), __byte_perm(w[2], w[3], 0x7632), p0, p1);
+    }
+  }
+}
+
+template <int kHeadDim>
+__device__ void AddTile(const Split& split, int tile, const uint8_t* stage, int lane, State<kHeadDim>& state) {
+  float s[4] = {0, 0, 0, 0};
+  Scores<kHeadDim>(stage, lane, state, s);
+  const int token = tile * kTileTokens + lane / 4;
+  const bool visible[2] = {token >= split.first && token < split.end,
+                           token + 8 >= split.first && token + 8 < split.end};
+  float factor[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    s[h] = visible[0] ? s[h] : -INFINITY;
+    s[2 + h] = visible[1] ? s[2 + h] : -INFINITY;
+    float max = fmaxf(s[h], s[2 + h]);
+    for (int offset = 4; offset < 32; offset *= 2) {
+      max = fmaxf(max, __shfl_xor_sync(~0U, max, offset));
+    }
+    max = fmaxf(max, state.max[h]);  // finite: a tile has at least one visible token
+    factor[h] = exp2f(state.max[h] - max);
+    state.max[h] = max;
+    s[h] = exp2f(s[h] - max);
+    s[2 + h] = exp2f(s[2 + h] - max);
+    state.sum[h] = state.sum[h] * factor[h] + s[h] + s[2 + h];
+  }
+  if (__any_sync(~0U, factor[0] != 1.0F || factor[1] != 1.0F)) {
+#pragma unroll
+    for (auto& chunk : state.out) {
+#pragma unroll
+      for (auto& x : chunk) {
+        x[0] *= factor[0];
+        x[1] *= factor[1];
+        x[2] *= factor[0];
+        x[3] *= factor[1];
+      }
+    }
+  }
+  const uint32_t p0 = TransposeMatrix(PackHalves(s[0], s[1]));
+  const uint32_t p1 = TransposeMatrix(PackHalves(s[2], s[3]));
+  AddValues<kHeadDim>(stage + Layout<kHeadDim>::kTileBytes, lane, p0, p1, state);
+}
+
+// A warp's way through its tiles: tile_begin + warp, and every kWarps-th from there.
+template <int kHeadDim>
+struct Walk {
+  const uint32_t* table;
+  int kv_head;
+  int lane;
+  uint8_t* ring;
+  int begin;
+  uint32_t block;  // of the next tile to copy
+
+  __device__ uint32_t BlockOf(const AttentionDecodeParams& p, const Split& split, int tile) const {
+    return tile < split.tile_end ? table[tile * kTileTokens / p.block_tokens] : 0U;
+  }
+
+  // Whether Begin copies `tile`.
+  __device__ bool BeginsWith(int tile) const {
+    return tile >= begin && tile < begin + (Layout<kHeadDim>::kStages - 1) * kWarps && (tile - begin) % kWarps == 0;
+  }
+
+  // Starts the copies of the first tiles.
+  __device__ void Begin(const AttentionDecodeParams& p, const Split& split) {
+    using L = Layout<kHeadDim>;
+    uint32_t blocks[L::kStages];
+#pragma unroll
+    for (int i = 0; i < L::kStages; ++i) {
+      blocks[i] = BlockOf(p, split, begin + i * kWarps);
+    }
+#pragma unroll
+    for (int i = 0; i < L::kStages - 1; ++i) {
+      const int tile = begin + i * kWarps;
+      if (tile < split.tile_end) {
+        CopyTile<kHeadDim>(p, split, blocks[i], kv_head, tile, lane, ring + i * L::kStageBytes);
+      }
+      CommitCopies();
+    }
+    block = blocks[L::kStages - 1];
+  }
+
+  __device__ void Run(const AttentionDecodeParams& p, const Split& split, State<kHeadDim>& state) {
+    using L = Layout<kHeadDim>;
+    int stage = 0;
+    for (int tile = begin; tile < split.tile_end; tile += kWarps) {
+      const int ahead = tile + (L::kStages - 1) * kWarps;
+      if (ahead < split.tile_end) {
+        const int free = stage == 0 ? L::kStages - 1 : stage - 1;
+        CopyTile<kHeadDim>(p, split, block, kv_head, ahead, lane, ring + free * L::kStageBytes);
+        block = BlockOf(p, split, ahead + kWarps);
+      }
+      CommitCopies();
+      WaitForCopies<L::kStages - 1>();
+      __syncwarp();  // every lane's copies
+      AddTile<kHeadDim>(split, tile, ring + stage * L::kStageBytes, lane, state);
+      __syncwarp();  // all have read it
+      stage = stage + 1 == L::kStages ? 0 : stage + 1;
+    }
+    WaitForCopies<0>();
+  }
+};
+
+}  // namespace flexquant::cuda::decode
+
+#endif  // FLEXQUANT_KERNELS_CUDA_ATTENTION_DECODE_TILES_CUH_

@@ -1,0 +1,66 @@
+#ifndef FLEXQUANT_KERNELS_CUDA_NESTED_ACTIVATIONS_CUH_
+#define FLEXQUANT_KERNELS_CUDA_NESTED_ACTIVATIONS_CUH_
+
+// How activations get into the decode kernel's shared memory.
+
+#include "kernels/cuda/nested_gemv_args.h"
+#include "kernels/cuda/nested_work.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/quantize.cuh"
+
+namespace flexquant::cuda {
+
+// Waits for the previous grid and brings this launch's activations into shared memory. Ends with a block barrier.
+template <bool kHopper>
+__device__ __forceinline__ void LoadActivations(const GemvArgs& args, const WarpWork& work, uint8_t* shared,
+                                                GemvScratch& scratch) {
+  auto* values = reinterpret_cast<int8_t*>(shared + args.values_offset);
+  auto* scales = reinterpret_cast<float2*>(shared + args.scales_offset);
+  const int value_bytes = args.columns * kBlockCols;
+  const int scale_bytes = args.scale_columns * static_cast<int>(sizeof(float2));
+  const ActivationOutput out{values, scales, args.columns, args.scale_columns, work.block_end};
+  if (args.values == nullptr) {
+    Quarter weight{};
+    if (args.input.norm_weight != nullptr) {
+      weight = LoadQuarter(args.input.norm_weight, 0, args.input);
+    }
+    WaitForPreviousGrid();
+    for (int row = 0; row < args.columns >> args.split; ++row) {
+      const int column = row << args.split;
+      QuantizeRow(args.input, args.first_row + row, args.split != 0, (work.fine_columns >> column & 1U) != 0, out,
+                  column, weight, scratch.squares[row]);
+    }
+    __syncthreads();
+    return;
+  }
+  WaitForPreviousGrid();
+  if (!kHopper) {
+    const int blocks = work.block_end - work.block_begin;
+    const auto* from_values = reinterpret_cast<const uint4*>(args.values + work.block_begin * value_bytes);
+    const auto* from_scales = reinterpret_cast<const uint4*>(args.scales + work.block_begin * args.scale_columns);
+    for (int i = threadIdx.x; i < blocks * value_bytes / 16; i += kGemvThreads) {
+      reinterpret_cast<uint4*>(values)[i] = __ldcg(from_values + i);
+    }
+    for (int i = threadIdx.x; i < blocks * scale_bytes / 16; i += kGemvThreads) {
+      reinterpret_cast<uint4*>(scales)[i] = __ldcg(from_scales + i);
+    }
+  } else if (work.slot == 0 && threadIdx.x % 32 == 0) {
+    const int begin = work.first_record * kRecordBlocks;
+    const int blocks = min(args.blocks, work.last_record * kRecordBlocks) - begin;
+    const int at = begin - work.block_begin;
+    const uint32_t barrier = SharedAddress(&scratch.values[work.slice]);
+    BarrierArriveExpect(barrier, blocks * (value_bytes + scale_bytes));
+    BulkCopy(SharedAddress(values + at * value_bytes), args.values + begin * value_bytes, blocks * value_bytes,
+             barrier);
+    BulkCopy(SharedAddress(scales + at * args.scale_columns), args.scales + begin * args.scale_columns,
+             blocks * scale_bytes, barrier);
+  }
+  __syncthreads();
+  if (kHopper && args.values != nullptr) {
+    BarrierWait(SharedAddress(&scratch.values[work.slice]), 0);
+  }
+}
+
+}  // namespace flexquant::cuda
+
+#endif  // FLEXQUANT_KERNELS_CUDA_NESTED_ACTIVATIONS_CUH_

@@ -1,0 +1,92 @@
+#ifndef FLEXQUANT_KERNELS_CUDA_NESTED_GEMV_ARGS_H_
+#define FLEXQUANT_KERNELS_CUDA_NESTED_GEMV_ARGS_H_
+
+// What the launcher hands to the decode kernel. Internal.
+//
+// Work. The records of a tile are cut into `slices` runs (a power of two up to 8, from the matrix's records alone), and
+// a tile's result is the pairwise tree sum of its slices. A CTA's eight warps are slots x (slices / parts): warp w has
+// slice part * (slices / parts) + w % (slices / parts) of every tile of slot w / (slices / parts). `parts` CTAs share
+// tiles: each adds a subtree, the last one to finish adds the subtrees. `columns` is a column of the matrix product for
+// each row of the batch, or two (15-bit activations).
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/nested_gemv.h"
+#include "kernels/cuda/quantize.cuh"
+
+namespace flexquant::cuda {
+
+inline constexpr int kGemvWarps = 8;
+inline constexpr int kGemvWarpsShift = 3;
+inline constexpr int kGemvThreads = kGemvWarps * 32;
+inline constexpr int kMaxStages = 8;
+inline constexpr int kMaxChunkColumns = 16;
+inline constexpr int kMaxFusedColumns = 8;
+static_assert(kGemvThreads == kQuantizeThreads);
+
+struct GemvArgs {
+  const uint8_t* weights;
+  int tiles;
+  int records;       // of a tile
+  int blocks;        // of a tile
+  int group_blocks;  // 1 or 2
+  int64_t tile_bytes;
+  int record_bytes;  // of a full record
+  int slices;        // powers of two, and their logarithms
+  int parts;
+  int slices_shift;
+  int parts_shift;
+  int tile_step;    // between tiles of a warp
+  int full_rounds;  // tiles / tile_step
+  int extra_tiles;  // tiles % tile_step
+
+  int first_row;      // of the batch, of this launch
+  int columns;        // 1..16
+  int scale_columns;  // columns rounded up to even
+  int split;          // 1: two columns a row
+  uint32_t fine_widths;
+  const uint8_t* widths;      // of the whole batch
+  const int32_t* valid_rows;  // or null
+  ActivationInput input;
+  const int8_t* values;  // quantised beforehand, of this launch's columns; null: quantise here
+  const float2* scales;
+
+  GemvEpilogue epilogue;
+  bool paired;
+  int rows;  // of the matrix
+  const float* bias;
+  float* y;
+  int64_t ldy;
+  float* partials;  // [tiles][parts][columns][16]
+  unsigned* counters;
+
+  // Dynamic shared memory: ring at 0 (bytes a warp), then these offsets.
+  int ring_bytes;
+  int values_offset;
+  int scales_offset;
+  int partials_offset;  // [slots][depth][slices / parts][columns][16] fp32
+  int scratch_offset;
+  int depth;  // rounds whose sums can be in flight: 1, 2, 4
+  int depth_shift;
+  uint8_t stages[9];  // of the ring, by the launch's largest width
+};
+
+// Barriers and small arrays at scratch_offset.
+struct GemvScratch {
+  uint64_t full[kGemvWarps][kMaxStages];  // ring stage has arrived
+  uint64_t values[kGemvWarps];            // activations of a slice have arrived
+  uint64_t ready[kGemvWarps][4];          // [slot][depth]: sums of a round are written
+  uint64_t free[kGemvWarps][4];           // [slot][depth]: and are read
+  float squares[kMaxFusedColumns][kGemvWarps];
+  int bits[32];  // widths of the columns
+};
+
+// Launches of the kernel's instances, by path; each in its own file. `columns` picks the instance.
+cudaError_t LaunchHopperGemv(const GemvArgs& args, const cudaLaunchConfig_t& config);
+cudaError_t LaunchPortableGemv(const GemvArgs& args, const cudaLaunchConfig_t& config);
+
+}  // namespace flexquant::cuda
+
+#endif  // FLEXQUANT_KERNELS_CUDA_NESTED_GEMV_ARGS_H_

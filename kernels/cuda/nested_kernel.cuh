@@ -1,0 +1,204 @@
+#ifndef FLEXQUANT_KERNELS_CUDA_NESTED_KERNEL_CUH_
+#define FLEXQUANT_KERNELS_CUDA_NESTED_KERNEL_CUH_
+
+// The decode kernel. On Hopper every warp has a ring of records in shared memory, filled by bulk copies before the
+// previous grid is complete; elsewhere lanes read records from global memory.
+
+#include "kernels/cuda/nested_activations.cuh"
+#include "kernels/cuda/nested_finish.cuh"
+#include "kernels/cuda/nested_gemv_args.h"
+#include "kernels/cuda/nested_multiply.cuh"
+#include "kernels/cuda/nested_work.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+namespace flexquant::cuda {
+
+template <class Shape>
+__device__ __forceinline__ void InitLane(const GemvArgs& args, const WarpWork& work, LaneState<Shape>& lane) {
+  lane.lane = static_cast<int>(threadIdx.x) % 32;
+  lane.group_shift = args.group_blocks - 1;
+  lane.max_bits = work.max_bits;
+  lane.value_stride = Shape::kPerLane == 1 ? kBlockCols : args.columns * kBlockCols;
+  lane.scale_stride = Shape::kPerLane == 1 ? 2 : args.scale_columns;
+#pragma unroll
+  for (int t = 0; t < Shape::kTiles; ++t) {
+    const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, args.columns - 1);
+    lane.value_offset[t] = column * kBlockCols + 16 * (lane.lane % 4);
+    lane.scale_offset[t] = Shape::kNarrow ? 0 : min(8 * t + 2 * (lane.lane % 4), args.scale_columns - 2);
+  }
+}
+
+// A lane's columns' widths, of a launch whose widths differ.
+template <class Shape>
+__device__ __forceinline__ void LoadWidths(const GemvScratch& scratch, LaneState<Shape>& lane) {
+#pragma unroll
+  for (int t = 0; t < Shape::kTiles; ++t) {
+    lane.width[t] = scratch.bits[lane.value_offset[t] / kBlockCols];
+    lane.middle[t][0] = Middle(scratch.bits[lane.scale_offset[t]]);
+    lane.middle[t][1] = Middle(scratch.bits[lane.scale_offset[t] + 1]);
+  }
+}
+
+// One of the slot's warps, in turn, finishes the tile of a round.
+__device__ __forceinline__ void FinishRound(const GemvArgs& args, const WarpWork& work, uint8_t* shared,
+                                            GemvScratch& scratch, int round) {
+  if (work.slice != (round & (work.slot_warps - 1))) {
+    return;
+  }
+  const int at = round & (args.depth - 1);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const float* sums = reinterpret_cast<const float*>(shared + args.partials_offset) +
+                      (work.slot * args.depth + at) * work.slot_warps * args.columns * 16;
+  BarrierWait(SharedAddress(&scratch.ready[work.slot][at]), static_cast<uint32_t>(round >> args.depth_shift) & 1U);
+  FinishTile(args, {sums, work.slot_warps}, work.part, work.first_tile + round * work.tile_step, work.tokens, lane);
+  __syncwarp();
+  if (lane == 0) {
+    BarrierArrive(SharedAddress(&scratch.free[work.slot][at]));
+  }
+}
+
+// Hands a round's sums over.
+template <class Shape>
+__device__ __forceinline__ void EndRound(const GemvArgs& args, const WarpWork& work, const LaneState<Shape>& lane,
+                                         uint8_t* shared, GemvScratch& scratch, int round) {
+  const int at = round & (args.depth - 1);
+  const int size = args.columns * 16;
+  float* sums = reinterpret_cast<float*>(shared + args.partials_offset) +
+                ((work.slot * args.depth + at) * work.slot_warps + work.slice) * size;
+  if (round >= args.depth) {
+    BarrierWait(SharedAddress(&scratch.free[work.slot][at]),
+                (static_cast<uint32_t>(round >> args.depth_shift) & 1U) ^ 1U);
+  }
+  StoreSums<Shape>(lane, args.columns, sums);
+  __syncwarp();
+  if (lane.lane == 0) {
+    BarrierArrive(SharedAddress(&scratch.ready[work.slot][at]));
+  }
+}
+
+// A warp's records of one tile. `values`, `scales`: of its first block.
+template <class Shape, bool kHopper, int kBits>
+__device__ __forceinline__ void MultiplyTile(const GemvArgs& args, const WarpWork& work, RecordStream<kHopper>& stream,
+                                             LaneState<Shape>& lane, const int8_t* values, const float2* scales) {
+  for (int i = work.first_record; i < work.last_record; ++i) {
+    const int blocks = args.blocks - i * kRecordBlocks;
+    const uint8_t* record = stream.Wait();
+    if (blocks >= kRecordBlocks) {
+      MultiplyRecord<Shape, kBits, true>(lane, record, kRecordBlocks, values, scales);
+    } else {
+      MultiplyRecord<Shape, kBits, false>(lane, record, blocks, values, scales);
+    }
+    stream.Release();
+    values += kRecordBlocks * lane.value_stride;
+    scales += kRecordBlocks * lane.scale_stride;
+  }
+}
+
+template <class Shape, bool kHopper>
+__device__ __forceinline__ void RunTiles(const GemvArgs& args, const WarpWork& work, RecordStream<kHopper>& stream,
+                                         uint8_t* shared, GemvScratch& scratch) {
+  LaneState<Shape> lane;
+  InitLane(args, work, lane);
+  const int first_block = work.first_record * kRecordBlocks - work.block_begin;
+  const auto* values = reinterpret_cast<const int8_t*>(shared + args.values_offset) + first_block * lane.value_stride;
+  const auto* scales = reinterpret_cast<const float2*>(shared + args.scales_offset) + first_block * lane.scale_stride;
+  // A round is finished some rounds later, when all its sums are there, so that no warp waits for a slower one.
+  const int lag = max(1, args.depth - 1);
+  for (int round = 0; round < work.rounds + lag; ++round) {
+    if (round >= lag) {
+      FinishRound(args, work, shared, scratch, round - lag);
+    }
+    if (round >= work.rounds) {
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(lane.sums) / sizeof(float)); ++i) {
+      (&lane.sums[0][0][0][0])[i] = 0;
+    }
+    switch (work.bits) {
+      case 3:
+        MultiplyTile<Shape, kHopper, 3>(args, work, stream, lane, values, scales);
+        break;
+      case 4:
+        MultiplyTile<Shape, kHopper, 4>(args, work, stream, lane, values, scales);
+        break;
+      case 5:
+        MultiplyTile<Shape, kHopper, 5>(args, work, stream, lane, values, scales);
+        break;
+      case 6:
+        MultiplyTile<Shape, kHopper, 6>(args, work, stream, lane, values, scales);
+        break;
+      case 8:
+        MultiplyTile<Shape, kHopper, 8>(args, work, stream, lane, values, scales);
+        break;
+      default:
+        LoadWidths(scratch, lane);
+        MultiplyTile<Shape, kHopper, kMixed>(args, work, stream, lane, values, scales);
+        break;
+    }
+    EndRound<Shape>(args, work, lane, shared, scratch, round);
+  }
+}
+
+// Two CTAs of a small launch leave registers for one of the quantising kernel.
+template <class Shape, bool kHopper>
+__global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1   ? 112
+                                                            : Shape::kTiles == 2 ? 128
+                                                                                 : 255)
+    NestedGemvKernel(const __grid_constant__ GemvArgs args) {
+  extern __shared__ __align__(128) uint8_t shared[];
+  if constexpr (kHopper) {
+    LaunchDependents();
+  }
+  auto& scratch = *reinterpret_cast<GemvScratch*>(shared + args.scratch_offset);
+  WarpWork work = PlanWarp(args);
+  int bits = 0;
+  PlanWidths(args, work, &bits);
+  RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  stream.Start(lane);
+  if (work.warp == 0) {
+    scratch.bits[lane] = bits;
+  }
+  if (lane == 0) {
+    BarrierInit(SharedAddress(&scratch.values[work.warp]), 1);
+    for (int i = 0; i < 4; ++i) {
+      BarrierInit(SharedAddress(&scratch.ready[work.warp][i]), work.slot_warps);
+      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), 1);
+    }
+    BarrierInitFence();
+  }
+  LoadActivations<kHopper>(args, work, shared, scratch);
+  RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
+}
+
+template <class Shape, bool kHopper>
+cudaError_t LaunchShape(const GemvArgs& args, const cudaLaunchConfig_t& config) {
+  constexpr auto kKernel = &NestedGemvKernel<Shape, kHopper>;
+  const auto* symbol = reinterpret_cast<const void*>(kKernel);
+  cudaError_t error = cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           static_cast<int>(config.dynamicSmemBytes));
+  if (error == cudaSuccess) {
+    error =
+        cudaFuncSetAttribute(symbol, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
+  return error == cudaSuccess ? cudaLaunchKernelEx(&config, kKernel, args) : error;
+}
+
+template <bool kHopper>
+cudaError_t LaunchColumns(const GemvArgs& args, const cudaLaunchConfig_t& config) {
+  if (args.columns == 1) {
+    return LaunchShape<GemvShape<true, 1, 1>, kHopper>(args, config);
+  }
+  if (args.columns == 2) {
+    return LaunchShape<GemvShape<true, 1, 2>, kHopper>(args, config);
+  }
+  if (args.columns <= 8) {
+    return LaunchShape<GemvShape<false, 1, 2>, kHopper>(args, config);
+  }
+  return LaunchShape<GemvShape<false, 2, 2>, kHopper>(args, config);
+}
+
+}  // namespace flexquant::cuda
+
+#endif  // FLEXQUANT_KERNELS_CUDA_NESTED_KERNEL_CUH_

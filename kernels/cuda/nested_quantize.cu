@@ -1,0 +1,82 @@
+#include "kernels/cuda/nested_gemv.h"
+#include "kernels/cuda/nested_launch.h"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/quantize.cuh"
+
+namespace flexquant::cuda {
+namespace {
+
+struct QuantizeArgs {
+  ActivationInput input;
+  int8_t* values;
+  float2* scales;
+  int blocks;
+  int columns;  // of all chunks
+  int split;
+  uint32_t fine_widths;
+  const uint8_t* widths;
+};
+
+// One CTA a row and pass.
+__global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs args) {
+  __shared__ float squares[kQuantizeThreads / 32];
+  LaunchDependents();
+  const int row = static_cast<int>(blockIdx.y);
+  const int pass = static_cast<int>(blockIdx.x);
+  const int column = row << args.split;
+  const int chunk = column / kMaxChunkColumns;
+  const int columns = min(kMaxChunkColumns, args.columns - chunk * kMaxChunkColumns);
+  const bool fine = args.split != 0 && (args.fine_widths >> args.widths[row] & 1U) != 0;
+  const bool norm = args.input.norm_weight != nullptr;
+  const float* x = args.input.x + row * args.input.ldx;
+  // Chunks before this one are full.
+  const int64_t before = static_cast<int64_t>(chunk) * args.blocks * kMaxChunkColumns;
+  const ActivationOutput out{args.values + before * kBlockCols, args.scales + before, columns, (columns + 1) / 2 * 2,
+                             args.blocks};
+  Quarter weight{};
+  if (norm) {
+    weight = LoadQuarter(args.input.norm_weight, pass, args.input);
+  }
+  WaitForPreviousGrid();
+  Quarter quarter = LoadQuarter(x, pass, args.input);
+  if (norm) {
+    const float part = WarpSquares(args.input, x, pass == 0 ? quarter : LoadQuarter(x, 0, args.input));
+    if (threadIdx.x % 32 == 0) {
+      squares[threadIdx.x / 32] = part;
+    }
+    __syncthreads();
+    quarter = Normed(quarter, InverseNorm(args.input, squares), weight);
+  }
+  QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column % kMaxChunkColumns, quarter,
+                  args.input.group_blocks, args.split != 0, fine);
+}
+
+}  // namespace
+
+QuantizedView QuantizedIn(const GemvParams& params) {
+  const auto* base = static_cast<const uint8_t*>(params.workspace);
+  return {reinterpret_cast<const int8_t*>(base + kGemvCounterBytes),
+          reinterpret_cast<const float2*>(base + ScalesAt(params.weights.blocks(), Columns(params)))};
+}
+
+cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream) {
+  if (!Valid(params)) {
+    return cudaErrorInvalidValue;
+  }
+  const QuantizedView view = QuantizedIn(params);
+  const QuantizeArgs args{InputOf(params),
+                          const_cast<int8_t*>(view.values),
+                          const_cast<float2*>(view.scales),
+                          static_cast<int>(params.weights.blocks()),
+                          Columns(params),
+                          Split(params),
+                          params.fine_widths,
+                          params.widths};
+  cudaLaunchAttribute attribute{};
+  const dim3 grid(static_cast<unsigned>(CeilDiv(args.blocks, kPassBlocks)), static_cast<unsigned>(params.rows));
+  const auto config =
+      Config(grid, kQuantizeThreads, 0, &attribute, params.dependent_launch && !params.portable, stream);
+  return cudaLaunchKernelEx(&config, &QuantizeKernel, args);
+}
+
+}  // namespace flexquant::cuda

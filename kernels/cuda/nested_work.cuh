@@ -1,0 +1,175 @@
+#ifndef FLEXQUANT_KERNELS_CUDA_NESTED_WORK_CUH_
+#define FLEXQUANT_KERNELS_CUDA_NESTED_WORK_CUH_
+
+// What a warp of the decode kernel does, and the stream of its records.
+
+#include "kernels/cuda/nested_gemv_args.h"
+#include "kernels/cuda/nested_multiply.cuh"
+#include "kernels/cuda/ptx.cuh"
+
+namespace flexquant::cuda {
+
+// What a warp does; equal on all its lanes.
+struct WarpWork {
+  int warp;
+  int part;
+  int slot_warps;  // slices of this CTA
+  int slot;
+  int slice;  // of this CTA's
+  int first_record;
+  int last_record;  // exclusive
+  int first_tile;
+  int tile_step;
+  int rounds;       // tiles of this warp
+  int block_begin;  // of this CTA's activations
+  int block_end;
+  int tokens;  // valid rows of this launch
+  int bits;    // kMixed, or the width of all columns
+  int max_bits;
+  uint32_t fine_columns;  // bit c: column c has 15-bit activations
+};
+
+__device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
+  WarpWork work;
+  // The reduction tells the compiler that the number is the same on all lanes.
+  work.warp = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, threadIdx.x / 32));
+  const int set = static_cast<int>(blockIdx.x) >> args.parts_shift;
+  work.part = static_cast<int>(blockIdx.x) & (args.parts - 1);
+  const int warps_shift = args.slices_shift - args.parts_shift;
+  const int slots_shift = kGemvWarpsShift - warps_shift;
+  work.slot_warps = 1 << warps_shift;
+  work.slot = work.warp >> warps_shift;
+  work.slice = work.warp & (work.slot_warps - 1);
+  const int first_slice = work.part << warps_shift;
+  const auto begin = [&args](int slice) { return slice * args.records >> args.slices_shift; };
+  work.first_record = begin(first_slice + work.slice);
+  work.last_record = begin(first_slice + work.slice + 1);
+  work.first_tile = (set << slots_shift) + work.slot;
+  work.tile_step = args.tile_step;
+  work.rounds = args.full_rounds + (work.first_tile < args.extra_tiles ? 1 : 0);
+  work.block_begin = begin(first_slice) * kRecordBlocks;
+  work.block_end = min(args.blocks, begin(first_slice + work.slot_warps) * kRecordBlocks);
+  return work;
+}
+
+// `bits`: of column threadIdx.x % 32; 3 if it is not computed.
+__device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work, int* bits) {
+  const int rows = args.columns >> args.split;
+  const int row = (static_cast<int>(threadIdx.x) % 32) >> args.split;
+  // Both loads in flight at once: the ring waits for them.
+  const int width = row < rows ? args.widths[args.first_row + row] : 3;
+  work.tokens = args.valid_rows == nullptr ? rows : min(rows, max(0, *args.valid_rows - args.first_row));
+  *bits = row < work.tokens ? width : 3;
+  work.max_bits = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, static_cast<unsigned>(*bits)));
+  const bool uniform = __all_sync(0xFFFFFFFFU, row >= work.tokens || *bits == work.max_bits) != 0;
+  work.bits = uniform ? work.max_bits : kMixed;
+  work.fine_columns = __ballot_sync(0xFFFFFFFFU, (args.fine_widths >> *bits & 1U) != 0);
+}
+
+// The records of a warp in order.
+template <bool kHopper>
+class RecordStream {
+ public:
+  __device__ __forceinline__ RecordStream(const GemvArgs& args, const WarpWork& work, uint8_t* ring, uint64_t* full)
+      : ring_(SharedAddress(ring)),
+        full_(SharedAddress(full)),
+        ring_pointer_(ring),
+        first_record_(work.first_record),
+        last_record_(work.last_record),
+        record_(work.first_record),
+        record_bytes_(args.record_bytes) {
+    const int last_blocks = args.blocks - (args.records - 1) * kRecordBlocks;
+    short_record_ = last_blocks < kRecordBlocks ? args.records - 1 : -1;
+    bytes_ = Prefix(args, kRecordBlocks, work.max_bits);
+    short_bytes_ = Prefix(args, last_blocks, work.max_bits);
+    next_ = args.weights + work.first_tile * args.tile_bytes + static_cast<int64_t>(first_record_) * record_bytes_;
+    next_tile_ = work.tile_step * args.tile_bytes - static_cast<int64_t>(last_record_ - first_record_) * record_bytes_;
+    left_ = work.rounds * (last_record_ - first_record_);
+    stages_ = args.stages[work.max_bits];
+  }
+
+  // Hopper: fills the ring.
+  __device__ __forceinline__ void Start(int lane) {
+    if constexpr (kHopper) {
+      if (lane == 0) {
+        for (int stage = 0; stage < stages_; ++stage) {
+          BarrierInit(full_ + 8 * stage, 1);
+        }
+        BarrierInitFence();
+      }
+      __syncwarp();
+      for (int stage = 0; stage < stages_; ++stage) {
+        Fetch(stage);
+      }
+    }
+  }
+
+  // The next record; valid until Release.
+  __device__ __forceinline__ const uint8_t* Wait() {
+    if constexpr (kHopper) {
+      BarrierWait(full_ + 8 * stage_, phase_);
+      return ring_pointer_ + stage_ * bytes_;
+    } else {
+      const uint8_t* record = next_;
+      Advance();
+      return record;
+    }
+  }
+  __device__ __forceinline__ void Release() {
+    if constexpr (kHopper) {
+      __syncwarp();
+      Fetch(stage_);
+      if (++stage_ == stages_) {
+        stage_ = 0;
+        phase_ ^= 1;
+      }
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int Prefix(const GemvArgs& args, int blocks, int bits) {
+    return ((blocks + args.group_blocks - 1) >> (args.group_blocks - 1)) * 64 + blocks * bits * kBlockWordBytes;
+  }
+
+  __device__ __forceinline__ void Advance() {
+    next_ += record_bytes_;
+    if (++record_ == last_record_) {
+      record_ = first_record_;
+      next_ += next_tile_;
+    }
+  }
+
+  __device__ __forceinline__ void Fetch(int stage) {
+    if (left_ == 0) {
+      return;
+    }
+    --left_;
+    if (ElectLane()) {
+      const int bytes = record_ == short_record_ ? short_bytes_ : bytes_;
+      BarrierArriveExpect(full_ + 8 * stage, bytes);
+      BulkCopy(ring_ + stage * bytes_, next_, bytes, full_ + 8 * stage);
+    }
+    Advance();
+  }
+
+  uint32_t ring_;
+  uint32_t full_;
+  const uint8_t* ring_pointer_;
+  const uint8_t* next_;
+  int64_t next_tile_;
+  int first_record_;
+  int last_record_;
+  int record_;
+  int short_record_;
+  int record_bytes_;
+  int bytes_;
+  int short_bytes_;
+  int left_;
+  int stages_;
+  int stage_ = 0;
+  uint32_t phase_ = 0;
+};
+
+}  // namespace flexquant::cuda
+
+#endif  // FLEXQUANT_KERNELS_CUDA_NESTED_WORK_CUH_

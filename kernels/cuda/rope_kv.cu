@@ -1,0 +1,142 @@
+#include "kernels/cuda/ops_common.cuh"
+#include "kernels/cuda/rope_kv.h"
+
+namespace flexquant::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+constexpr int kMaxHeadDim = 256;
+constexpr int kPairsPerLane = kMaxHeadDim / 2 / 32;
+
+__global__ void RopeTableKernel(const double* frequencies, int pairs, int positions, float2* table) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < static_cast<int64_t>(pairs) * positions) {
+    double sine;
+    double cosine;
+    sincos(static_cast<double>(i / pairs) * frequencies[i % pairs], &sine, &cosine);
+    table[i] = {static_cast<float>(cosine), static_cast<float>(sine)};
+  }
+}
+
+// Lane i of a warp holds pairs i, i + 32, ... of a head: elements j and j + head_dim / 2.
+struct Head {
+  float low[kPairsPerLane];
+  float high[kPairsPerLane];
+};
+
+__device__ Head LoadHead(const RopeKvParams& p, int row, int head, int lane) {
+  Head x;
+  const int half = p.head_dim / 2;
+  const int at = head * p.head_dim;
+  const float* from = p.qkv + row * p.stride + at;
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    const int j = lane + 32 * i;
+    x.low[i] = j < half ? from[j] : 0.0F;
+    x.high[i] = j < half ? from[j + half] : 0.0F;
+    if (p.bias != nullptr && j < half) {
+      x.low[i] += p.bias[at + j];
+      x.high[i] += p.bias[at + j + half];
+    }
+  }
+  return x;
+}
+
+__device__ void Normalise(const float* weight, float eps, int head_dim, int lane, Head& x) {
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    sum += x.low[i] * x.low[i] + x.high[i] * x.high[i];
+  }
+  const float scale = 1.0F / sqrtf(WarpSum(sum) / static_cast<float>(head_dim) + eps);
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    const int j = lane + 32 * i;
+    if (j < head_dim / 2) {
+      x.low[i] *= scale * weight[j];
+      x.high[i] *= scale * weight[j + head_dim / 2];
+    }
+  }
+}
+
+__device__ void Rotate(const float2* angles, int half, int lane, Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    const int j = lane + 32 * i;
+    if (j < half) {
+      const float2 a = angles[j];
+      const float low = x.low[i];
+      x.low[i] = low * a.x - x.high[i] * a.y;
+      x.high[i] = x.high[i] * a.x + low * a.y;
+    }
+  }
+}
+
+template <class T>
+__device__ void StoreHead(T* to, int half, int lane, const Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    const int j = lane + 32 * i;
+    if (j < half) {
+      to[j] = static_cast<T>(x.low[i]);
+      to[j + half] = static_cast<T>(x.high[i]);
+    }
+  }
+}
+
+// One warp a row and head.
+__global__ void __launch_bounds__(32 * kWarps) RopeKvKernel(const RopeKvParams p) {
+  LaunchDependents();
+  WaitForPreviousGrid();
+  const auto row = static_cast<int>(blockIdx.y);
+  const int head = static_cast<int>(blockIdx.x * kWarps + threadIdx.x / 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  if (row >= NumRows(p.num_rows, p.max_rows) || head >= p.num_heads + 2 * p.num_kv_heads) {
+    return;
+  }
+  const int position = p.positions[row];
+  if (position < 0) {
+    return;
+  }
+  const int half = p.head_dim / 2;
+  const bool is_q = head < p.num_heads;
+  const bool is_value = head >= p.num_heads + p.num_kv_heads;
+  Head x = LoadHead(p, row, head, lane);
+  if (!is_value) {
+    const float* norm = is_q ? p.q_norm : p.k_norm;
+    if (norm != nullptr) {
+      Normalise(norm, p.norm_eps, p.head_dim, lane, x);
+    }
+    Rotate(p.rope + static_cast<int64_t>(position) * half, half, lane, x);
+  }
+  if (is_q) {
+    StoreHead(p.qkv + row * p.stride + head * p.head_dim, half, lane, x);
+    return;
+  }
+  const int sequence = p.sequence_of == nullptr ? row : p.sequence_of[row];
+  const int64_t block = p.block_tables[sequence * p.block_table_stride + position / p.block_tokens];
+  const int kv_head = head - p.num_heads - (is_value ? p.num_kv_heads : 0);
+  uint16_t* cache = is_value ? p.v_cache : p.k_cache;
+  StoreHead(reinterpret_cast<__half*>(cache) +
+                ((block * p.num_kv_heads + kv_head) * p.block_tokens + position % p.block_tokens) * p.head_dim,
+            half, lane, x);
+}
+
+}  // namespace
+
+cudaError_t LaunchRopeTable(const double* frequencies, int pairs, int positions, float2* table, cudaStream_t stream) {
+  const int64_t count = static_cast<int64_t>(pairs) * positions;
+  const dim3 grid(static_cast<unsigned>((count + 255) / 256));
+  return LaunchGrid(RopeTableKernel, grid, dim3(256), 0, stream, false, 1, frequencies, pairs, positions, table);
+}
+
+cudaError_t LaunchRopeKv(const RopeKvParams& params, cudaStream_t stream, bool programmatic) {
+  if (params.head_dim % 2 != 0 || params.head_dim > kMaxHeadDim) {
+    return cudaErrorInvalidValue;
+  }
+  const int heads = params.num_heads + 2 * params.num_kv_heads;
+  const dim3 grid(static_cast<unsigned>((heads + kWarps - 1) / kWarps), static_cast<unsigned>(params.max_rows));
+  return LaunchGrid(RopeKvKernel, grid, dim3(32 * kWarps), 0, stream, programmatic, 1, params);
+}
+
+}  // namespace flexquant::cuda

@@ -1,0 +1,247 @@
+// Times the linears of a Llama-3.1-8B decode step: a data-dependent chain of 32 x (qkv, o, gate_up, down) and lm_head
+// over random records, in one CUDA graph, against a kernel that only reads the same memory.
+//
+// bench_linears [key=value ...]
+//   batches=1,2,4  widths=3,4,5,6,8 (0: a random mix for each layer group, 1: for each layer group and row)
+//   update=1: the table of widths is copied before every replay   pdl=0   portable=1   fine=1: 15-bit activations where
+//   the executor uses them   kinds=0,1,2,3,4: only these linears   fused, parts, ctas, stages: GemvTuning
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/nested_gemv.h"
+#include "tests/kernels/cuda/bench_model.cuh"
+
+namespace flexquant {
+namespace {
+
+using cuda::GemvEpilogue;
+using cuda::GemvParams;
+
+constexpr int kReplays = 10;
+constexpr int kRepeats = 7;
+
+using Options = std::map<std::string, std::vector<int>>;
+
+int Get(const Options& options, const std::string& key, int fallback) {
+  const auto it = options.find(key);
+  return it == options.end() || it->second.empty() ? fallback : it->second[0];
+}
+
+__global__ void ReadKernel(const uint4* data, size_t count, uint32_t* out) {
+  uint32_t sum = 0;
+  const size_t step = size_t{gridDim.x} * blockDim.x;
+  size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x;
+  for (; i + 7 * step < count; i += 8 * step) {
+    uint4 v[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      v[j] = __ldcs(data + i + j * step);
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sum ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+    }
+  }
+  if (sum == 0x12345678U) {
+    *out = sum;
+  }
+}
+
+GemvParams Params(const Model& model, const Options& options, int group, int rows) {
+  GemvParams p;
+  p.weights = model.matrices[static_cast<size_t>(group)];
+  p.rows = rows;
+  p.widths = model.widths + group * kMaxRows;
+  p.workspace = model.workspace;
+  p.dependent_launch = Get(options, "pdl", 1) != 0;
+  p.portable = Get(options, "portable", 0) != 0;
+  p.tuning.fused_rows = Get(options, "fused", -1);
+  p.tuning.parts = Get(options, "parts", 0);
+  p.tuning.ctas_per_sm = Get(options, "ctas", 0);
+  p.tuning.max_stages = Get(options, "stages", 0);
+  const int kind = group == kGroups - 1 ? 4 : group % 4;
+  const bool reads_hidden = kind != 1 && kind != 3;
+  p.x = kind == 1 ? model.qkv : kind == 3 ? model.inner : model.hidden;
+  p.ldx = kind == 1 ? kQkv : kind == 3 ? kInner : kHidden;
+  p.norm_weight = reads_hidden ? model.norm : nullptr;
+  p.norm_eps = 1e-5F;
+  p.y = kind == 0 ? model.qkv : kind == 2 ? model.inner : kind == 4 ? model.logits : model.hidden;
+  p.ldy = kind == 0 ? kQkv : kind == 2 ? kInner : kind == 4 ? kVocab : kHidden;
+  p.epilogue = kind == 2 ? GemvEpilogue::kSiluMul : reads_hidden ? GemvEpilogue::kStore : GemvEpilogue::kAdd;
+  if (Get(options, "fine", 0) != 0 && kind != 1 && kind != 2) {
+    p.fine_widths = 1U << 6 | 1U << 8;
+  }
+  return p;
+}
+
+bool Wanted(const Options& options, int group) {
+  const auto it = options.find("kinds");
+  const int kind = group == kGroups - 1 ? 4 : group % 4;
+  return it == options.end() || std::count(it->second.begin(), it->second.end(), kind) != 0;
+}
+
+cudaGraphExec_t Capture(const Model& model, const Options& options, int rows) {
+  CHECK(cudaStreamBeginCapture(model.stream, cudaStreamCaptureModeThreadLocal));
+  for (int group = 0; group < kGroups; ++group) {
+    if (Wanted(options, group)) {
+      CHECK(cuda::LaunchNestedGemv(Params(model, options, group, rows), model.stream));
+    }
+  }
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t exec = nullptr;
+  CHECK(cudaStreamEndCapture(model.stream, &graph));
+  CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  CHECK(cudaGraphDestroy(graph));
+  return exec;
+}
+
+// Fills the table; the bytes a step reads with it.
+double SetWidths(const Model& model, const Options& options, int width, int rows, std::mt19937& random) {
+  static constexpr int kWidths[] = {3, 4, 5, 6, 8};
+  double bytes = 0;
+  for (int group = 0; group < kGroups; ++group) {
+    const int mix = kWidths[random() % 5];
+    int most = 0;
+    for (int row = 0; row < kMaxRows; ++row) {
+      const int bits = width == 0 ? mix : width == 1 ? kWidths[random() % 5] : width;
+      model.host_widths[group * kMaxRows + row] = static_cast<uint8_t>(bits);
+      most = row < rows ? std::max(most, bits) : most;
+    }
+    if (Wanted(options, group)) {
+      bytes += static_cast<double>(model.matrices[static_cast<size_t>(group)].BytesRead(most));
+    }
+  }
+  return bytes;
+}
+
+void CopyWidths(const Model& model) {
+  CHECK(cudaMemcpyAsync(model.widths, model.host_widths, kGroups * kMaxRows, cudaMemcpyHostToDevice, model.stream));
+}
+
+// Median milliseconds of one `step`.
+template <class Step>
+double Median(cudaStream_t stream, const Step& step) {
+  cudaEvent_t begin = nullptr;
+  cudaEvent_t end = nullptr;
+  CHECK(cudaEventCreate(&begin));
+  CHECK(cudaEventCreate(&end));
+  std::vector<float> times;
+  for (int repeat = 0; repeat <= kRepeats; ++repeat) {
+    CHECK(cudaEventRecord(begin, stream));
+    for (int i = 0; i < kReplays; ++i) {
+      step();
+    }
+    CHECK(cudaEventRecord(end, stream));
+    CHECK(cudaEventSynchronize(end));
+    float time = 0;
+    CHECK(cudaEventElapsedTime(&time, begin, end));
+    if (repeat > 0) {
+      times.push_back(time / kReplays);
+    }
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
+}
+
+double ReadBandwidth(const Model& model) {
+  double best = 0;
+  for (const int blocks : {132 * 4, 132 * 8, 132 * 16}) {
+    const double ms = Median(model.stream, [&] {
+      ReadKernel<<<blocks, 512, 0, model.stream>>>(reinterpret_cast<const uint4*>(model.data), model.bytes / 16,
+                                                   reinterpret_cast<uint32_t*>(model.logits));
+    });
+    best = std::max(best, static_cast<double>(model.bytes) / ms * 1e-6);
+  }
+  return best;
+}
+
+double Checksum(const Model& model, const Options& options, int rows) {
+  const bool head = Wanted(options, kGroups - 1);
+  std::vector<float> y(static_cast<size_t>(head ? kVocab : kHidden) * static_cast<size_t>(rows));
+  CHECK(cudaMemcpy(y.data(), head ? model.logits : model.hidden, y.size() * sizeof(float), cudaMemcpyDeviceToHost));
+  double sum = 0;
+  for (const float value : y) {
+    sum += std::abs(static_cast<double>(value));
+  }
+  return sum / static_cast<double>(y.size());
+}
+
+void Run(const Model& model, const Options& options, double read) {
+  std::mt19937 random(2);
+  const std::vector<int> batches =
+      options.count("batches") != 0 ? options.at("batches") : std::vector<int>{1, 2, 4, 8, 16, 32};
+  const std::vector<int> widths =
+      options.count("widths") != 0 ? options.at("widths") : std::vector<int>{3, 4, 5, 6, 8, 0};
+  for (const int rows : batches) {
+    cudaGraphExec_t exec = Capture(model, options, rows);
+    for (const int width : widths) {
+      const double bytes = SetWidths(model, options, width, rows, random);
+      CopyWidths(model);
+      const bool update = Get(options, "update", 0) != 0;
+      const double ms = Median(model.stream, [&] {
+        if (update) {
+          CopyWidths(model);
+        }
+        CHECK(cudaGraphLaunch(exec, model.stream));
+      });
+      const double rate = bytes / ms * 1e-6;
+      std::printf("batch %2d  bits %s  %7.3f ms  %6.3f GB  %6.0f GB/s  %5.1f %% of read-only  (mean |y| %.3f)\n", rows,
+                  width == 0   ? "mix"
+                  : width == 1 ? "row"
+                               : std::to_string(width).append("  ").c_str(),
+                  ms, bytes * 1e-9, rate, 100.0 * rate / read, Checksum(model, options, rows));
+      std::fflush(stdout);
+    }
+    CHECK(cudaGraphExecDestroy(exec));
+  }
+}
+
+Options Parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    const size_t equals = argument.find('=');
+    std::stringstream list(equals == std::string::npos ? "1" : argument.substr(equals + 1));
+    std::vector<int>& values = options[argument.substr(0, equals)];
+    for (std::string item; std::getline(list, item, ',');) {
+      values.push_back(std::stoi(item));
+    }
+  }
+  return options;
+}
+
+}  // namespace
+}  // namespace flexquant
+
+// Several option sets, separated by "--", run over one model.
+int main(int argc, char** argv) {
+  cudaDeviceProp properties{};
+  CHECK(cudaGetDeviceProperties(&properties, 0));
+  const flexquant::Model model = flexquant::MakeModel();
+  const double read = flexquant::ReadBandwidth(model);
+  std::printf("%s, %d SMs; %.2f GB of records; read-only kernel %.0f GB/s\n", properties.name,
+              properties.multiProcessorCount, static_cast<double>(model.bytes) * 1e-9, read);
+  for (int begin = 1; begin <= argc;) {
+    const int end = static_cast<int>(std::find(argv + begin, argv + argc, std::string("--")) - argv);
+    std::printf("#");
+    for (int i = begin; i < end; ++i) {
+      std::printf(" %s", argv[i]);
+    }
+    std::printf("\n");
+    flexquant::Run(model, flexquant::Parse(end - begin + 1, argv + begin - 1), read);
+    begin = end + 1;
+    if (end >= argc) {
+      break;
+    }
+  }
+  return 0;
+}

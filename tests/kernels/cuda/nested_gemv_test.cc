@@ -1,0 +1,216 @@
+#include "kernels/cuda/nested_gemv.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "common/precision.h"
+#include "kernels/reference/reference.h"
+#include "tests/kernels/cuda/device_matrix.h"
+#include "tests/kernels/cuda/linear.h"
+#include "tests/kernels/test_matrix.h"
+
+namespace flexquant {
+namespace {
+
+using cuda::GemvParams;
+using cuda::GemvTuning;
+using testing::Bits;
+using testing::Check;
+using testing::CudaGemvTest;
+using testing::DeviceArray;
+using testing::DeviceMatrix;
+using testing::ExpectNear;
+using testing::kRows;
+using testing::Linear;
+using testing::RandomFloats;
+using testing::RandomMatrix;
+using testing::RowsOf;
+
+constexpr uint32_t kAllFine = 0x1FF;
+
+struct Shape {
+  int64_t rows;
+  int64_t cols;
+  int64_t group;
+};
+
+const Shape kShapes[] = {{1, 32, 64},     {15, 64, 64},     {16, 172, 64},  {17, 576, 64},
+                         {40, 1536, 64},  {40, 4096, 64},   {33, 300, 128}, {40, 576, 128},
+                         {17, 4096, 128}, {2500, 1024, 64}, {16, 14336, 64}};
+
+TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
+  uint32_t seed = 1;
+  for (const Shape& shape : kShapes) {
+    const RandomMatrix matrix(shape.rows, shape.cols, shape.group, ++seed);
+    Linear linear(matrix.view(), ++seed);
+    for (const int bits : kPrecisions) {
+      linear.params().portable = true;
+      linear.params().tuning = {};
+      const auto whole = linear.RunUniform(0, kRows, bits);
+      for (const int t : {0, 33, 63}) {
+        const auto a =
+            reference::QuantizeActivations(linear.x().data() + t * shape.cols, shape.cols, 1, shape.cols, shape.group);
+        std::vector<double> magnitude;
+        const auto expected = reference::NestedGemm(matrix.view(), bits, a.view, &magnitude);
+        ExpectNear(whole, t, expected, magnitude, shape.cols, "whole");
+      }
+      for (const bool portable : paths_) {
+        linear.params().portable = portable;
+        for (const int m : {1, 2, 3, 4, 7, 8, 9, 16, 17, 31, 32, 33, 64}) {
+          for (const GemvTuning& tuning : {GemvTuning{}, GemvTuning{0, 2, 1}, GemvTuning{8, 4, 2}}) {
+            const int first = kRows - m;
+            linear.params().tuning = tuning;
+            ASSERT_EQ(Bits(linear.RunUniform(first, m, bits)), Bits(RowsOf(whole, shape.rows, first, m)))
+                << shape.rows << "x" << shape.cols << " group " << shape.group << " bits " << bits << " batch " << m
+                << " portable " << portable << " parts " << tuning.parts;
+            if (tuning.parts == 0 && shape.cols < 1024) {
+              break;  // one slice a tile or two: parts would be refused
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAlone) {
+  uint32_t seed = 100;
+  std::mt19937 random(3);
+  for (const Shape& shape : kShapes) {
+    const RandomMatrix matrix(shape.rows, shape.cols, shape.group, ++seed);
+    Linear linear(matrix.view(), ++seed);
+    for (const uint32_t fine : {0U, 1U << 6 | 1U << 8}) {
+      linear.params().fine_widths = fine;
+      std::vector<std::vector<float>> alone(9);
+      for (const int bits : kPrecisions) {
+        alone[static_cast<size_t>(bits)] = linear.RunUniform(0, kRows, bits);
+      }
+      for (const bool portable : paths_) {
+        linear.params().portable = portable;
+        for (const int m : {2, 3, 4, 5, 8, 13, 16, 29, 32, 40, 64}) {
+          std::vector<uint8_t> widths(static_cast<size_t>(m));
+          const int most = m % 2 == 0 ? 5 : 2;  // also mixes of 3 and 4 alone
+          for (auto& width : widths) {
+            width = static_cast<uint8_t>(kPrecisions[random() % static_cast<unsigned>(most)]);
+          }
+          const auto y = linear.Run(0, widths);
+          for (int t = 0; t < m; ++t) {
+            ASSERT_EQ(Bits(RowsOf(y, shape.rows, t, 1)),
+                      Bits(RowsOf(alone[widths[static_cast<size_t>(t)]], shape.rows, t, 1)))
+                << shape.rows << "x" << shape.cols << " batch " << m << " row " << t << " portable " << portable;
+          }
+        }
+      }
+      linear.params().portable = paths_.back();
+    }
+  }
+}
+
+TEST_F(CudaGemvTest, FineActivationsMatchTheReference) {
+  for (const Shape& shape : {Shape{40, 576, 64}, Shape{17, 4096, 128}}) {
+    const RandomMatrix matrix(shape.rows, shape.cols, shape.group, 7);
+    Linear linear(matrix.view(), 8);
+    for (const bool portable : paths_) {
+      linear.params().portable = portable;
+      linear.params().fine_widths = kAllFine & ~(1U << 4);
+      for (const int m : {1, 3, 8, 40}) {
+        for (const int bits : kPrecisions) {
+          const auto y = linear.RunUniform(0, m, bits);
+          const float* x = linear.x().data();
+          const auto a = bits == 4 ? reference::QuantizeActivations(x, shape.cols, 1, shape.cols, shape.group)
+                                   : reference::QuantizeActivations15(x, shape.cols, shape.group);
+          std::vector<double> magnitude;
+          auto expected = reference::NestedGemm(matrix.view(), bits, a.view, &magnitude);
+          const auto rows = static_cast<size_t>(shape.rows);
+          for (size_t n = 0; n < rows && bits != 4; ++n) {
+            expected[n] += expected[rows + n];
+            magnitude[n] += magnitude[rows + n];
+          }
+          expected.resize(rows);
+          ExpectNear(y, 0, expected, magnitude, shape.cols, "fine");
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemvTest, NormIsTheSameFusedOrNotAndNearTheReference) {
+  for (const int64_t cols : {172, 576, 4096, 9000}) {
+    const RandomMatrix matrix(48, cols, 64, 9);
+    Linear linear(matrix.view(), 10);
+    const auto weight = RandomFloats(cols, 11);
+    const DeviceArray<float> device_weight(weight);
+    linear.params().norm_weight = device_weight.get();
+    linear.params().norm_eps = 1e-5F;
+    linear.params().portable = paths_.front();
+    const auto whole = linear.RunUniform(0, kRows, 8);
+    for (const int m : {1, 2, 4}) {
+      for (const int fused : {0, 1, 4}) {
+        linear.params().tuning.fused_rows = fused;
+        ASSERT_EQ(Bits(linear.RunUniform(3, m, 8)), Bits(RowsOf(whole, 48, 3, m))) << cols << " batch " << m;
+      }
+    }
+    for (const int t : {0, 63}) {
+      const float* x = linear.x().data() + t * cols;
+      const auto normed = reference::RmsNorm(x, weight.data(), cols, 1e-5);
+      for (int64_t n = 0; n < 48; ++n) {
+        double expected = 0;
+        double squares = 0;
+        for (int64_t k = 0; k < cols; ++k) {
+          const double term = reference::Weight(matrix.view(), 8, n, k) * normed[static_cast<size_t>(k)];
+          expected += term;
+          squares += term * term;
+        }
+        // int8 activations: an error of about 0.7 % of each term, independent between terms.
+        ASSERT_NEAR(whole[static_cast<size_t>(t * 48 + n)], expected, 0.06 * std::sqrt(squares)) << "output " << n;
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemvTest, LargestSumsDoNotOverflow) {
+  const int64_t cols = 1024;
+  RandomMatrix matrix(16, cols, 128, 7, /*exact=*/true);
+  NestedMatrix w = matrix.view();
+  const std::vector<uint8_t> ones(static_cast<size_t>(w.units() * 3 * kPlaneWordBytes), 0xFF);
+  w.base3 = w.bit4 = w.bit5 = w.bit6 = w.bits78 = ones.data();
+  for (const float value : {1.0F, -1.0F}) {
+    Linear linear(w, 1);
+    const DeviceArray<float> x(std::vector<float>(static_cast<size_t>(kRows * cols), 0.25F * value));
+    const std::vector<float> host(static_cast<size_t>(cols), 0.25F * value);
+    for (const int bits : kPrecisions) {
+      const auto a = reference::QuantizeActivations(host.data(), cols, 1, cols, 128);
+      std::vector<double> magnitude;
+      const auto expected = reference::NestedGemm(w, bits, a.view, &magnitude);
+      const DeviceArray<uint8_t> widths(std::vector<uint8_t>(kRows, static_cast<uint8_t>(bits)));
+      for (const int m : {1, 5}) {
+        const DeviceArray<float> y(static_cast<size_t>(m * 16));
+        GemvParams params = linear.params();
+        params.portable = paths_.front();
+        params.x = x.get();
+        params.rows = m;
+        params.widths = widths.get();
+        params.y = y.get();
+        params.ldy = 16;
+        Check(cuda::LaunchNestedGemv(params, nullptr), "launch");
+        ExpectNear(y.Get(), m - 1, expected, magnitude, cols, "extreme");
+      }
+    }
+  }
+}
+
+TEST_F(CudaGemvTest, RepackingInRangesGivesTheSameBytes) {
+  for (const bool paired : {false, true}) {
+    const RandomMatrix matrix(344, 1132, 64, 21);
+    const auto whole = DeviceMatrix(matrix.view(), paired).Bytes();
+    for (const int64_t range : {1, 3, 7}) {
+      ASSERT_EQ(DeviceMatrix(matrix.view(), paired, range).Bytes(), whole);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace flexquant
