@@ -69,7 +69,8 @@ class CudaRunnerTest : public ::testing::Test {
   }
 
   // A value that lies between two int8 values goes to one of them here and to the other there, and what follows differs
-  // by the noise of quantising: so most positions agree closely, and all to that noise.
+  // by the noise of quantising, 1 to 2 % in models this small. Chunks that take cuBLAS have fp16 activations, so all of
+  // their positions differ by that.
   static void ExpectAgrees(const ModelConfig& config, bool portable = false) {
     const auto model = Model(config);
     const auto runner = Runner(model->store(), Options(portable));
@@ -82,8 +83,9 @@ class CudaRunnerTest : public ::testing::Test {
       for (const std::vector<size_t>& chunks : {std::vector<size_t>{1}, {60, 1, 64, 3}, {200}}) {
         const auto errors = Errors(AllLogits(*runner, tokens, plan, Blocks(3, 14), chunks), expected, vocab);
         ASSERT_EQ(errors.size(), tokens.size());
-        EXPECT_LT(errors[errors.size() / 2], 0.01) << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
-        EXPECT_LT(errors.back(), 0.06) << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
+        EXPECT_LT(errors[errors.size() / 2], chunks[0] > cuda::kMaxGemvRows ? 0.04 : 0.02)
+            << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
+        EXPECT_LT(errors.back(), 0.08) << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
       }
     }
   }
