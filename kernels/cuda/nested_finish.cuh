@@ -48,10 +48,34 @@ __device__ __forceinline__ float WithBias(const GemvArgs& args, float value, int
   return args.bias == nullptr ? value : __fadd_rn(value, __ldg(args.bias + row));
 }
 
+// Where output `at` = 16 * token + row of a tile goes; null: nowhere.
+__device__ __forceinline__ float* OutputAt(const GemvArgs& args, int64_t tile, int at) {
+  int64_t row = tile * 16 + at % 16;
+  int64_t end = args.rows;
+  if (args.paired) {
+    row = tile * 8 + at % 8;
+    end = args.rows / 2;
+  }
+  if (row >= end) {
+    return nullptr;
+  }
+  row += args.paired && at % 16 >= 8 ? end : 0;
+  return args.y + (args.first_row + at / 16) * args.ldy + row;
+}
+
+// What a lane adds its first output to: loaded before the sums are complete.
+__device__ __forceinline__ float LoadResidual(const GemvArgs& args, int64_t tile, int tokens, int lane) {
+  if (args.epilogue != GemvEpilogue::kAdd || lane >= 16 * tokens) {
+    return 0;
+  }
+  const float* out = OutputAt(args, tile, lane);
+  return out == nullptr ? 0 : __ldcg(out);
+}
+
 // Writes the outputs of one tile for `tokens` rows of the batch.
 template <bool kGlobal>
 __device__ __forceinline__ void StoreTile(const GemvArgs& args, const TileSums& sums, int64_t tile, int tokens,
-                                          int lane) {
+                                          int lane, float residual) {
   float* y = args.y + static_cast<int64_t>(args.first_row) * args.ldy;
   if (args.epilogue == GemvEpilogue::kSiluMul) {
     const int half_rows = args.rows / 2;
@@ -67,28 +91,21 @@ __device__ __forceinline__ void StoreTile(const GemvArgs& args, const TileSums& 
     return;
   }
   for (int at = lane; at < 16 * tokens; at += 32) {
-    const int token = at / 16;
-    int64_t row = tile * 16 + at % 16;
-    int64_t end = args.rows;
-    if (args.paired) {
-      row = tile * 8 + at % 8;
-      end = args.rows / 2;
-    }
-    if (row >= end) {
+    float* out = OutputAt(args, tile, at);
+    if (out == nullptr) {
       continue;
     }
-    row += args.paired && at % 16 >= 8 ? end : 0;
-    const float value = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 16), row);
-    float* out = y + token * args.ldy + row;
-    *out = args.epilogue == GemvEpilogue::kAdd ? __fadd_rn(__ldcg(out), value) : value;
+    const int64_t row = out - y - at / 16 * args.ldy;
+    const float value = WithBias(args, RowSum<kGlobal>(args, sums, at / 16, at % 16), row);
+    *out = args.epilogue == GemvEpilogue::kAdd ? __fadd_rn(at == lane ? residual : __ldcg(out), value) : value;
   }
 }
 
 // `sums`: of this CTA's slices, in shared memory.
 __device__ __forceinline__ void FinishTile(const GemvArgs& args, const TileSums& sums, int part, int64_t tile,
-                                           int tokens, int lane) {
+                                           int tokens, int lane, float residual) {
   if (args.parts == 1) {
-    StoreTile<false>(args, sums, tile, tokens, lane);
+    StoreTile<false>(args, sums, tile, tokens, lane, residual);
     return;
   }
   const int size = args.columns * 16;
@@ -105,7 +122,7 @@ __device__ __forceinline__ void FinishTile(const GemvArgs& args, const TileSums&
   before = __shfl_sync(0xFFFFFFFFU, before, 0);
   if (before + 1 == static_cast<unsigned>(args.parts)) {
     __threadfence();
-    StoreTile<true>(args, {partials, args.parts}, tile, tokens, lane);
+    StoreTile<true>(args, {partials, args.parts}, tile, tokens, lane, residual);
     if (lane == 0) {
       args.counters[tile] = 0;
     }

@@ -13,6 +13,8 @@ constexpr int kDefaultFusedRows = 1;
 constexpr int kHopperShared[3] = {0, 224 << 10, 112 << 10};
 constexpr int kPortableShared = 99 << 10;
 constexpr int kMinStages = 2;
+// What the running grid reads waits behind every record in flight: its activations took 3.2 us instead of 1.2.
+constexpr int kDefaultPace = 1;
 
 struct Device {
   int multiprocessors = 0;
@@ -154,6 +156,7 @@ Plan PlanChunk(const GemvParams& params, const Device& device, int chunk) {
     const int stage = group_bytes + kRecordBlocks * bits * kBlockWordBytes;
     args.stages[bits] = static_cast<uint8_t>(std::min(most_stages, args.ring_bytes / stage));
   }
+  args.pace = static_cast<uint8_t>(params.tuning.pace > 0 ? std::min(params.tuning.pace, kMaxStages) : kDefaultPace);
   return plan;
 }
 

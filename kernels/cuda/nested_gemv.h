@@ -36,6 +36,7 @@ struct GemvTuning {
   int fused_rows = -1;  // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
   int parts = 0;        // CTAs that share a tile along the columns: 1, 2, 4, 8; 0: the fewest that fit
   int ctas_per_sm = 0;  // 1 or 2: shared memory is for so many; 0: default
+  int pace = 0;         // records a warp has in flight before the previous grid is complete; 0: default
   int max_stages = 0;   // of a warp's ring; 0: as many as fit
 };
 

@@ -71,6 +71,7 @@ struct GemvArgs {
   int depth;  // rounds whose sums can be in flight: 1, 2, 4
   int depth_shift;
   uint8_t stages[9];  // of the ring, by the launch's largest width
+  uint8_t pace;       // records in flight before the previous grid is complete
 };
 
 // Barriers and small arrays at scratch_offset.

@@ -49,8 +49,10 @@ __device__ __forceinline__ void FinishRound(const GemvArgs& args, const WarpWork
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const float* sums = reinterpret_cast<const float*>(shared + args.partials_offset) +
                       (work.slot * args.depth + at) * work.slot_warps * args.columns * 16;
+  const int64_t tile = work.first_tile + round * work.tile_step;
+  const float residual = LoadResidual(args, tile, work.tokens, lane);
   BarrierWait(SharedAddress(&scratch.ready[work.slot][at]), static_cast<uint32_t>(round >> args.depth_shift) & 1U);
-  FinishTile(args, {sums, work.slot_warps}, work.part, work.first_tile + round * work.tile_step, work.tokens, lane);
+  FinishTile(args, {sums, work.slot_warps}, work.part, tile, work.tokens, lane, residual);
   __syncwarp();
   if (lane == 0) {
     BarrierArrive(SharedAddress(&scratch.free[work.slot][at]));
@@ -156,7 +158,6 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
   PlanWidths(args, work, &bits);
   RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  stream.Start(lane);
   if (work.warp == 0) {
     scratch.bits[lane] = bits;
   }
@@ -168,6 +169,7 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
     }
     BarrierInitFence();
   }
+  stream.Start(lane, args.pace);
   LoadActivations<kHopper>(args, work, shared, scratch);
   RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
 }

@@ -85,11 +85,12 @@ class RecordStream {
     next_ = args.weights + work.first_tile * args.tile_bytes + static_cast<int64_t>(first_record_) * record_bytes_;
     next_tile_ = work.tile_step * args.tile_bytes - static_cast<int64_t>(last_record_ - first_record_) * record_bytes_;
     left_ = work.rounds * (last_record_ - first_record_);
+    fetchable_ = left_;
     stages_ = args.stages[work.max_bits];
   }
 
-  // Hopper: fills the ring.
-  __device__ __forceinline__ void Start(int lane) {
+  // Hopper: fills the ring, `pace` records in flight: more would hold up what the running grid reads.
+  __device__ __forceinline__ void Start(int lane, int pace) {
     if constexpr (kHopper) {
       if (lane == 0) {
         for (int stage = 0; stage < stages_; ++stage) {
@@ -99,6 +100,9 @@ class RecordStream {
       }
       __syncwarp();
       for (int stage = 0; stage < stages_; ++stage) {
+        if (stage >= pace && stage - pace < fetchable_) {
+          BarrierWait(full_ + 8 * (stage - pace), 0);
+        }
         Fetch(stage);
       }
     }
@@ -165,6 +169,7 @@ class RecordStream {
   int bytes_;
   int short_bytes_;
   int left_;
+  int fetchable_;
   int stages_;
   int stage_ = 0;
   uint32_t phase_ = 0;
