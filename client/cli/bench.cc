@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "client/cli/answer.h"
+#include "client/cli/bench_device.h"
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
 #include "client/cli/interrupt.h"
@@ -222,8 +223,9 @@ absl::Status RunBench(const Flags& flags) {
 void AddBench(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<Flags>();
   auto* command = app.add_subcommand("bench", "Measure decode and prefill speed at every precision");
-  command->add_option("--model", flags->connection.embedded.model_dir, "Folder made by `flexquant convert`")
-      ->required();
+  command->require_subcommand(0, 1);
+  AddDeviceBench(*command, run);
+  command->add_option("--model", flags->connection.embedded.model_dir, "Folder made by `flexquant convert`");
   AddEmbeddedFlags(*command, flags->connection.embedded);
   command->add_option("--tokens", flags->decode_tokens, "Tokens to decode")
       ->check(CLI::Range(1, 100000))
@@ -241,7 +243,14 @@ void AddBench(CLI::App& app, RunCommand& run) {
   python->needs(against);
   command->add_option("--rival-script", flags->rival_script, "tools/rival_bench.py; default: of this program's tree");
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback([flags, &run] {
+  command->callback([flags, command, &run] {
+    if (!command->get_subcommands().empty()) {
+      return;
+    }
+    if (flags->connection.embedded.model_dir.empty()) {
+      RequireUsage(absl::InvalidArgumentError(
+          "--model is required: a folder made by `flexquant convert`; or `decode` or `prefill` for a GPU's speed"));
+    }
     if (!flags->against.empty() && flags->connection.embedded.threads == 0) {
       RequireUsage(absl::InvalidArgumentError("--against needs --threads of at least 1, the same for both"));
     }

@@ -305,6 +305,8 @@ absl::Status CudaForward::LaunchAttentionDecode(const PassInputs& inputs, int64_
   params.num_rows = inputs.num_rows;
   params.max_rows = rows;
   params.workspace = attention_workspace_.as<void>();
+  // Rows, positions, tables and the cache before this token were there before the step began.
+  params.context_ready = true;
   return CudaStatus(cuda::LaunchAttentionDecode(params, stream_, !shape_.portable), "decode attention");
 }
 

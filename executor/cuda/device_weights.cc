@@ -8,6 +8,7 @@
 #include "common/check.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
+#include "kernels/cuda/bench_support.h"
 #include "kernels/cuda/repack.h"
 
 namespace flexquant::executor {
@@ -235,6 +236,43 @@ absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Load(const ModelSt
   FQ_RETURN_IF_ERROR(weights->AllocateMatrices(store.config(), store.group_size(), reserve_bytes));
   FQ_RETURN_IF_ERROR(weights->LoadVectors(store));
   FQ_RETURN_IF_ERROR(weights->LoadMatrices(store));
+  return weights;
+}
+
+absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Random(const ModelConfig& config, int64_t group_size,
+                                                                     uint64_t reserve_bytes, uint32_t seed) {
+  auto weights = std::unique_ptr<DeviceWeights>(new DeviceWeights);
+  FQ_RETURN_IF_ERROR(weights->AllocateMatrices(config, group_size, reserve_bytes));
+  const auto fill = [&seed](const DeviceNestedMatrix& matrix) {
+    return cuda::LaunchRandomRecords(matrix, ++seed, nullptr);
+  };
+  // One vector of ones and one of zeros serve all layers.
+  const auto ones = static_cast<size_t>(std::max(config.hidden_size, config.head_dim));
+  const auto zeros = static_cast<size_t>(
+      std::max({config.hidden_size, config.q_size() + 2 * config.kv_size(), 2 * config.intermediate_size}));
+  FQ_ASSIGN_OR_RETURN(weights->vectors_, AllocateDeviceZeroed((ones + zeros) * sizeof(float), "norms and biases"));
+  float* one = weights->vectors_.as<float>();
+  const float* zero = one + ones;
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchFill(one, ones, 1.0F, nullptr));
+  for (DeviceBlock& block : weights->blocks_) {
+    for (const DeviceNestedMatrix* matrix : {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      FQ_RETURN_IF_CUDA_ERROR(fill(*matrix));
+    }
+    block.attention_norm = one;
+    block.mlp_norm = one;
+    block.q_norm = config.qk_norm ? one : nullptr;
+    block.k_norm = config.qk_norm ? one : nullptr;
+    block.qkv_bias = config.qkv_bias ? zero : nullptr;
+    block.o_bias = config.o_bias ? zero : nullptr;
+    block.gate_up_bias = config.mlp_bias ? zero : nullptr;
+    block.down_bias = config.mlp_bias ? zero : nullptr;
+  }
+  weights->final_norm_ = one;
+  FQ_RETURN_IF_CUDA_ERROR(fill(weights->embedding_));
+  if (!config.tied_head) {
+    FQ_RETURN_IF_CUDA_ERROR(fill(weights->lm_head_));
+  }
+  FQ_RETURN_IF_CUDA_ERROR(cudaDeviceSynchronize());
   return weights;
 }
 

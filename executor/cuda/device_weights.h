@@ -40,6 +40,10 @@ class DeviceWeights {
   // is allocated if `reserve_bytes` more than the weights do not fit, saying how much is missing; INVALID_ARGUMENT for
   // a group size that the kernels do not have.
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Load(const ModelStore& store, uint64_t reserve_bytes);
+  // Weights of `config`'s shape that the device makes from a hash of `seed`, for benchmarks: no file is read. Norms are
+  // 1, biases 0.
+  static absl::StatusOr<std::unique_ptr<DeviceWeights>> Random(const ModelConfig& config, int64_t group_size,
+                                                               uint64_t reserve_bytes, uint32_t seed);
 
   const DeviceBlock& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
   const cuda::DeviceNestedMatrix& embedding() const { return embedding_; }
@@ -47,6 +51,9 @@ class DeviceWeights {
   const float* final_norm() const { return final_norm_; }
   // Matrix of layer group `index`.
   const cuda::DeviceNestedMatrix& layer_group(int index) const;
+  // Start of all matrices, which lie next to each other; matrix_bytes() bytes.
+  const void* matrices() const { return matrices_.as<void>(); }
+  size_t matrix_bytes() const { return matrices_.bytes(); }
   uint64_t bytes() const { return matrices_.bytes() + vectors_.bytes(); }
 
  private:

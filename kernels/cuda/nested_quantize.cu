@@ -76,7 +76,11 @@ cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.blocks, kPassBlocks)), static_cast<unsigned>(params.rows));
   const auto config =
       Config(grid, kQuantizeThreads, 0, &attribute, params.dependent_launch && !params.portable, stream);
-  return cudaLaunchKernelEx(&config, &QuantizeKernel, args);
+  // As the decode kernel's: an SM changes its split of L1 and shared memory only when it is empty.
+  const cudaError_t error =
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(&QuantizeKernel),
+                           cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  return error == cudaSuccess ? cudaLaunchKernelEx(&config, &QuantizeKernel, args) : error;
 }
 
 }  // namespace flexquant::cuda

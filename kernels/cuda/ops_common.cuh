@@ -14,6 +14,12 @@
 
 namespace flexquant::cuda {
 
+// Kernels of one chain share multiprocessors only if all ask for the same split of L1 and shared memory: an SM changes
+// it when it is empty.
+inline cudaError_t ShareMultiprocessors(const void* kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
 // Launches `kernel`. `programmatic`: it may start before the kernel in front of it ends (sm_90 and later only); every
 // kernel here waits for that one before it reads or writes anything, so completion stays transitive.
 template <class... Parameters, class... Arguments>
@@ -38,6 +44,12 @@ cudaError_t LaunchGrid(void (*kernel)(Parameters...), dim3 grid, dim3 block, siz
   }
   config.attrs = attributes;
   config.numAttrs = count;
+  if (programmatic) {
+    const cudaError_t error = ShareMultiprocessors(reinterpret_cast<const void*>(kernel));
+    if (error != cudaSuccess) {
+      return error;
+    }
+  }
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 

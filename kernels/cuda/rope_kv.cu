@@ -59,16 +59,28 @@ __device__ void Normalise(const float* weight, float eps, int head_dim, int lane
   }
 }
 
-__device__ void Rotate(const float2* angles, int half, int lane, Head& x) {
+// Cosines and sines of a lane's pairs.
+struct Angles {
+  float2 pair[kPairsPerLane];
+};
+
+__device__ Angles LoadAngles(const float2* angles, int half, int lane) {
+  Angles result;
 #pragma unroll
   for (int i = 0; i < kPairsPerLane; ++i) {
     const int j = lane + 32 * i;
-    if (j < half) {
-      const float2 a = angles[j];
-      const float low = x.low[i];
-      x.low[i] = low * a.x - x.high[i] * a.y;
-      x.high[i] = x.high[i] * a.x + low * a.y;
-    }
+    result.pair[i] = j < half ? angles[j] : float2{1, 0};
+  }
+  return result;
+}
+
+__device__ void Rotate(const Angles& angles, Head& x) {
+#pragma unroll
+  for (int i = 0; i < kPairsPerLane; ++i) {
+    const float2 a = angles.pair[i];
+    const float low = x.low[i];
+    x.low[i] = low * a.x - x.high[i] * a.y;
+    x.high[i] = x.high[i] * a.x + low * a.y;
   }
 }
 
@@ -87,34 +99,40 @@ __device__ void StoreHead(T* to, int half, int lane, const Head& x) {
 // One warp a row and head.
 __global__ void __launch_bounds__(32 * kWarps) RopeKvKernel(const RopeKvParams p) {
   LaunchDependents();
-  WaitForPreviousGrid();
   const auto row = static_cast<int>(blockIdx.y);
   const int head = static_cast<int>(blockIdx.x * kWarps + threadIdx.x / 32);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (row >= NumRows(p.num_rows, p.max_rows) || head >= p.num_heads + 2 * p.num_kv_heads) {
-    return;
-  }
-  const int position = p.positions[row];
-  if (position < 0) {
+  const int position = row < NumRows(p.num_rows, p.max_rows) ? p.positions[row] : -1;
+  if (position < 0 || head >= p.num_heads + 2 * p.num_kv_heads) {
+    WaitForPreviousGrid();
     return;
   }
   const int half = p.head_dim / 2;
   const bool is_q = head < p.num_heads;
   const bool is_value = head >= p.num_heads + p.num_kv_heads;
+  const float2* angles = p.rope + static_cast<int64_t>(position) * half;
+  Angles angle;
+  if (!is_value) {
+    angle = LoadAngles(angles, half, lane);
+  }
+  int64_t block = 0;
+  if (!is_q) {
+    const int sequence = p.sequence_of == nullptr ? row : p.sequence_of[row];
+    block = p.block_tables[sequence * p.block_table_stride + position / p.block_tokens];
+  }
+  WaitForPreviousGrid();
   Head x = LoadHead(p, row, head, lane);
   if (!is_value) {
     const float* norm = is_q ? p.q_norm : p.k_norm;
     if (norm != nullptr) {
       Normalise(norm, p.norm_eps, p.head_dim, lane, x);
     }
-    Rotate(p.rope + static_cast<int64_t>(position) * half, half, lane, x);
+    Rotate(angle, x);
   }
   if (is_q) {
     StoreHead(p.qkv + row * p.stride + head * p.head_dim, half, lane, x);
     return;
   }
-  const int sequence = p.sequence_of == nullptr ? row : p.sequence_of[row];
-  const int64_t block = p.block_tables[sequence * p.block_table_stride + position / p.block_tokens];
   const int kv_head = head - p.num_heads - (is_value ? p.num_kv_heads : 0);
   uint16_t* cache = is_value ? p.v_cache : p.k_cache;
   StoreHead(reinterpret_cast<__half*>(cache) +

@@ -38,6 +38,8 @@ struct RopeKvParams {
   int max_rows = 0;
 };
 
+// With `programmatic`, rope, positions, sequence_of, block_tables and num_rows are read while the kernel before still
+// runs: nothing of the same chain of programmatic launches may write them.
 cudaError_t LaunchRopeKv(const RopeKvParams& params, cudaStream_t stream, bool programmatic = false);
 
 }  // namespace flexquant::cuda

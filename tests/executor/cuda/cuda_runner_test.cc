@@ -83,7 +83,7 @@ class CudaRunnerTest : public ::testing::Test {
       for (const std::vector<size_t>& chunks : {std::vector<size_t>{1}, {60, 1, 64, 3}, {200}}) {
         const auto errors = Errors(AllLogits(*runner, tokens, plan, Blocks(3, 14), chunks), expected, vocab);
         ASSERT_EQ(errors.size(), tokens.size());
-        EXPECT_LT(errors[errors.size() / 2], chunks[0] > cuda::kMaxGemvRows ? 0.04 : 0.02)
+        EXPECT_LT(errors[errors.size() / 2], chunks[0] > cuda::kMaxGemvRows ? 0.04 : 0.025)
             << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
         EXPECT_LT(errors.back(), 0.08) << int{plan.bits[0]} << " bits first, chunk " << chunks[0];
       }

@@ -1,0 +1,212 @@
+#include "client/cli/bench_device.h"
+
+#include <cstdio>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/interrupt.h"
+#include "client/cli/json_output.h"
+#include "client/cli/progress.h"
+#include "common/model_config.h"
+#include "common/status_macros.h"
+#include "executor/device_bench.h"
+
+namespace flexquant::cli {
+namespace {
+
+using executor::DecodeResult;
+using executor::DeviceBenchResult;
+using executor::PrefillResult;
+using executor::StepTime;
+
+struct Flags {
+  std::string shapes = "llama-3.1-8b";
+  int device = 0;
+  int64_t group_size = 64;
+  std::vector<int> batches = {1};
+  std::vector<int64_t> contexts = {1024};
+  std::vector<int> rows = {512, 2048};
+  int repetitions = 7;
+  bool random = false;
+  bool portable = false;
+  bool json = false;
+};
+
+ModelConfig Shape(const std::string& family, int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads,
+                  int64_t kv_heads, int64_t head_dim, int64_t vocab, bool tied) {
+  ModelConfig config;
+  config.family = family;
+  config.hidden_size = hidden;
+  config.intermediate_size = intermediate;
+  config.num_layers = layers;
+  config.num_heads = heads;
+  config.num_kv_heads = kv_heads;
+  config.head_dim = head_dim;
+  config.vocab_size = vocab;
+  config.tied_head = tied;
+  config.qkv_bias = family == "qwen2";
+  config.qk_norm = family == "qwen3";
+  return config;
+}
+
+// Shapes of the models' config.json.
+const std::map<std::string, ModelConfig>& Shapes() {
+  static const auto* shapes = new std::map<std::string, ModelConfig>{
+      {"llama-3.1-8b", Shape("llama", 4096, 14336, 32, 32, 8, 128, 128256, false)},
+      {"llama-3.2-1b", Shape("llama", 2048, 8192, 16, 32, 8, 64, 128256, true)},
+      {"llama-3.2-3b", Shape("llama", 3072, 8192, 28, 24, 8, 128, 128256, true)},
+      {"mistral-7b", Shape("mistral", 4096, 14336, 32, 32, 8, 128, 32768, false)},
+      {"qwen2.5-7b", Shape("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, false)},
+      {"qwen3-8b", Shape("qwen3", 4096, 12288, 36, 32, 8, 128, 151936, false)},
+      {"smollm2-135m", Shape("llama", 576, 1536, 30, 9, 3, 64, 49152, true)},
+  };
+  return *shapes;
+}
+
+std::vector<std::string> ShapeNames() {
+  std::vector<std::string> names;
+  for (const auto& [name, config] : Shapes()) {
+    names.push_back(name);
+  }
+  return names;
+}
+
+Json TimeJson(const StepTime& time) {
+  return {{"median_ms", time.median}, {"least_ms", time.least}, {"most_ms", time.most}};
+}
+
+double Bandwidth(const DecodeResult& row, const StepTime& time) {
+  return (row.weight_bytes + row.kv_bytes) / time.median * 1e3;
+}
+
+void PrintAsJson(const Flags& flags, const DeviceBenchResult& result) {
+  Json json;
+  json["device"] = result.device;
+  json["shapes"] = flags.shapes;
+  json["group_size"] = flags.group_size;
+  json["read_only_bytes_per_second"] = result.read_only_bytes_per_second;
+  json["copy_bytes_per_second"] = result.copy_bytes_per_second;
+  for (const DecodeResult& row : result.decode) {
+    json["decode"].push_back({{"plan", row.plan},
+                              {"batch", row.batch},
+                              {"context", row.context},
+                              {"weight_bytes", row.weight_bytes},
+                              {"kv_bytes", row.kv_bytes},
+                              {"graph", TimeJson(row.graph)},
+                              {"plan_held", TimeJson(row.held)},
+                              {"plan_changed", TimeJson(row.changed)},
+                              {"of_read_only", Bandwidth(row, row.graph) / result.read_only_bytes_per_second},
+                              {"of_copy", Bandwidth(row, row.graph) / result.copy_bytes_per_second}});
+  }
+  for (const PrefillResult& row : result.prefill) {
+    json["prefill"].push_back(
+        {{"tokens", row.rows}, {"step", TimeJson(row.step)}, {"cublas_bf16", TimeJson(row.cublas)}});
+  }
+  PrintJson(json);
+}
+
+void PrintText(const Flags& flags, const DeviceBenchResult& result) {
+  std::puts(absl::StrFormat("%s on %s, random weights in groups of %d", flags.shapes, result.device, flags.group_size)
+                .c_str());
+  std::puts(absl::StrFormat("memory: %.0f GB/s read-only, %.0f GB/s copied (read + written)",
+                            result.read_only_bytes_per_second * 1e-9, result.copy_bytes_per_second * 1e-9)
+                .c_str());
+  if (!result.decode.empty()) {
+    std::puts(
+        "decode: ms a step, whole (head and greedy sampling too), median (least to most); share of read-only "
+        "bandwidth; "
+        "then with inputs copied every step, plan held / changed");
+  }
+  for (const DecodeResult& row : result.decode) {
+    std::puts(absl::StrFormat("  batch %2d  context %6d  %-8s %7.3f (%.3f to %.3f)  %5.1f %%  %7.3f / %7.3f", row.batch,
+                              row.context, row.plan, row.graph.median, row.graph.least, row.graph.most,
+                              100 * Bandwidth(row, row.graph) / result.read_only_bytes_per_second, row.held.median,
+                              row.changed.median)
+                  .c_str());
+  }
+  if (!result.prefill.empty()) {
+    std::puts("prefill: ms a chunk at 8 bits, all layers without the head; the bare bf16 cuBLAS products; ratio");
+  }
+  for (const PrefillResult& row : result.prefill) {
+    std::puts(absl::StrFormat("  %5d tokens  %8.3f (%.3f to %.3f)  %8.3f (%.3f to %.3f)  %.2f", row.rows,
+                              row.step.median, row.step.least, row.step.most, row.cublas.median, row.cublas.least,
+                              row.cublas.most, row.step.median / row.cublas.median)
+                  .c_str());
+  }
+}
+
+absl::Status Run(const Flags& flags, bool decode) {
+  executor::DeviceBenchOptions options;
+  options.config = Shapes().at(flags.shapes);
+  options.group_size = flags.group_size;
+  options.device = flags.device;
+  options.portable = flags.portable;
+  options.batches = flags.batches;
+  options.contexts = decode ? flags.contexts : std::vector<int64_t>{};
+  options.prefill_rows = decode ? std::vector<int>{} : flags.rows;
+  options.repetitions = flags.repetitions;
+  Progress progress("cases");
+  FQ_ASSIGN_OR_RETURN(const DeviceBenchResult result, executor::RunDeviceBench(options, [&](int done, int total) {
+                        progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total), flags.shapes);
+                        return Interrupt::Check();
+                      }));
+  if (flags.json) {
+    PrintAsJson(flags, result);
+  } else {
+    PrintText(flags, result);
+  }
+  return absl::OkStatus();
+}
+
+CLI::App* AddCommon(CLI::App& bench, const std::string& name, const std::string& about, Flags& flags) {
+  auto* command = bench.add_subcommand(name, about);
+  command
+      ->add_option("--shapes", flags.shapes,
+                   absl::StrCat("Model whose shapes to take: ", absl::StrJoin(ShapeNames(), ", ")))
+      ->check(CLI::IsMember(ShapeNames()))
+      ->capture_default_str();
+  command->add_flag("--random", flags.random, "Weights that the device makes, no file (the only kind here)");
+  command->add_option("--gpu", flags.device, "Which GPU")->check(CLI::Range(0, 1023))->capture_default_str();
+  command->add_option("--group-size", flags.group_size, "Columns that share a scale")
+      ->check(CLI::IsMember({64, 128}))
+      ->capture_default_str();
+  command
+      ->add_option("--repetitions", flags.repetitions,
+                   "Measurements of each case, of 10 steps, after one that warms up")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--portable", flags.portable, "The kernels for sm_80 and up even where Hopper's would run");
+  command->add_flag("--json", flags.json, "Print JSON");
+  return command;
+}
+
+}  // namespace
+
+void AddDeviceBench(CLI::App& bench, RunCommand& run) {
+  auto decode_flags = std::make_shared<Flags>();
+  auto* decode = AddCommon(bench, "decode", "Whole decode steps of a model's shapes on a GPU", *decode_flags);
+  decode->add_option("--batch", decode_flags->batches, "Sequences of a step; several with commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  decode->add_option("--context", decode_flags->contexts, "Tokens in each sequence's cache; several with commas")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  decode->callback([decode_flags, &run] { run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); }; });
+
+  auto prefill_flags = std::make_shared<Flags>();
+  auto* prefill = AddCommon(bench, "prefill", "Prefill of a model's shapes on a GPU", *prefill_flags);
+  prefill->add_option("--tokens", prefill_flags->rows, "Tokens of a chunk; several with commas")
+      ->delimiter(',')
+      ->check(CLI::Range(2, 65536))
+      ->capture_default_str();
+  prefill->callback([prefill_flags, &run] { run = [prefill_flags] { return Run(*prefill_flags, /*decode=*/false); }; });
+}
+
+}  // namespace flexquant::cli

@@ -1,0 +1,332 @@
+#include "executor/cuda/cuda_bench.h"
+
+#include <cublas_v2.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <random>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "common/precision.h"
+#include "common/status_macros.h"
+#include "executor/cuda/cuda_forward.h"
+#include "executor/cuda/device_memory.h"
+#include "executor/cuda/device_weights.h"
+#include "executor/cuda/step_arrays.h"
+#include "kernels/cuda/bench_support.h"
+
+namespace flexquant::executor {
+namespace {
+
+constexpr int kMaxRows = cuda::kMaxGemvRows;
+constexpr int kStepsARepetition = 10;
+constexpr uint32_t kBlockTokens = 16;
+constexpr int kMixed = 0;
+constexpr int kIsolated = -1;
+constexpr std::array<int, 7> kPlans = {3, 4, 5, 6, 8, kMixed, kIsolated};
+
+std::string PlanName(int plan) {
+  return plan == kMixed ? "mixed" : plan == kIsolated ? "isolated" : absl::StrCat(plan);
+}
+
+// A model's shape on the device, ready to run steps.
+class CudaBench {
+ public:
+  explicit CudaBench(const DeviceBenchOptions& options) : options_(options), config_(options.config) {}
+  ~CudaBench() {
+    for (cudaEvent_t event : {begin_, end_}) {
+      if (event != nullptr) {
+        cudaEventDestroy(event);
+      }
+    }
+    forward_.reset();
+    if (stream_ != nullptr) {
+      cudaStreamDestroy(stream_);
+    }
+  }
+  CudaBench(const CudaBench&) = delete;
+  CudaBench& operator=(const CudaBench&) = delete;
+
+  absl::Status Initialise(DeviceBenchResult* result);
+  absl::Status MeasureMemory(DeviceBenchResult* result);
+  absl::StatusOr<DecodeResult> MeasureDecode(int batch, int64_t context, int plan);
+  absl::StatusOr<PrefillResult> MeasurePrefill(int rows);
+  bool Fits(int batch, int64_t context) const { return BlocksFor(context) * batch <= blocks_; }
+
+ private:
+  static int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
+  // Milliseconds of one call of `step`.
+  absl::StatusOr<StepTime> Time(absl::FunctionRef<absl::Status()> step);
+  double SetWidths(int batch, int plan);
+  absl::StatusOr<StepTime> MeasureCublas(int rows);
+
+  const DeviceBenchOptions& options_;
+  const ModelConfig& config_;
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begin_ = nullptr;
+  cudaEvent_t end_ = nullptr;
+  std::unique_ptr<DeviceWeights> weights_;
+  std::unique_ptr<CudaForward> forward_;
+  std::unique_ptr<StepArrays> arrays_;
+  int64_t blocks_ = 0;
+  int groups_ = 0;
+  std::mt19937 random_{1};
+};
+
+absl::Status CudaBench::Initialise(DeviceBenchResult* result) {
+  FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(options_.device));
+  cudaDeviceProp properties{};
+  FQ_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, options_.device));
+  result->device = properties.name;
+  FQ_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  FQ_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin_));
+  FQ_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end_));
+
+  int64_t longest = 1;
+  int64_t most_blocks = 1;
+  for (const int64_t context : options_.contexts) {
+    longest = std::max(longest, context);
+    for (const int batch : options_.batches) {
+      most_blocks = std::max(most_blocks, batch * BlocksFor(context));
+    }
+  }
+  int64_t rows = kMaxRows;
+  for (const int chunk : options_.prefill_rows) {
+    rows = std::max<int64_t>(rows, chunk);
+  }
+  longest = std::max(longest, rows);
+  most_blocks = std::max(most_blocks, BlocksFor(rows));
+
+  CudaForwardShape shape;
+  shape.kv_block_tokens = kBlockTokens;
+  shape.max_context = longest;
+  shape.max_rows = rows;
+  shape.portable = options_.portable || !cuda::HopperPathSupported();
+  const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + (uint64_t{2} << 30);
+  FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Random(config_, options_.group_size, reserve, 1));
+  size_t free = 0;
+  size_t total = 0;
+  FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
+  const int64_t block_bytes = config_.num_layers * 2 * config_.kv_size() * kBlockTokens * 2;
+  blocks_ = std::min(most_blocks, static_cast<int64_t>(free - std::min<uint64_t>(free, reserve)) / block_bytes);
+  shape.kv_blocks = static_cast<uint32_t>(blocks_);
+  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_));
+  groups_ = NumLayerGroups(static_cast<int>(config_.num_layers));
+  FQ_ASSIGN_OR_RETURN(arrays_, StepArrays::Create({groups_, rows, kMaxRows, BlocksFor(longest)}));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<StepTime> CudaBench::Time(absl::FunctionRef<absl::Status()> step) {
+  std::vector<double> times;
+  for (int repetition = 0; repetition <= options_.repetitions; ++repetition) {
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin_, stream_));
+    for (int i = 0; i < kStepsARepetition; ++i) {
+      FQ_RETURN_IF_ERROR(step());
+    }
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(end_, stream_));
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end_));
+    float ms = 0;
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&ms, begin_, end_));
+    if (repetition > 0) {
+      times.push_back(static_cast<double>(ms) / kStepsARepetition);
+    }
+  }
+  std::sort(times.begin(), times.end());
+  return StepTime{times[times.size() / 2], times.front(), times.back()};
+}
+
+absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
+  const size_t half = weights_->matrix_bytes() / 32 * 16;
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer sink, AllocateDevice(sizeof(uint32_t), "sink"));
+  for (const int blocks : {528, 1056, 2112}) {
+    FQ_ASSIGN_OR_RETURN(
+        const StepTime read, Time([&] {
+          return CudaStatus(cuda::LaunchReadOnly(weights_->matrices(), 2 * half, blocks, sink.as<uint32_t>(), stream_),
+                            "reading");
+        }));
+    result->read_only_bytes_per_second =
+        std::max(result->read_only_bytes_per_second, static_cast<double>(2 * half) / read.median * 1e3);
+  }
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer copy, AllocateDevice(std::min<size_t>(half, size_t{1} << 30), "copy"));
+  for (const int blocks : {528, 1056, 2112}) {
+    FQ_ASSIGN_OR_RETURN(const StepTime time, Time([&] {
+                          return CudaStatus(
+                              cuda::LaunchCopy(weights_->matrices(), copy.as<void>(), copy.bytes(), blocks, stream_),
+                              "copying");
+                        }));
+    result->copy_bytes_per_second =
+        std::max(result->copy_bytes_per_second, 2.0 * static_cast<double>(copy.bytes()) / time.median * 1e3);
+  }
+  return absl::OkStatus();
+}
+
+// Fills the pinned table of widths; the bytes a step then reads of the weights.
+double CudaBench::SetWidths(int batch, int plan) {
+  double bytes = 0;
+  for (int group = 0; group < groups_; ++group) {
+    const auto draw = [this] { return kPrecisions[random_() % kPrecisions.size()]; };
+    const int for_all = plan == kMixed ? draw() : plan;
+    int most = 0;
+    for (int row = 0; row < batch; ++row) {
+      const int bits = plan == kIsolated ? draw() : for_all;
+      arrays_->widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
+      most = std::max(most, bits);
+    }
+    bytes += static_cast<double>(weights_->layer_group(group).BytesRead(most));
+  }
+  return bytes;
+}
+
+absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, int plan) {
+  DecodeResult result{PlanName(plan), batch, context, 0, 0, {}, {}, {}};
+  const int64_t blocks = BlocksFor(context);
+  std::vector<uint32_t> table(static_cast<size_t>(blocks));
+  for (int row = 0; row < batch; ++row) {
+    for (int64_t i = 0; i < blocks; ++i) {
+      table[static_cast<size_t>(i)] = static_cast<uint32_t>(row * blocks + i);
+    }
+    arrays_->SetBlockTable(row, table);
+    arrays_->tokens()[row] = static_cast<uint32_t>(random_() % static_cast<uint64_t>(config_.vocab_size));
+    arrays_->positions()[row] = static_cast<int32_t>(context - 1);
+    arrays_->sampling()[row] = cuda::RowSampling{};
+  }
+  *arrays_->num_rows() = batch;
+  result.weight_bytes = SetWidths(batch, plan);
+  result.kv_bytes = static_cast<double>(batch * context * config_.num_layers * 2 * config_.kv_size() * 2);
+  const auto upload = [&] { return arrays_->Upload(batch, blocks, stream_); };
+  FQ_RETURN_IF_ERROR(upload());
+  FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+
+  FQ_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
+  const absl::Status launched = forward_->LaunchDecode(arrays_->device(), batch, arrays_->results());
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
+  FQ_RETURN_IF_ERROR(launched);
+  FQ_RETURN_IF_ERROR(CudaStatus(ended, "capturing a step"));
+  cudaGraphExec_t exec = nullptr;
+  const cudaError_t instantiated = cudaGraphInstantiate(&exec, graph, 0);
+  cudaGraphDestroy(graph);
+  FQ_RETURN_IF_ERROR(CudaStatus(instantiated, "instantiating a step"));
+  const auto launch = [&] { return CudaStatus(cudaGraphLaunch(exec, stream_), "launching a step"); };
+
+  const auto graph_only = Time(launch);
+  const auto held = Time([&]() -> absl::Status {
+    FQ_RETURN_IF_ERROR(upload());
+    return launch();
+  });
+  // As the executor does: the host fills the arrays for a step when the step before has ended.
+  const auto changed = Time([&]() -> absl::Status {
+    std::rotate(arrays_->widths(), arrays_->widths() + kMaxRows, arrays_->widths() + groups_ * kMaxRows);
+    FQ_RETURN_IF_ERROR(upload());
+    return launch();
+  });
+  cudaStreamSynchronize(stream_);
+  cudaGraphExecDestroy(exec);
+  FQ_ASSIGN_OR_RETURN(result.graph, graph_only);
+  FQ_ASSIGN_OR_RETURN(result.held, held);
+  FQ_ASSIGN_OR_RETURN(result.changed, changed);
+  return result;
+}
+
+absl::StatusOr<StepTime> CudaBench::MeasureCublas(int rows) {
+  const DeviceBlock& block = weights_->block(0);
+  const std::array<const cuda::DeviceNestedMatrix*, 4> matrices = {&block.qkv, &block.o, &block.gate_up, &block.down};
+  size_t weight_elements = 0;
+  size_t input = 0;
+  size_t output = 0;
+  for (const auto* matrix : matrices) {
+    weight_elements += static_cast<size_t>(matrix->rows * matrix->cols);
+    input = std::max(input, static_cast<size_t>(matrix->cols * rows));
+    output = std::max(output, static_cast<size_t>(matrix->rows * rows));
+  }
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer w, AllocateDeviceZeroed(weight_elements * 2, "bf16 weights"));
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer x, AllocateDeviceZeroed(input * 2, "bf16 input"));
+  FQ_ASSIGN_OR_RETURN(const DeviceBuffer y, AllocateDeviceZeroed(output * 2, "bf16 output"));
+  cublasHandle_t cublas = nullptr;
+  if (cublasCreate(&cublas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(cublas, stream_) != CUBLAS_STATUS_SUCCESS) {
+    return absl::InternalError("cuBLAS cannot be initialised");
+  }
+  const auto time = Time([&]() -> absl::Status {
+    for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+      size_t offset = 0;
+      for (const auto* matrix : matrices) {
+        const auto n = static_cast<int>(matrix->rows);
+        const auto k = static_cast<int>(matrix->cols);
+        const float one = 1;
+        const float zero = 0;
+        const cublasStatus_t status =
+            cublasGemmEx(cublas, CUBLAS_OP_T, CUBLAS_OP_N, n, rows, k, &one, w.as<uint16_t>() + offset, CUDA_R_16BF, k,
+                         x.as<uint16_t>(), CUDA_R_16BF, k, &zero, y.as<uint16_t>(), CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+                         CUBLAS_GEMM_DEFAULT);
+        if (status != CUBLAS_STATUS_SUCCESS) {
+          return absl::InternalError(absl::StrCat("cuBLAS: ", cublasGetStatusString(status)));
+        }
+        offset += static_cast<size_t>(matrix->rows * matrix->cols);
+      }
+    }
+    return absl::OkStatus();
+  });
+  cublasDestroy(cublas);
+  return time;
+}
+
+absl::StatusOr<PrefillResult> CudaBench::MeasurePrefill(int rows) {
+  PrefillResult result;
+  result.rows = rows;
+  std::vector<uint32_t> table(static_cast<size_t>(BlocksFor(rows)));
+  for (size_t i = 0; i < table.size(); ++i) {
+    table[i] = static_cast<uint32_t>(i);
+  }
+  arrays_->SetBlockTable(0, table);
+  for (int row = 0; row < rows; ++row) {
+    arrays_->tokens()[row] = static_cast<uint32_t>(random_() % static_cast<uint64_t>(config_.vocab_size));
+    arrays_->positions()[row] = row;
+  }
+  *arrays_->num_rows() = rows;
+  arrays_->row_starts()[0] = 0;
+  arrays_->row_starts()[1] = rows;
+  *arrays_->start_position() = 0;
+  SetWidths(kMaxRows, kTopPrecision);
+  FQ_RETURN_IF_ERROR(arrays_->Upload(1, static_cast<int64_t>(table.size()), stream_));
+  const std::vector<uint8_t> bits(static_cast<size_t>(groups_), kTopPrecision);
+  FQ_ASSIGN_OR_RETURN(result.step, Time([&] { return forward_->LaunchPrefill(arrays_->device(), rows, bits); }));
+  FQ_ASSIGN_OR_RETURN(result.cublas, MeasureCublas(rows));
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options,
+                                               const std::function<absl::Status(int, int)>& progress) {
+  DeviceBenchResult result;
+  CudaBench bench(options);
+  FQ_RETURN_IF_ERROR(bench.Initialise(&result));
+  FQ_RETURN_IF_ERROR(bench.MeasureMemory(&result));
+  const auto cases =
+      static_cast<int>(options.batches.size() * options.contexts.size() * kPlans.size() + options.prefill_rows.size());
+  int done = 0;
+  for (const int64_t context : options.contexts) {
+    for (const int batch : options.batches) {
+      for (const int plan : kPlans) {
+        FQ_RETURN_IF_ERROR(progress(done++, cases));
+        // Of one sequence, isolated is mixed.
+        if (bench.Fits(batch, context) && (batch > 1 || plan != kIsolated)) {
+          FQ_ASSIGN_OR_RETURN(DecodeResult decode, bench.MeasureDecode(batch, context, plan));
+          result.decode.push_back(std::move(decode));
+        }
+      }
+    }
+  }
+  for (const int rows : options.prefill_rows) {
+    FQ_RETURN_IF_ERROR(progress(done++, cases));
+    FQ_ASSIGN_OR_RETURN(const PrefillResult prefill, bench.MeasurePrefill(rows));
+    result.prefill.push_back(prefill);
+  }
+  return result;
+}
+
+}  // namespace flexquant::executor
