@@ -1,5 +1,5 @@
-"""Decode products of a model's shapes in PyTorch, to compare with `flexquant bench decode` on the same card: bf16 through
-cuBLAS, and int4 weight-only (tinygemm, groups of 64). One CUDA graph a step, linears alone: no attention, norms or
+"""Decode products of a model's shapes in PyTorch, to compare with `flexquant bench decode` on the same card: bf16
+through cuBLAS, and int4 weight-only (tinygemm, groups of 64). One CUDA graph a step, linears alone: no attention, norms or
 sampling, which `flexquant bench decode` includes.
 
     python3 tools/gpu_peers.py [--batch 1,8] [--repetitions 7]
@@ -72,9 +72,8 @@ def main():
         for batch in map(int, arguments.batch.split(",")):
             median, least, most, size = measure(make, batch, arguments.repetitions)
             torch.cuda.empty_cache()
-            result["linears"].append(
-                {"weights": name, "batch": batch, "median_ms": median, "least_ms": least, "most_ms": most, "bytes": size}
-            )
+            times = {"median_ms": median, "least_ms": least, "most_ms": most}
+            result["linears"].append({"weights": name, "batch": batch, **times, "bytes": size})
     print(json.dumps(result, indent=1))
 
 

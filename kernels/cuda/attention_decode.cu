@@ -180,11 +180,8 @@ __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const Attentio
   const bool active = row < NumRows(p.num_rows, p.max_rows) && position >= 0;
   const Split split = FindSplit(p, active ? position : 0, static_cast<int>(blockIdx.x));
   if (!active || static_cast<int>(blockIdx.x) >= split.count) {
-    // Gone at once, so that its shared memory is free for the next grid. One block must wait all the same: the grid is
-    // not complete before the one in front of it.
-    if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
-      WaitForPreviousGrid();
-    }
+    // Leaving at once instead would let the next grid in early; docs/kernels/cuda_step.md says what that did.
+    WaitForPreviousGrid();
     return;
   }
   const int warp = static_cast<int>(threadIdx.x) / 32;
