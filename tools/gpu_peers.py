@@ -1,6 +1,6 @@
 """Decode products of a model's shapes in PyTorch, to compare with `flexquant bench decode` on the same card: bf16
-through cuBLAS, and int4 weight-only (tinygemm, groups of 64). One CUDA graph a step, linears alone: no attention, norms or
-sampling, which `flexquant bench decode` includes.
+through cuBLAS, and int4 weight-only (tinygemm, groups of 64). One CUDA graph a step, linears alone: no attention,
+norms or sampling, which `flexquant bench decode` includes.
 
     python3 tools/gpu_peers.py [--batch 1,8] [--repetitions 7]
 """
