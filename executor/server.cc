@@ -42,6 +42,14 @@ absl::Status CheckAddress(absl::string_view address) {
   return absl::OkStatus();
 }
 
+absl::Status CheckOptions(const ExecutorOptions& options) {
+  if (options.max_streams < 1 || options.max_streams > kMaxStreams) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_streams is ", options.max_streams, "; allowed: 1 to ", kMaxStreams));
+  }
+  return options.listen.empty() ? absl::OkStatus() : CheckAddress(options.listen);
+}
+
 class Server final : public ExecutorServer {
  public:
   Server(std::unique_ptr<ModelStore> store, std::unique_ptr<ModelRunner> runner, const ExecutorOptions& options)
@@ -162,17 +170,18 @@ class Server final : public ExecutorServer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ExecutorServer>> ExecutorServer::Create(const ExecutorOptions& options) {
-  if (options.max_streams < 1 || options.max_streams > kMaxStreams) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("max_streams is ", options.max_streams, "; allowed: 1 to ", kMaxStreams));
-  }
-  if (!options.listen.empty()) {
-    FQ_RETURN_IF_ERROR(CheckAddress(options.listen));
-  }
+  FQ_RETURN_IF_ERROR(CheckOptions(options));
   StoreOptions store_options;
   store_options.verify_checksum = options.verify_checksum;
   FQ_ASSIGN_OR_RETURN(std::unique_ptr<ModelStore> store, ModelStore::Open(options.model_dir, store_options));
   FQ_ASSIGN_OR_RETURN(std::unique_ptr<ModelRunner> runner, CreateRunner(*store, options));
+  return Serve(std::move(store), std::move(runner), options);
+}
+
+absl::StatusOr<std::unique_ptr<ExecutorServer>> ExecutorServer::Serve(std::unique_ptr<ModelStore> store,
+                                                                      std::unique_ptr<ModelRunner> runner,
+                                                                      const ExecutorOptions& options) {
+  FQ_RETURN_IF_ERROR(CheckOptions(options));
   const RunnerInfo& info = runner->info();
   spdlog::info("model {} on {}; KV cache of {} blocks of {} tokens", store->model_name(), info.device, info.kv_blocks,
                info.kv_block_tokens);

@@ -9,6 +9,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/store/model_store.h"
+#include "executor/model_runner.h"
 #include "grpcpp/channel.h"
 
 namespace flexquant::executor {
@@ -41,6 +43,10 @@ class ExecutorServer {
   // RESOURCE_EXHAUSTED if the KV cache does not fit (says how much is missing); UNAVAILABLE if the port is taken (names
   // it).
   static absl::StatusOr<std::unique_ptr<ExecutorServer>> Create(const ExecutorOptions& options);
+  // The same for a store and a backend of the caller's; options about either are not used.
+  static absl::StatusOr<std::unique_ptr<ExecutorServer>> Serve(std::unique_ptr<ModelStore> store,
+                                                               std::unique_ptr<ModelRunner> runner,
+                                                               const ExecutorOptions& options);
   virtual ~ExecutorServer() = default;
 
   // Port listened on; 0 if none.

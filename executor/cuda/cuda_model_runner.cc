@@ -188,10 +188,11 @@ absl::Status CudaModelRunner::CaptureGraphs() {
 }
 
 absl::Status CudaModelRunner::RunStep(const StepBatch& batch, StepOutput* output) {
-  FQ_RETURN_IF_ERROR(health_);
+  FQ_RETURN_IF_ERROR(Health());
   FQ_RETURN_IF_ERROR(ValidateBatch(batch, info_));
   const absl::Status status = RunStepOnDevice(batch, output);
   if (!status.ok()) {
+    const std::lock_guard lock(health_mutex_);
     health_ = status;
   }
   return status;

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,7 +44,10 @@ class CudaModelRunner : public ModelRunner {
   const RunnerInfo& info() const override { return info_; }
   // After a CUDA error every step fails with it.
   absl::Status RunStep(const StepBatch& batch, StepOutput* output) override;
-  absl::Status Health() const override { return health_; }
+  absl::Status Health() const override {
+    const std::lock_guard lock(health_mutex_);
+    return health_;
+  }
 
  private:
   explicit CudaModelRunner(const ModelStore& store) : store_(store) {}
@@ -68,6 +72,7 @@ class CudaModelRunner : public ModelRunner {
   const ModelStore& store_;
   int device_ = 0;
   RunnerInfo info_;
+  mutable std::mutex health_mutex_;
   absl::Status health_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<DeviceWeights> weights_;

@@ -40,6 +40,15 @@ class FakeRunner : public ModelRunner {
   RunnerInfo& mutable_info() { return info_; }
   const RunnerInfo& info() const override { return info_; }
 
+  absl::Status Health() const override {
+    const std::lock_guard lock(mutex_);
+    return health_;
+  }
+  void Fail(const absl::Status& health) {
+    const std::lock_guard lock(mutex_);
+    health_ = health;
+  }
+
   absl::Status RunStep(const StepBatch& batch, StepOutput* output) override {
     {
       std::unique_lock lock(mutex_);
@@ -118,7 +127,8 @@ class FakeRunner : public ModelRunner {
 
   RunnerInfo info_;
   std::vector<float> logits_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
+  absl::Status health_;
   std::condition_variable changed_;
   bool held_ = false;
   uint64_t steps_started_ = 0;

@@ -5,12 +5,14 @@
 #include <memory>
 #include <string>
 
+#include "absl/synchronization/notification.h"
 #include "flexquant/executor/v1/executor.grpc.pb.h"
 #include "gmock/gmock.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/security/credentials.h"
 #include "gtest/gtest.h"
+#include "tests/executor/fake_runner.h"
 #include "tests/executor/test_model.h"
 
 namespace flexquant::executor {
@@ -144,6 +146,72 @@ TEST_F(ServerTest, AnswersInProcessAndShutsDownTwice) {
   EXPECT_FALSE(stream->Read(&response));
   EXPECT_FALSE(stream->Finish().ok());
   server->Shutdown(absl::Seconds(100));
+}
+
+// A server over a runner that can be made to fail or hang.
+class FailureTest : public ServerTest {
+ protected:
+  FailureTest() {
+    options_.step_timeout = absl::Milliseconds(200);
+    options_.on_failure = [this](const absl::Status& status) {
+      failure_ = status;
+      failed_.Notify();
+    };
+    auto runner = std::make_unique<FakeRunner>();
+    runner_ = runner.get();
+    auto store = ModelStore::Open(model_->path());
+    EXPECT_TRUE(store.ok()) << store.status();
+    auto server = ExecutorServer::Serve(*std::move(store), std::move(runner), options_);
+    EXPECT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+  }
+
+  void ExpectNotServing() {
+    const auto channel = server_->InProcessChannel();
+    for (const std::string name : {"", "liveness", "flexquant.executor.v1.ExecutorService"}) {
+      EXPECT_EQ(Health(channel, name), "NOT_SERVING") << name;
+    }
+  }
+
+  FakeRunner* runner_ = nullptr;
+  absl::Status failure_;
+  absl::Notification failed_;
+  std::unique_ptr<ExecutorServer> server_;
+};
+
+TEST_F(FailureTest, AFailedBackendIsReportedOnceAndNotServing) {
+  EXPECT_EQ(Health(server_->InProcessChannel(), "liveness"), "SERVING");
+  runner_->Fail(absl::InternalError("the device fell off the bus"));
+  failed_.WaitForNotification();
+  EXPECT_THAT(std::string(failure_.message()), HasSubstr("fell off the bus"));
+  ExpectNotServing();
+}
+
+TEST_F(FailureTest, AHangingStepIsReportedAndNotServing) {
+  const auto stub = v1::ExecutorService::NewStub(server_->InProcessChannel());
+  grpc::ClientContext context;
+  const auto stream = stub->Execute(&context);
+  v1::ExecuteRequest request;
+  request.mutable_open()->mutable_plans()->add_plans()->set_bits(std::string(5, 8));
+  ASSERT_TRUE(stream->Write(request));
+  v1::ExecuteResponse response;
+  ASSERT_TRUE(stream->Read(&response));
+  runner_->Hold();
+  request.Clear();
+  request.mutable_step()->set_step_id(1);
+  auto* sequence = request.mutable_step()->add_sequences();
+  sequence->mutable_start()->mutable_sampling()->set_top_p(1);
+  sequence->mutable_start()->mutable_sampling()->set_repetition_penalty(1);
+  sequence->add_token_ids(1);
+  sequence->add_new_kv_blocks(0);
+  ASSERT_TRUE(stream->Write(request));
+  runner_->WaitForSteps(1);
+  failed_.WaitForNotification();
+  EXPECT_EQ(failure_.code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(std::string(failure_.message()), HasSubstr("200ms"));
+  ExpectNotServing();
+  runner_->Resume();
+  EXPECT_TRUE(stream->Read(&response));
 }
 
 }  // namespace
