@@ -32,6 +32,11 @@ inline int LayerGroupIndex(int layer, LayerGroupKind kind) {
   return kLayerGroupsPerBlock * layer + static_cast<int>(kind);
 }
 inline int LmHeadIndex(int num_layers) { return kLayerGroupsPerBlock * num_layers; }
+// Of `index` in [0, NumLayerGroups(num_layers)).
+inline LayerGroupKind LayerGroupKindOf(int index, int num_layers) {
+  return index == LmHeadIndex(num_layers) ? LayerGroupKind::kLmHead
+                                          : static_cast<LayerGroupKind>(index % kLayerGroupsPerBlock);
+}
 
 // "layers.3.gate_up" or "lm_head". `index` in [0, NumLayerGroups(num_layers)).
 std::string LayerGroupName(int index, int num_layers);

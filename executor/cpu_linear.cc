@@ -11,10 +11,6 @@ namespace {
 
 constexpr size_t kCacheLine = 64;
 
-LayerGroupKind KindOf(int group, int num_groups) {
-  return group + 1 == num_groups ? LayerGroupKind::kLmHead : static_cast<LayerGroupKind>(group % kLayerGroupsPerBlock);
-}
-
 }  // namespace
 
 absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
@@ -24,13 +20,14 @@ absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
   int64_t groups = 0;
   int64_t pair_outputs = 0;
   size_t workspace = 0;
+  const auto num_layers = static_cast<int>(store.config().num_layers);
   for (int group = 0; group < store.num_layer_groups(); ++group) {
     const NestedMatrix& w = store.layer_group(group);
     cols = std::max(cols, w.cols);
     padded_cols = std::max(padded_cols, w.units() * kUnitCols);
     groups = std::max(groups, w.groups());
     workspace = std::max(workspace, NestedGemmWorkspaceBytes(w));
-    if (ActivationBits(KindOf(group, store.num_layer_groups()), kTopPrecision) > 8) {
+    if (ActivationBits(LayerGroupKindOf(group, num_layers), kTopPrecision) > 8) {
       pair_outputs = std::max(pair_outputs, w.rows);
     }
   }

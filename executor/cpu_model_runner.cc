@@ -44,14 +44,6 @@ bool AllFinite(absl::Span<const float> values) {
   return bad == 0;
 }
 
-// Logits a sequence needs: those of so many trailing positions.
-int64_t NumLogits(const SequenceInput& sequence) {
-  if (!sequence.score_targets.empty()) {
-    return static_cast<int64_t>(sequence.tokens.size());
-  }
-  return std::max<int64_t>(sequence.num_logits, sequence.sample.has_value() ? 1 : 0);
-}
-
 bool UsesReference(const SequenceInput& sequence) { return sequence.plan->bits[0] == kReferencePrecision; }
 
 absl::StatusOr<Isa> ChooseIsa(const std::string& name) {
@@ -296,7 +288,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   order_input_.clear();
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceInput& sequence = batch.sequences[s];
-    const int64_t count = NumLogits(sequence);
+    const int64_t count = sequence.NumHeadRows();
     if (count > 0) {
       const int64_t end = first_row_[s] + static_cast<int64_t>(sequence.tokens.size());
       order_input_.push_back({sequence.plan->bits.back(), end - count, count});
@@ -316,7 +308,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
       const SequenceInput& sequence = batch.sequences[s];
-      const int64_t count = NumLogits(sequence);
+      const int64_t count = sequence.NumHeadRows();
       if (count > 0) {
         const int64_t row = first_row_[s] + static_cast<int64_t>(sequence.tokens.size()) - count;
         float* logits = logits_.as<float>() + head_order_.slot(row) * config_.vocab_size;
@@ -331,8 +323,7 @@ void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float
                                     SequenceOutput* output) {
   const auto vocab = static_cast<size_t>(config_.vocab_size);
   if (!AllFinite(logits)) {
-    output->status = absl::InternalError(
-        "the logits are not finite: the model's weights or this plan's precision overflow its activations");
+    output->status = LogitsNotFiniteError();
     return;
   }
   for (size_t i = 0; i < input.score_targets.size(); ++i) {

@@ -1,5 +1,7 @@
 #include "executor/model_runner.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
 
@@ -54,6 +56,18 @@ absl::Status ValidateSequence(const SequenceInput& sequence, const RunnerInfo& i
 }
 
 }  // namespace
+
+int64_t SequenceInput::NumHeadRows() const {
+  if (!score_targets.empty()) {
+    return static_cast<int64_t>(tokens.size());
+  }
+  return std::max<int64_t>(num_logits, sample.has_value() ? 1 : 0);
+}
+
+absl::Status LogitsNotFiniteError() {
+  return absl::InternalError(
+      "the logits are not finite: the model's weights or this plan's precision overflow its activations");
+}
 
 absl::Status ValidateBatch(const StepBatch& batch, const RunnerInfo& info) {
   if (batch.sequences.empty() || batch.sequences.size() > info.max_sequences) {

@@ -34,6 +34,9 @@ struct SequenceInput {
   std::optional<SampleSpec> sample;          // draw a token after the last one
   int64_t num_logits = 0;                    // return the logits of this many trailing positions
   absl::Span<const uint32_t> score_targets;  // empty, or one a token: return log p(target | tokens up to this one)
+
+  // Trailing positions whose logits the step has to compute: for scores, logits or a draw.
+  int64_t NumHeadRows() const;
 };
 
 struct StepBatch {
@@ -75,6 +78,9 @@ class ModelRunner {
   // Not OK once the backend cannot go on: its device failed. Thread-safe.
   virtual absl::Status Health() const { return absl::OkStatus(); }
 };
+
+// INTERNAL: what SequenceOutput::status says of logits that are not finite.
+absl::Status LogitsNotFiniteError();
 
 // The checks every backend makes before a step; INVALID_ARGUMENT.
 absl::Status ValidateBatch(const StepBatch& batch, const RunnerInfo& info);

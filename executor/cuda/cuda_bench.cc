@@ -201,34 +201,23 @@ absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context
   FQ_RETURN_IF_ERROR(upload());
   FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
 
-  FQ_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-  const absl::Status launched = forward_->LaunchDecode(arrays_->device(), batch, arrays_->results());
-  cudaGraph_t graph = nullptr;
-  const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
-  FQ_RETURN_IF_ERROR(launched);
-  FQ_RETURN_IF_ERROR(CudaStatus(ended, "capturing a step"));
-  cudaGraphExec_t exec = nullptr;
-  const cudaError_t instantiated = cudaGraphInstantiate(&exec, graph, 0);
-  cudaGraphDestroy(graph);
-  FQ_RETURN_IF_ERROR(CudaStatus(instantiated, "instantiating a step"));
-  const auto launch = [&] { return CudaStatus(cudaGraphLaunch(exec, stream_), "launching a step"); };
+  FQ_ASSIGN_OR_RETURN(const CudaGraph graph, CudaGraph::Capture(stream_, [&] {
+                        return forward_->LaunchDecode(arrays_->device(), batch, arrays_->results());
+                      }));
+  const auto launch = [&] { return graph.Launch(stream_); };
 
-  const auto graph_only = Time(launch);
-  const auto held = Time([&]() -> absl::Status {
-    FQ_RETURN_IF_ERROR(upload());
-    return launch();
-  });
+  FQ_ASSIGN_OR_RETURN(result.graph, Time(launch));
+  FQ_ASSIGN_OR_RETURN(result.held, Time([&]() -> absl::Status {
+                        FQ_RETURN_IF_ERROR(upload());
+                        return launch();
+                      }));
   // As the executor does: the host fills the arrays for a step when the step before has ended.
-  const auto changed = Time([&]() -> absl::Status {
-    std::rotate(arrays_->widths(), arrays_->widths() + kMaxRows, arrays_->widths() + groups_ * kMaxRows);
-    FQ_RETURN_IF_ERROR(upload());
-    return launch();
-  });
-  cudaStreamSynchronize(stream_);
-  cudaGraphExecDestroy(exec);
-  FQ_ASSIGN_OR_RETURN(result.graph, graph_only);
-  FQ_ASSIGN_OR_RETURN(result.held, held);
-  FQ_ASSIGN_OR_RETURN(result.changed, changed);
+  FQ_ASSIGN_OR_RETURN(result.changed, Time([&]() -> absl::Status {
+                        std::rotate(arrays_->widths(), arrays_->widths() + kMaxRows,
+                                    arrays_->widths() + groups_ * kMaxRows);
+                        FQ_RETURN_IF_ERROR(upload());
+                        return launch();
+                      }));
   return result;
 }
 

@@ -28,11 +28,6 @@ uint32_t FineWidths(LayerGroupKind kind) {
   return mask;
 }
 
-LayerGroupKind KindOf(int group, int64_t num_layers) {
-  return group == LmHeadIndex(static_cast<int>(num_layers)) ? LayerGroupKind::kLmHead
-                                                            : static_cast<LayerGroupKind>(group % kLayerGroupsPerBlock);
-}
-
 cuda::AttentionDecodeParams DecodeShape(const ModelConfig& config, const CudaForwardShape& shape) {
   cuda::AttentionDecodeParams params;
   params.num_heads = static_cast<int>(config.num_heads);
@@ -198,7 +193,7 @@ cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceN
   params.rows = rows;
   params.valid_rows = inputs.num_rows;
   params.widths = inputs.widths + static_cast<int64_t>(group) * kMaxRows;
-  params.fine_widths = FineWidths(KindOf(group, config_.num_layers));
+  params.fine_widths = FineWidths(LayerGroupKindOf(group, static_cast<int>(config_.num_layers)));
   params.norm_eps = static_cast<float>(config_.rms_norm_eps);
   params.workspace = gemv_workspace_.as<void>();
   params.portable = shape_.portable;

@@ -58,11 +58,6 @@ SampledToken ToSampledToken(const cuda::RowSample& row) {
   return token;
 }
 
-absl::Status NotFinite() {
-  return absl::InternalError(
-      "the logits are not finite: the model's weights or this plan's precision overflow its activations");
-}
-
 absl::Status CheckOptions(const CudaRunnerOptions& options, const ModelConfig& config) {
   if (options.kv_block_tokens != 16 && options.kv_block_tokens != 32) {
     return absl::InvalidArgumentError(
@@ -96,9 +91,7 @@ CudaModelRunner::~CudaModelRunner() {
   if (stream_ != nullptr) {
     cudaStreamSynchronize(stream_);
   }
-  for (const Graph& graph : graphs_) {
-    cudaGraphExecDestroy(graph.exec);
-  }
+  graphs_.clear();
   forward_.reset();
   if (stream_ != nullptr) {
     cudaStreamDestroy(stream_);
@@ -171,18 +164,11 @@ absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
 
 absl::Status CudaModelRunner::CaptureGraphs() {
   for (const int bucket : kBuckets) {
-    FQ_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal));
-    const absl::Status launched = forward_->LaunchDecode(decode_arrays_->device(), bucket, decode_arrays_->results());
-    cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream_, &graph);
-    FQ_RETURN_IF_ERROR(launched);
-    FQ_RETURN_IF_ERROR(CudaStatus(ended, "capturing the decode graph"));
-    Graph captured{bucket, nullptr};
-    const cudaError_t instantiated = cudaGraphInstantiate(&captured.exec, graph, 0);
-    cudaGraphDestroy(graph);
-    FQ_RETURN_IF_ERROR(CudaStatus(instantiated, "instantiating the decode graph"));
-    graphs_.push_back(captured);
-    FQ_RETURN_IF_CUDA_ERROR(cudaGraphUpload(captured.exec, stream_));
+    FQ_ASSIGN_OR_RETURN(CudaGraph graph, CudaGraph::Capture(stream_, [&] {
+                          return forward_->LaunchDecode(decode_arrays_->device(), bucket, decode_arrays_->results());
+                        }));
+    FQ_RETURN_IF_CUDA_ERROR(cudaGraphUpload(graph.exec(), stream_));
+    graphs_.push_back({bucket, std::move(graph)});
   }
   return CudaStatus(cudaStreamSynchronize(stream_), "uploading graphs");
 }
@@ -251,8 +237,8 @@ absl::Status CudaModelRunner::RunDecode(const StepBatch& batch, const std::vecto
   *arrays.num_rows() = count;
   FQ_RETURN_IF_ERROR(arrays.Upload(count, blocks, stream_));
   const auto graph =
-      std::find_if(graphs_.begin(), graphs_.end(), [count](const Graph& g) { return g.bucket >= count; });
-  FQ_RETURN_IF_CUDA_ERROR(cudaGraphLaunch(graph->exec, stream_));
+      std::find_if(graphs_.begin(), graphs_.end(), [count](const BucketGraph& g) { return g.bucket >= count; });
+  FQ_RETURN_IF_ERROR(graph->graph.Launch(stream_));
   for (int row = 0; row < count; ++row) {
     const size_t s = sequences[static_cast<size_t>(row)];
     if (batch.sequences[s].num_logits > 0) {
@@ -267,7 +253,7 @@ absl::Status CudaModelRunner::RunDecode(const StepBatch& batch, const std::vecto
     const cuda::RowSample& result = arrays.results()[row];
     SequenceOutput& out = output->sequences[s];
     if ((result.flags & cuda::kSampleNotFinite) != 0) {
-      out.status = NotFinite();
+      out.status = LogitsNotFiniteError();
       continue;
     }
     if (sequence.sample.has_value()) {
@@ -301,11 +287,8 @@ absl::Status CudaModelRunner::RunPrefill(const SequenceInput& sequence, std::vec
   FQ_RETURN_IF_ERROR(arrays.Upload(1, static_cast<int64_t>(used), stream_));
   FQ_RETURN_IF_ERROR(forward_->LaunchPrefill(arrays.device(), rows, sequence.plan->bits));
 
-  const int64_t wanted = sequence.score_targets.empty()
-                             ? std::max<int64_t>(sequence.num_logits, sequence.sample.has_value() ? 1 : 0)
-                             : rows;
   logits->resize(static_cast<size_t>(sequence.num_logits * info_.vocab_size));
-  for (int64_t first = rows - wanted; first < rows && output->status.ok(); first += kMaxRows) {
+  for (int64_t first = rows - sequence.NumHeadRows(); first < rows && output->status.ok(); first += kMaxRows) {
     // What was queued reads the arrays: wait before they change.
     FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
     const auto count = static_cast<int>(std::min<int64_t>(kMaxRows, rows - first));
@@ -348,7 +331,7 @@ absl::Status CudaModelRunner::RunHead(const SequenceInput& sequence, int64_t fir
   for (int i = 0; i < count; ++i) {
     const cuda::RowSample& result = arrays.results()[i];
     if ((result.flags & cuda::kSampleNotFinite) != 0) {
-      output->status = NotFinite();
+      output->status = LogitsNotFiniteError();
       return absl::OkStatus();
     }
     if (!sequence.score_targets.empty()) {

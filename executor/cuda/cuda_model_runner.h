@@ -64,9 +64,10 @@ class CudaModelRunner : public ModelRunner {
   absl::Status CopyLogits(int64_t row, int64_t count, float* to);
   void CountBytes(const StepBatch& batch, const std::vector<size_t>& sequences, StepOutput* output) const;
 
-  struct Graph {
+  // A decode step of up to `bucket` sequences.
+  struct BucketGraph {
     int bucket = 0;
-    cudaGraphExec_t exec = nullptr;
+    CudaGraph graph;
   };
 
   const ModelStore& store_;
@@ -79,8 +80,8 @@ class CudaModelRunner : public ModelRunner {
   std::unique_ptr<CudaForward> forward_;
   std::unique_ptr<StepArrays> decode_arrays_;
   std::unique_ptr<StepArrays> prefill_arrays_;
-  std::vector<Graph> graphs_;
-  DeviceBuffer count_tokens_;  // tokens on their way into the penalty counts
+  std::vector<BucketGraph> graphs_;  // smallest bucket first
+  DeviceBuffer count_tokens_;        // tokens on their way into the penalty counts
   PinnedBuffer count_staging_;
   size_t counts_staged_ = 0;                // of the step
   std::vector<std::vector<float>> logits_;  // of the last step, a sequence each

@@ -57,4 +57,24 @@ absl::StatusOr<PinnedBuffer> AllocatePinned(size_t bytes, absl::string_view what
   return PinnedBuffer(data, bytes);
 }
 
+absl::StatusOr<CudaGraph> CudaGraph::Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> launch) {
+  FQ_RETURN_IF_CUDA_ERROR(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  const absl::Status launched = launch();
+  cudaGraph_t graph = nullptr;
+  const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+  FQ_RETURN_IF_ERROR(launched);
+  FQ_RETURN_IF_ERROR(CudaStatus(ended, "capturing a graph"));
+  CudaGraph result;
+  const cudaError_t instantiated = cudaGraphInstantiate(&result.exec_, graph, 0);
+  cudaGraphDestroy(graph);
+  FQ_RETURN_IF_ERROR(CudaStatus(instantiated, "instantiating a graph"));
+  return result;
+}
+
+CudaGraph::~CudaGraph() {
+  if (exec_ != nullptr) {
+    cudaGraphExecDestroy(exec_);
+  }
+}
+
 }  // namespace flexquant::executor

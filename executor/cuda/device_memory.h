@@ -1,7 +1,7 @@
 #ifndef FLEXQUANT_EXECUTOR_CUDA_DEVICE_MEMORY_H_
 #define FLEXQUANT_EXECUTOR_CUDA_DEVICE_MEMORY_H_
 
-// Owners of CUDA memory, streams and graphs, and CUDA errors as statuses. All belong to the device that was current
+// Owners of CUDA memory and graphs, and CUDA errors as statuses. All belong to the device that was current
 // when they were made.
 
 #include <cuda_runtime.h>
@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -66,6 +67,31 @@ absl::StatusOr<DeviceBuffer> AllocateDevice(size_t bytes, absl::string_view what
 absl::StatusOr<DeviceBuffer> AllocateDeviceZeroed(size_t bytes, absl::string_view what);
 // Page-locked host memory, zeroed, which kernels can write through the same address.
 absl::StatusOr<PinnedBuffer> AllocatePinned(size_t bytes, absl::string_view what);
+
+// A captured and instantiated graph. Move-only.
+class CudaGraph {
+ public:
+  // What `launch` launches on `stream`, which is captured meanwhile; nothing of it runs. Errors of `launch` first.
+  static absl::StatusOr<CudaGraph> Capture(cudaStream_t stream, absl::FunctionRef<absl::Status()> launch);
+
+  CudaGraph() = default;
+  CudaGraph(CudaGraph&& other) noexcept { *this = std::move(other); }
+  CudaGraph& operator=(CudaGraph&& other) noexcept {
+    std::swap(exec_, other.exec_);
+    return *this;
+  }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+  ~CudaGraph();
+
+  cudaGraphExec_t exec() const { return exec_; }
+  absl::Status Launch(cudaStream_t stream) const {
+    return CudaStatus(cudaGraphLaunch(exec_, stream), "launching a graph");
+  }
+
+ private:
+  cudaGraphExec_t exec_ = nullptr;
+};
 
 }  // namespace flexquant::executor
 

@@ -12,6 +12,8 @@
 #include <functional>
 #include <vector>
 
+#include "kernels/cuda/bench_support.h"
+
 namespace flexquant::cuda {
 
 #define CHECK_CUDA(call)                                                                                  \
@@ -67,19 +69,6 @@ T* Randoms(size_t count, float deviation = 1.0F) {
   return data;
 }
 
-static __global__ void ReadKernel(const uint4* data, size_t count, uint32_t* out) {
-  uint32_t sum = 0;
-  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-#pragma unroll 8
-  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
-    const uint4 x = __ldcs(&data[i]);
-    sum ^= x.x ^ x.y ^ x.z ^ x.w;
-  }
-  if (sum == 0x12345678U) {
-    *out = sum;
-  }
-}
-
 // Median microseconds of one replay of what `body` launches, divided by `parts`.
 inline double Time(const std::function<void(cudaStream_t)>& body, int parts, int repeats = 15) {
   cudaStream_t stream;
@@ -116,12 +105,8 @@ inline double Time(const std::function<void(cudaStream_t)>& body, int parts, int
 inline double ReadBandwidth(uint16_t* memory, size_t bytes) {
   auto* out = Allocate<uint32_t>(1);
   double best = 0;
-  for (const unsigned blocks : {264U, 528U, 1056U, 4224U}) {
-    const double us = Time(
-        [&](cudaStream_t s) {
-          ReadKernel<<<blocks, 512, 0, s>>>(reinterpret_cast<const uint4*>(memory), bytes / 16, out);
-        },
-        1);
+  for (const int blocks : {264, 528, 1056, 4224}) {
+    const double us = Time([&](cudaStream_t s) { CHECK_CUDA(LaunchReadOnly(memory, bytes, blocks, out, s)); }, 1);
     best = std::max(best, static_cast<double>(bytes) / us * 1e-6);
   }
   return best;

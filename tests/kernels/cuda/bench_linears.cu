@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/cuda/bench_support.h"
 #include "kernels/cuda/nested_gemv.h"
 #include "tests/kernels/cuda/bench_model.cuh"
 
@@ -34,26 +35,6 @@ using Options = std::map<std::string, std::vector<int>>;
 int Get(const Options& options, const std::string& key, int fallback) {
   const auto it = options.find(key);
   return it == options.end() || it->second.empty() ? fallback : it->second[0];
-}
-
-__global__ void ReadKernel(const uint4* data, size_t count, uint32_t* out) {
-  uint32_t sum = 0;
-  const size_t step = size_t{gridDim.x} * blockDim.x;
-  size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x;
-  for (; i + 7 * step < count; i += 8 * step) {
-    uint4 v[8];
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      v[j] = __ldcs(data + i + j * step);
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      sum ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-  }
-  if (sum == 0x12345678U) {
-    *out = sum;
-  }
 }
 
 GemvParams Params(const Model& model, const Options& options, int group, int rows) {
@@ -157,8 +138,8 @@ double ReadBandwidth(const Model& model) {
   double best = 0;
   for (const int blocks : {132 * 4, 132 * 8, 132 * 16}) {
     const double ms = Median(model.stream, [&] {
-      ReadKernel<<<blocks, 512, 0, model.stream>>>(reinterpret_cast<const uint4*>(model.data), model.bytes / 16,
-                                                   reinterpret_cast<uint32_t*>(model.logits));
+      CHECK(cuda::LaunchReadOnly(model.data, model.bytes, blocks, reinterpret_cast<uint32_t*>(model.logits),
+                                 model.stream));
     });
     best = std::max(best, static_cast<double>(model.bytes) / ms * 1e-6);
   }

@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/cuda/bench_support.h"
 #include "kernels/cuda/nested_gemv.h"
 
 namespace flexquant {
@@ -33,22 +34,6 @@ inline constexpr int kMaxRows = 64;
       std::exit(1);                                                                       \
     }                                                                                     \
   } while (false)
-
-static __global__ void FillKernel(uint32_t* data, size_t words) {
-  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < words; i += size_t{gridDim.x} * blockDim.x) {
-    uint64_t z = (i + 1) * 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    data[i] = static_cast<uint32_t>((z ^ (z >> 27)) >> 16);
-  }
-}
-
-// Every record of full blocks and groups of 64: scale 2^-12 (0x0C00), zero 128 (0x5800), so that outputs are near 1.
-static __global__ void ScalesKernel(uint8_t* data, size_t records, size_t record_bytes) {
-  const size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x;
-  if (i < records * 64) {
-    reinterpret_cast<uint32_t*>(data + i / 64 * record_bytes)[i % 64] = 0x58000C00U;
-  }
-}
 
 struct Model {
   uint8_t* data = nullptr;
@@ -89,16 +74,12 @@ inline Model MakeModel() {
     workspace = std::max(workspace, cuda::GemvWorkspaceBytes(model.matrices.back(), kMaxRows, true));
   }
   CHECK(cudaMalloc(&model.data, model.bytes));
-  FillKernel<<<2048, 256>>>(reinterpret_cast<uint32_t*>(model.data), model.bytes / 4);
   size_t at = 0;
   for (DeviceNestedMatrix& matrix : model.matrices) {
     matrix.data = model.data + at;
-    const size_t records = static_cast<size_t>(matrix.tiles() * matrix.records());
-    ScalesKernel<<<static_cast<unsigned>(records * 64 / 256 + 1), 256>>>(model.data + at, records,
-                                                                         static_cast<size_t>(matrix.record_bytes()));
+    CHECK(cuda::LaunchRandomRecords(matrix, static_cast<uint32_t>(&matrix - model.matrices.data()), nullptr));
     at += static_cast<size_t>(matrix.bytes());
   }
-  CHECK(cudaGetLastError());
   CHECK(cudaMalloc(&model.hidden, sizeof(float) * kMaxRows * kHidden));
   CHECK(cudaMalloc(&model.qkv, sizeof(float) * kMaxRows * kQkv));
   CHECK(cudaMalloc(&model.inner, sizeof(float) * kMaxRows * kInner));
