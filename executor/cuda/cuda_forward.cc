@@ -215,9 +215,12 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   qkv.ldy = block.qkv.rows;
   FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(qkv, stream_));
 
-  FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, attention == Attention::kPrefill));
-  FQ_RETURN_IF_ERROR(attention == Attention::kDecode ? LaunchAttentionDecode(inputs, layer, rows)
-                                                     : LaunchAttentionPrefill(inputs, layer, rows, /*half=*/false));
+  if (attention == Attention::kDecode) {
+    FQ_RETURN_IF_ERROR(LaunchAttentionDecode(inputs, layer, rows));
+  } else {
+    FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, /*one_sequence=*/true));
+    FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, /*half=*/false));
+  }
 
   cuda::GemvParams o = Gemv(inputs, block.o, group + 1, rows);
   o.x = attended_.as<float>();
@@ -276,6 +279,12 @@ absl::Status CudaForward::LaunchRopeKv(const PassInputs& inputs, int64_t layer, 
 
 absl::Status CudaForward::LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows) {
   cuda::AttentionDecodeParams params = DecodeShape(config_, shape_);
+  if (cuda::AttentionDecodeRotates(params)) {
+    const DeviceBlock& block = weights_.block(layer);
+    params.rope = {rope_.as<float2>(), block.q_norm, block.k_norm, static_cast<float>(config_.rms_norm_eps)};
+  } else {
+    FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, /*one_sequence=*/false));
+  }
   params.q = qkv_.as<float>();
   params.q_stride = weights_.block(layer).qkv.rows;
   params.out = attended_.as<float>();

@@ -85,6 +85,7 @@ class CudaForward {
   absl::Status LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
   absl::Status LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias, bool one_sequence);
   absl::Status LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows, cuda::RowSample* results);
+  // Rotates and stores the new keys and values, too.
   absl::Status LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows);
   absl::Status LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, bool half);
   absl::Status Gemm(const cuda::DeviceNestedMatrix& w, int bits, const uint16_t* x, int rows, float* y,

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/attention_decode.h"
+#include "kernels/cuda/attention_decode_rope.cuh"
 #include "kernels/cuda/attention_decode_tiles.cuh"
 #include "kernels/cuda/attention_generic.h"
 
@@ -10,8 +11,8 @@ namespace {
 using namespace decode;  // NOLINT: its names are this file's own
 
 constexpr int kThreads = 32 * kWarps;
-constexpr int kTargetBlocks = 256;  // about two a multiprocessor
-constexpr int kMaxParts = 128;
+// One a multiprocessor: of one sequence, all are resident beside the kernels before and behind them.
+constexpr int kTargetBlocks = 128;
 
 // In the workspace, each part [rows, heads, splits]: unscaled outputs [head_dim], then (maximum, sum), then arrivals.
 struct Workspace {
@@ -20,7 +21,7 @@ struct Workspace {
   unsigned* arrivals;  // [rows, num_kv_heads * chunks of heads], 0 between launches
 };
 
-__host__ __device__ int HeadChunks(const AttentionDecodeParams& p) {
+int HeadChunks(const AttentionDecodeParams& p) {
   return (p.num_heads / p.num_kv_heads + kHeadsPerBlock - 1) / kHeadsPerBlock;
 }
 
@@ -61,116 +62,105 @@ __device__ void SpillState(int lane, State<kHeadDim>& state, float* out, float2*
   }
 }
 
-// Adds up `parts` of one head: weights[i] = 2^(max[i] - max of all), total = sum of weights[i] * sum[i]. One warp.
-__device__ float2 PartWeights(const float2* max_sum, int stride, int parts, int lane, float* weights) {
-  float max = -INFINITY;
-  for (int i = lane; i < parts; i += 32) {
-    max = fmaxf(max, __ldcg(&max_sum[i * stride]).x);
-  }
-  max = WarpMax(max);
-  float total = 0;
-  for (int i = lane; i < parts; i += 32) {
-    const float2 part = __ldcg(&max_sum[i * stride]);
-    weights[i] = exp2f(part.x - max);
-    total += weights[i] * part.y;
-  }
-  return {max, WarpSum(total)};
+__device__ __forceinline__ float4 AddScaled(float4 sum, float weight, const float4& x) {
+  return {sum.x + weight * x.x, sum.y + weight * x.y, sum.z + weight * x.z, sum.w + weight * x.w};
 }
 
-// The last block of a row and head adds up the parts of all. The first parts are loaded while the weights are found.
+// The last block of a row and head adds up the parts of all. Its first parts are loaded while the weights are found.
 template <int kHeadDim>
-__device__ void CombineParts(const AttentionDecodeParams& p, const Workspace& w, int row, int head0, int heads,
-                             int parts, float* weights) {
+__device__ __forceinline__ void CombineParts(const AttentionDecodeParams& p, const Workspace& w, int row, int head0,
+                                             int heads, int parts, float* weights) {
   constexpr int kAhead = 8;
   constexpr int kWords = kHeadDim / 4;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
   const int64_t first = (static_cast<int64_t>(row) * p.num_heads + head0) * p.max_splits;
-  const auto load = [&](int i, int part) {
-    const float* from = w.out + (first + i / kWords * p.max_splits + part) * kHeadDim + i % kWords * 4;
-    return __ldcg(reinterpret_cast<const float4*>(from));
-  };
-  float4 ahead[kAhead];
-#pragma unroll
-  for (int part = 0; part < kAhead; ++part) {
-    const bool exists = part < parts && static_cast<int>(threadIdx.x) < heads * kWords;
-    ahead[part] = exists ? load(static_cast<int>(threadIdx.x), part) : float4{0, 0, 0, 0};
-  }
-  __shared__ float inverse[kHeadsPerBlock];
-  for (int h = warp; h < heads; h += kWarps) {
-    const float2 total = PartWeights(w.state + first + h * p.max_splits, 1, parts, lane, weights + h * kMaxParts);
-    if (lane == 0) {
-      inverse[h] = 1.0F / total.y;
-    }
+  for (int h = thread / 32; h < heads; h += kWarps) {
+    const float2 part =
+        lane < parts ? __ldcg(w.state + first + h * p.max_splits + lane) : float2{-INFINITY, 0.0F};
+    const float weight = Exp2(part.x - WarpMax(part.x));
+    weights[h * kMaxParts + lane] = __fdividef(weight, WarpSum(weight * part.y));
   }
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < heads * kWords; i += kThreads) {
+#pragma unroll 1
+  for (int i = thread; i < heads * kWords; i += kThreads) {
     const int h = i / kWords;
+    const float* from = w.out + (first + h * p.max_splits) * kHeadDim + i % kWords * 4;
     float4 sum = {0, 0, 0, 0};
-    const auto add = [&](const float4& x, float weight) {
-      sum = {sum.x + weight * x.x, sum.y + weight * x.y, sum.z + weight * x.z, sum.w + weight * x.w};
-    };
+#pragma unroll 1
+    for (int part = 0; part < parts; part += kAhead) {
+      float4 x[kAhead];
 #pragma unroll
-    for (int part = 0; part < kAhead; ++part) {
-      if (part < parts) {
-        add(i < kThreads ? ahead[part] : load(i, part), weights[h * kMaxParts + part]);
+      for (int j = 0; j < kAhead; ++j) {
+        x[j] = part + j < parts ? __ldcg(reinterpret_cast<const float4*>(from + (part + j) * kHeadDim))
+                                : float4{0, 0, 0, 0};
+      }
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        sum = AddScaled(sum, weights[h * kMaxParts + part + j], x[j]);
       }
     }
-#pragma unroll 8
-    for (int part = kAhead; part < parts; ++part) {
-      add(load(i, part), weights[h * kMaxParts + part]);
-    }
-    const float scale = inverse[h];
-    *reinterpret_cast<float4*>(p.out + row * p.out_stride + (head0 + h) * kHeadDim + i % kWords * 4) = {
-        sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale};
+    *reinterpret_cast<float4*>(p.out + row * p.out_stride + (head0 + h) * kHeadDim + i % kWords * 4) = sum;
   }
 }
+
+// Weights of the block's warps in the sum of its part, and that part's (maximum, sum).
+struct WarpWeights {
+  float2 max_sum[kWarps][kHeadsPerBlock];
+  float weights[kHeadsPerBlock][kWarps];
+  float2 total[kHeadsPerBlock];
+};
 
 // Adds up the block's warps; the result goes out, or into the workspace if there are other parts.
 template <int kHeadDim>
-__device__ void MergeWarps(const AttentionDecodeParams& p, const Workspace& w, int row, int head0, int heads, int parts,
-                           const uint8_t* shared, const float2 (&max_sum)[kWarps][kHeadsPerBlock],
-                           float (&weights)[kHeadsPerBlock][kWarps], float2 (&total)[kHeadsPerBlock]) {
+__device__ __forceinline__ void MergeWarps(const AttentionDecodeParams& p, const Workspace& w, int row, int head0,
+                                           int heads, int parts, const uint8_t* shared, WarpWeights& merge) {
+  constexpr int kWords = kHeadDim / 4;
   const int thread = static_cast<int>(threadIdx.x);
-  if (thread < kHeadsPerBlock) {
-    float max = -INFINITY;
-    for (int i = 0; i < kWarps; ++i) {
-      max = fmaxf(max, max_sum[i][thread].x);
-    }
-    float sum = 0;
-    for (int i = 0; i < kWarps; ++i) {
-      weights[thread][i] = exp2f(max_sum[i][thread].x - max);
-      sum += weights[thread][i] * max_sum[i][thread].y;
-    }
-    total[thread] = {max, sum};
+  if (thread < kHeadsPerBlock * kWarps) {  // one warp: lanes of a head are kHeadsPerBlock apart
+    const int h = thread % kHeadsPerBlock;
+    const float2 mine = merge.max_sum[thread / kHeadsPerBlock][h];
+    float max = mine.x;
+    max = fmaxf(max, __shfl_xor_sync(~0U, max, kHeadsPerBlock));
+    max = fmaxf(max, __shfl_xor_sync(~0U, max, 2 * kHeadsPerBlock));
+    const float weight = Exp2(mine.x - max);
+    float sum = weight * mine.y;
+    sum += __shfl_xor_sync(~0U, sum, kHeadsPerBlock);
+    sum += __shfl_xor_sync(~0U, sum, 2 * kHeadsPerBlock);
+    merge.weights[h][thread / kHeadsPerBlock] = parts == 1 ? __fdividef(weight, sum) : weight;
+    merge.total[h] = {max, sum};
   }
+  static_assert(kHeadsPerBlock * kWarps == 32);
   __syncthreads();
-  for (int i = thread; i < heads * kHeadDim; i += kThreads) {
-    const int h = i / kHeadDim;
-    float sum = 0;
+#pragma unroll 1
+  for (int i = thread; i < heads * kWords; i += kThreads) {
+    const int h = i / kWords;
+    float4 sum = {0, 0, 0, 0};
+#pragma unroll
     for (int from = 0; from < kWarps; ++from) {
-      sum += weights[h][from] * reinterpret_cast<const float*>(shared + from * Layout<kHeadDim>::kRingBytes)[i];
+      sum = AddScaled(sum, merge.weights[h][from],
+                      reinterpret_cast<const float4*>(shared + from * Layout<kHeadDim>::kRingBytes)[i]);
     }
-    const int dim = i % kHeadDim;
+    const int word = i % kWords;
     if (parts == 1) {
-      p.out[row * p.out_stride + (head0 + h) * kHeadDim + dim] = sum / total[h].y;
+      *reinterpret_cast<float4*>(p.out + row * p.out_stride + (head0 + h) * kHeadDim + word * 4) = sum;
     } else {
       const int64_t at = (static_cast<int64_t>(row) * p.num_heads + head0 + h) * p.max_splits + blockIdx.x;
-      w.out[at * kHeadDim + dim] = sum;
-      if (dim == 0) {
-        w.state[at] = total[h];
+      *reinterpret_cast<float4*>(w.out + at * kHeadDim + word * 4) = sum;
+      if (word == 0) {
+        w.state[at] = merge.total[h];
       }
     }
   }
 }
 
 template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const AttentionDecodeParams p) {
+__global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const __grid_constant__ DecodeArgs args) {
   extern __shared__ __align__(128) uint8_t shared[];
-  __shared__ float2 max_sum[kWarps][kHeadsPerBlock];
-  __shared__ float weights[kHeadsPerBlock][kWarps];
-  __shared__ float2 total[kHeadsPerBlock];
+  __shared__ Heads<kHeadDim> made;
+  __shared__ WarpWeights merge;
   __shared__ bool last;
+  const AttentionDecodeParams& p = args.p;
   LaunchDependents();
   if (!p.context_ready) {
     WaitForPreviousGrid();
@@ -180,40 +170,33 @@ __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const Attentio
   const bool active = row < NumRows(p.num_rows, p.max_rows) && position >= 0;
   const Split split = FindSplit(p, active ? position : 0, static_cast<int>(blockIdx.x));
   if (!active || static_cast<int>(blockIdx.x) >= split.count) {
-    // Leaving at once instead would let the next grid in early; docs/kernels/cuda_step.md says what that did.
     WaitForPreviousGrid();
     return;
   }
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int group = p.num_heads / p.num_kv_heads;
-  const int chunks = HeadChunks(p);
-  const int kv_head = static_cast<int>(blockIdx.y) / chunks;
-  const int head0 = kv_head * group + static_cast<int>(blockIdx.y) % chunks * kHeadsPerBlock;
-  const int heads = min(kHeadsPerBlock, (kv_head + 1) * group - head0);
+  const int kv_head = args.chunks == 1 ? static_cast<int>(blockIdx.y) : static_cast<int>(blockIdx.y) / args.chunks;
+  const int chunk = static_cast<int>(blockIdx.y) - kv_head * args.chunks;
+  const int head0 = kv_head * args.group + chunk * kHeadsPerBlock;
+  const int heads = min(kHeadsPerBlock, (kv_head + 1) * args.group - head0);
   uint8_t* ring = shared + warp * Layout<kHeadDim>::kRingBytes;
-  Walk<kHeadDim> walk = {p.block_tables + row * p.block_table_stride, kv_head, lane, ring, split.tile_begin + warp, 0};
-  if (walk.BeginsWith(position / kTileTokens)) {
-    WaitForPreviousGrid();  // that tile is not complete before
-  }
-  walk.Begin(p, split);
-  WaitForPreviousGrid();
   State<kHeadDim> state;
-  LoadQuery<kHeadDim>(p.q + row * p.q_stride + (head0 + lane / 4) * kHeadDim, lane / 4 < heads, p.scale * kLog2E, lane,
-                      state);
-  walk.Run(p, split, state);
+  const bool makes_newest = split.cached_end < split.end && split.end <= split.tile_end * kTileTokens;
+  const BlockHeads block = {row, position, kv_head, head0, heads, makes_newest, makes_newest && chunk == 0};
+  WalkTiles<kHeadDim>(args, split, p.block_tables + row * p.block_table_stride, kv_head, heads, warp, lane, ring, made,
+                      state, [&] { MakeHeads<kHeadDim>(args, block, warp, lane, made); });
   __syncwarp();
-  SpillState<kHeadDim>(lane, state, reinterpret_cast<float*>(ring), max_sum[warp]);
+  SpillState<kHeadDim>(lane, state, reinterpret_cast<float*>(ring), merge.max_sum[warp]);
   __syncthreads();
   const Workspace w = Divide(p);
-  MergeWarps<kHeadDim>(p, w, row, head0, heads, split.count, shared, max_sum, weights, total);
+  MergeWarps<kHeadDim>(p, w, row, head0, heads, split.count, shared, merge);
   if (split.count == 1) {
     return;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
     __threadfence();
-    unsigned* arrivals = w.arrivals + row * p.num_kv_heads * chunks + blockIdx.y;
+    unsigned* arrivals = w.arrivals + row * p.num_kv_heads * args.chunks + blockIdx.y;
     last = atomicInc(arrivals, static_cast<unsigned>(split.count - 1)) == static_cast<unsigned>(split.count - 1);
     __threadfence();
   }
@@ -232,9 +215,13 @@ cudaError_t Launch(const AttentionDecodeParams& p, cudaStream_t stream, bool pro
   if (status != cudaSuccess) {
     return status;
   }
-  const dim3 grid(static_cast<unsigned>(p.max_splits), static_cast<unsigned>(p.num_kv_heads * HeadChunks(p)),
+  DecodeArgs args = {p, p.num_heads / p.num_kv_heads, HeadChunks(p), 0};
+  while (1 << args.block_shift < p.block_tokens) {
+    ++args.block_shift;
+  }
+  const dim3 grid(static_cast<unsigned>(p.max_splits), static_cast<unsigned>(p.num_kv_heads * args.chunks),
                   static_cast<unsigned>(p.max_rows));
-  return LaunchGrid(AttentionDecodeKernel<kHeadDim>, grid, dim3(kThreads), kBytes, stream, programmatic, 1, p);
+  return LaunchGrid(AttentionDecodeKernel<kHeadDim>, grid, dim3(kThreads), kBytes, stream, programmatic, 1, args);
 }
 
 }  // namespace
@@ -249,11 +236,16 @@ size_t AttentionDecodeWorkspaceBytes(const AttentionDecodeParams& params) {
          sizeof(unsigned) * static_cast<size_t>(p.max_rows) * static_cast<size_t>(p.num_kv_heads * HeadChunks(p));
 }
 
+bool AttentionDecodeRotates(const AttentionDecodeParams& p) {
+  const bool fast = p.head_dim == 64 || p.head_dim == 80 || p.head_dim == 96 || p.head_dim == 128 || p.head_dim == 256;
+  return fast && p.block_tokens >= kTileTokens && (p.block_tokens & (p.block_tokens - 1)) == 0;
+}
+
 cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStream_t stream, bool programmatic) {
   AttentionDecodeParams p = params;
   p.max_splits = p.max_splits > 0 ? std::min(p.max_splits, kMaxParts) : AttentionDecodeMaxSplits(p.num_kv_heads);
-  if (p.block_tokens % kTileTokens != 0) {
-    return LaunchAttentionGeneric(p, stream, programmatic);
+  if (!AttentionDecodeRotates(p)) {
+    return p.rope.table == nullptr ? LaunchAttentionGeneric(p, stream, programmatic) : cudaErrorInvalidValue;
   }
   switch (p.head_dim) {
     case 64:
@@ -264,10 +256,8 @@ cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStrea
       return Launch<96>(p, stream, programmatic);
     case 128:
       return Launch<128>(p, stream, programmatic);
-    case 256:
-      return Launch<256>(p, stream, programmatic);
     default:
-      return LaunchAttentionGeneric(p, stream, programmatic);
+      return Launch<256>(p, stream, programmatic);
   }
 }
 

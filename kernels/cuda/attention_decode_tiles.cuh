@@ -7,6 +7,9 @@
 // O^T = V^T P^T. Dimensions are permuted (alike in both operands) so that what a lane needs of K and V are whole
 // 16-byte words; its words of V are interleaved in registers. Every warp has a ring of tiles in shared memory of its
 // own, so no block-wide barrier is needed.
+//
+// A warp runs this code a few times a launch, so what counts is how many instructions there are to fetch: loops are
+// rolled where registers allow, divisions are made on the host.
 
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/ops_common.cuh"
@@ -21,7 +24,22 @@ inline constexpr int kMinTiles = 8;
 inline constexpr int kGoodTiles = 16;
 inline constexpr int kHeadsPerBlock = 8;
 inline constexpr int kLaneWord = 16;  // bytes
+inline constexpr int kMaxParts = 32;  // of a context: one a lane
 inline constexpr float kLog2E = 1.44269504F;
+
+// A launch: its parameters and what follows from them.
+struct DecodeArgs {
+  AttentionDecodeParams p;
+  int group;        // heads a key head
+  int chunks;       // blocks a key head and part
+  int block_shift;  // log2 of block_tokens
+};
+
+__device__ inline float Exp2(float x) {
+  float y = 0;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 template <int kHeadDim>
 struct Layout {
@@ -41,6 +59,7 @@ struct Layout {
 struct Split {
   int first;  // first visible token
   int end;
+  int cached_end;  // tokens the cache holds: the newest one may be on its way
   int tile_begin;
   int tile_end;
   int count;  // parts of this context
@@ -50,6 +69,7 @@ __device__ inline Split FindSplit(const AttentionDecodeParams& p, int position, 
   Split s;
   s.first = p.sliding_window > 0 ? max(0, position - p.sliding_window + 1) : 0;
   s.end = position + 1;
+  s.cached_end = p.rope.table == nullptr ? s.end : position;
   const int begin = s.first / kTileTokens;
   const int tiles = (s.end + kTileTokens - 1) / kTileTokens - begin;
   const int least = (tiles + p.max_splits - 1) / p.max_splits;
@@ -61,34 +81,44 @@ __device__ inline Split FindSplit(const AttentionDecodeParams& p, int position, 
   return s;
 }
 
+// What a block makes of the qkv product (attention_decode_rope.cuh).
+template <int kHeadDim>
+struct Heads {
+  // Rows are padded so that lanes of different heads read different banks.
+  static constexpr int kStride = kHeadDim + 32;
+  // Scaled queries: fp16, and what that leaves.
+  alignas(16) __half q_high[kHeadsPerBlock * kStride];
+  alignas(16) __half q_low[kHeadsPerBlock * kStride];
+  // The newest key and value; only if the cache does not hold them.
+  alignas(16) __half key[kHeadDim];
+  alignas(16) __half value[kHeadDim];
+};
+
 // What a lane keeps while its warp walks its tiles.
 template <int kHeadDim>
 struct State {
-  uint32_t q_high[Layout<kHeadDim>::kKeyChunks][4];  // scaled queries of head lane / 4: fp16, and what that leaves
-  uint32_t q_low[Layout<kHeadDim>::kKeyChunks][4];
+  uint4 q_high[Layout<kHeadDim>::kKeyChunks];  // of head lane / 4
+  uint4 q_low[Layout<kHeadDim>::kKeyChunks];
   float out[Layout<kHeadDim>::kValueChunks][4][4];
   float max[2] = {-INFINITY, -INFINITY};  // of heads 2 (lane % 4) + {0, 1}, base 2
   float sum[2] = {0, 0};                  // this lane's tokens only
 };
 
 template <int kHeadDim>
-__device__ void LoadQuery(const float* q, bool valid, float scale, int lane, State<kHeadDim>& state) {
+__device__ void InitState(const Heads<kHeadDim>& heads, bool valid, int lane, State<kHeadDim>& state) {
+#pragma unroll
   for (int j = 0; j < Layout<kHeadDim>::kKeyChunks; ++j) {
     const int dim = 32 * j + 8 * (lane % 4);
-    for (int w = 0; w < 4; ++w) {
-      float2 x = {0, 0};
-      if (valid && dim < kHeadDim) {
-        x = *reinterpret_cast<const float2*>(q + dim + 2 * w);
-      }
-      x.x *= scale;
-      x.y *= scale;
-      const float2 high = __half22float2(__floats2half2_rn(x.x, x.y));
-      state.q_high[j][w] = PackHalves(x.x, x.y);
-      state.q_low[j][w] = PackHalves(x.x - high.x, x.y - high.y);
-    }
+    const int at = lane / 4 * Heads<kHeadDim>::kStride + dim;
+    const bool exists = valid && dim < kHeadDim;
+    state.q_high[j] = exists ? *reinterpret_cast<const uint4*>(heads.q_high + at) : uint4{0, 0, 0, 0};
+    state.q_low[j] = exists ? *reinterpret_cast<const uint4*>(heads.q_low + at) : uint4{0, 0, 0, 0};
   }
+#pragma unroll
   for (auto& chunk : state.out) {
+#pragma unroll
     for (auto& tile : chunk) {
+#pragma unroll
       for (float& x : tile) {
         x = 0;
       }
@@ -96,26 +126,27 @@ __device__ void LoadQuery(const float* q, bool valid, float scale, int lane, Sta
   }
 }
 
-// Keys and values of a tile, which lie next to each other in the cache; zeros for tokens that are not visible.
+// Keys and values of a tile, which lie next to each other in the cache; zeros for tokens that are not visible or not
+// there yet.
 template <int kHeadDim>
-__device__ void CopyTile(const AttentionDecodeParams& p, const Split& split, uint32_t block, int kv_head, int tile,
-                         int lane, uint8_t* stage) {
+__device__ void CopyTile(const DecodeArgs& args, const Split& split, uint32_t block, int kv_head, int tile, int lane,
+                         uint8_t* stage) {
   using L = Layout<kHeadDim>;
   constexpr int kRowWords = kHeadDim / 8;
   const int token0 = tile * kTileTokens;
+  const int in_block = token0 & ((1 << args.block_shift) - 1);
   const int64_t base =
-      ((static_cast<int64_t>(block) * p.num_kv_heads + kv_head) * p.block_tokens + token0 % p.block_tokens) * kHeadDim;
+      (((static_cast<int64_t>(block) * args.p.num_kv_heads + kv_head) << args.block_shift) + in_block) * kHeadDim;
   const int low = split.first - token0;
-  const int high = split.end - token0;
-#pragma unroll
-  for (int i = 0; i < kTileTokens * kRowWords / 32; ++i) {
-    const int word = 32 * i + lane;
+  const int high = split.cached_end - token0;
+#pragma unroll 1
+  for (int word = lane; word < kTileTokens * kRowWords; word += 32) {
     const int token = word / kRowWords;
     const bool valid = token >= low && token < high;
     const int64_t from = base + word * 8;
     uint8_t* to = stage + token * L::kRowBytes + word % kRowWords * kLaneWord;
-    CopyAsync16(to, p.k_cache + from, valid);
-    CopyAsync16(to + L::kTileBytes, p.v_cache + from, valid);
+    CopyAsync16(to, args.p.k_cache + from, valid);
+    CopyAsync16(to + L::kTileBytes, args.p.v_cache + from, valid);
   }
 }
 
@@ -135,10 +166,10 @@ __device__ void Scores(const uint8_t* stage, int lane, const State<kHeadDim>& st
     const int dim = 32 * j + 8 * (lane % 4);
     const uint4 a = LoadWord<kHeadDim>(stage, lane / 4, dim);
     const uint4 b = LoadWord<kHeadDim>(stage, lane / 4 + 8, dim);
-    MultiplyAdd(s, a.x, b.x, a.y, b.y, state.q_high[j][0], state.q_high[j][1]);
-    MultiplyAdd(sums[0], a.x, b.x, a.y, b.y, state.q_low[j][0], state.q_low[j][1]);
-    MultiplyAdd(sums[1], a.z, b.z, a.w, b.w, state.q_high[j][2], state.q_high[j][3]);
-    MultiplyAdd(sums[2], a.z, b.z, a.w, b.w, state.q_low[j][2], state.q_low[j][3]);
+    MultiplyAdd(s, a.x, b.x, a.y, b.y, state.q_high[j].x, state.q_high[j].y);
+    MultiplyAdd(sums[0], a.x, b.x, a.y, b.y, state.q_low[j].x, state.q_low[j].y);
+    MultiplyAdd(sums[1], a.z, b.z, a.w, b.w, state.q_high[j].z, state.q_high[j].w);
+    MultiplyAdd(sums[2], a.z, b.z, a.w, b.w, state.q_low[j].z, state.q_low[j].w);
   }
   for (int i = 0; i < 4; ++i) {
     s[i] = (s[i] + sums[1][i]) + (sums[0][i] + sums[2][i]);
@@ -184,10 +215,10 @@ __device__ void AddTile(const Split& split, int tile, const uint8_t* stage, int 
       max = fmaxf(max, __shfl_xor_sync(~0U, max, offset));
     }
     max = fmaxf(max, state.max[h]);  // finite: a tile has at least one visible token
-    factor[h] = exp2f(state.max[h] - max);
+    factor[h] = Exp2(state.max[h] - max);
     state.max[h] = max;
-    s[h] = exp2f(s[h] - max);
-    s[2 + h] = exp2f(s[2 + h] - max);
+    s[h] = Exp2(s[h] - max);
+    s[2 + h] = Exp2(s[2 + h] - max);
     state.sum[h] = state.sum[h] * factor[h] + s[h] + s[2 + h];
   }
   if (__any_sync(~0U, factor[0] != 1.0F || factor[1] != 1.0F)) {
@@ -207,64 +238,69 @@ __device__ void AddTile(const Split& split, int tile, const uint8_t* stage, int 
   AddValues<kHeadDim>(stage + Layout<kHeadDim>::kTileBytes, lane, p0, p1, state);
 }
 
-// A warp's way through its tiles: tile_begin + warp, and every kWarps-th from there.
+// Puts the newest key and value into their tile once its copies are complete. One warp.
 template <int kHeadDim>
-struct Walk {
-  const uint32_t* table;
-  int kv_head;
-  int lane;
-  uint8_t* ring;
-  int begin;
-  uint32_t block;  // of the next tile to copy
-
-  __device__ uint32_t BlockOf(const AttentionDecodeParams& p, const Split& split, int tile) const {
-    return tile < split.tile_end ? table[tile * kTileTokens / p.block_tokens] : 0U;
+__device__ void PutNewest(const Heads<kHeadDim>& heads, int row, int lane, uint8_t* stage) {
+  constexpr int kRowWords = kHeadDim / 8;
+  auto* key = reinterpret_cast<uint4*>(stage + row * Layout<kHeadDim>::kRowBytes);
+  auto* value = reinterpret_cast<uint4*>(stage + row * Layout<kHeadDim>::kRowBytes + Layout<kHeadDim>::kTileBytes);
+  if (lane < kRowWords) {
+    key[lane] = reinterpret_cast<const uint4*>(heads.key)[lane];
+    value[lane] = reinterpret_cast<const uint4*>(heads.value)[lane];
   }
+  __syncwarp();
+}
 
-  // Whether Begin copies `tile`.
-  __device__ bool BeginsWith(int tile) const {
-    return tile >= begin && tile < begin + (Layout<kHeadDim>::kStages - 1) * kWarps && (tile - begin) % kWarps == 0;
-  }
-
-  // Starts the copies of the first tiles.
-  __device__ void Begin(const AttentionDecodeParams& p, const Split& split) {
-    using L = Layout<kHeadDim>;
-    uint32_t blocks[L::kStages];
-#pragma unroll
-    for (int i = 0; i < L::kStages; ++i) {
-      blocks[i] = BlockOf(p, split, begin + i * kWarps);
+// A warp's way through its tiles: tile_begin + warp, and every kWarps-th from there. `make_heads` is called once by
+// every warp, as soon as the first tiles are on their way; it fills `heads` and ends with a block barrier. Without
+// a rope table the newest tile is copied only when the previous grid is complete.
+template <int kHeadDim, class MakeHeads>
+__device__ __forceinline__ void WalkTiles(const DecodeArgs& args, const Split& split, const uint32_t* table,
+                                          int kv_head, int valid_heads, int warp, int lane, uint8_t* ring,
+                                          const Heads<kHeadDim>& heads, State<kHeadDim>& state,
+                                          MakeHeads&& make_heads) {
+  using L = Layout<kHeadDim>;
+  constexpr int kAhead = L::kStages - 1;  // steps between a tile's copy and its turn
+  const int newest_tile = (split.end - 1) / kTileTokens;
+  const int begin = split.tile_begin + warp;
+  uint32_t blocks = 0;  // of step 32 k + lane
+#pragma unroll 1
+  for (int step = 0;; ++step) {
+    const int ahead = begin + step * kWarps;
+    if (step % 32 == 0) {
+      const int mine = ahead + lane * kWarps;
+      blocks = mine < split.tile_end ? table[mine * kTileTokens >> args.block_shift] : 0U;
     }
-#pragma unroll
-    for (int i = 0; i < L::kStages - 1; ++i) {
-      const int tile = begin + i * kWarps;
-      if (tile < split.tile_end) {
-        CopyTile<kHeadDim>(p, split, blocks[i], kv_head, tile, lane, ring + i * L::kStageBytes);
+    const uint32_t block = __shfl_sync(~0U, blocks, step % 32);
+    if (ahead < split.tile_end) {
+      if (ahead == newest_tile && split.cached_end == split.end) {
+        WaitForPreviousGrid();
       }
-      CommitCopies();
+      CopyTile<kHeadDim>(args, split, block, kv_head, ahead, lane, ring + step % L::kStages * L::kStageBytes);
     }
-    block = blocks[L::kStages - 1];
-  }
-
-  __device__ void Run(const AttentionDecodeParams& p, const Split& split, State<kHeadDim>& state) {
-    using L = Layout<kHeadDim>;
-    int stage = 0;
-    for (int tile = begin; tile < split.tile_end; tile += kWarps) {
-      const int ahead = tile + (L::kStages - 1) * kWarps;
-      if (ahead < split.tile_end) {
-        const int free = stage == 0 ? L::kStages - 1 : stage - 1;
-        CopyTile<kHeadDim>(p, split, block, kv_head, ahead, lane, ring + free * L::kStageBytes);
-        block = BlockOf(p, split, ahead + kWarps);
-      }
-      CommitCopies();
-      WaitForCopies<L::kStages - 1>();
-      __syncwarp();  // every lane's copies
-      AddTile<kHeadDim>(split, tile, ring + stage * L::kStageBytes, lane, state);
-      __syncwarp();  // all have read it
-      stage = stage + 1 == L::kStages ? 0 : stage + 1;
+    CommitCopies();
+    if (step < kAhead) {
+      continue;
     }
-    WaitForCopies<0>();
+    if (step == kAhead) {
+      make_heads();
+      InitState<kHeadDim>(heads, lane / 4 < valid_heads, lane, state);
+    }
+    const int tile = ahead - kAhead * kWarps;
+    if (tile >= split.tile_end) {
+      break;
+    }
+    WaitForCopies<kAhead>();
+    __syncwarp();  // every lane's copies
+    uint8_t* stage = ring + (step - kAhead) % L::kStages * L::kStageBytes;
+    if (tile == newest_tile && split.cached_end < split.end) {
+      PutNewest<kHeadDim>(heads, split.cached_end % kTileTokens, lane, stage);
+    }
+    AddTile<kHeadDim>(split, tile, stage, lane, state);
+    __syncwarp();  // all have read it
   }
-};
+  WaitForCopies<0>();
+}
 
 }  // namespace flexquant::cuda::decode
 

@@ -1,4 +1,4 @@
-#include "kernels/cuda/ops_common.cuh"
+#include "kernels/cuda/rope.cuh"
 #include "kernels/cuda/rope_kv.h"
 
 namespace flexquant::cuda {
@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kMaxHeadDim = 256;
-constexpr int kPairsPerLane = kMaxHeadDim / 2 / 32;
+constexpr int kPairs = kMaxHeadDim / 2 / 32;
 
 __global__ void RopeTableKernel(const double* frequencies, int pairs, int positions, float2* table) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
@@ -15,84 +15,6 @@ __global__ void RopeTableKernel(const double* frequencies, int pairs, int positi
     double cosine;
     sincos(static_cast<double>(i / pairs) * frequencies[i % pairs], &sine, &cosine);
     table[i] = {static_cast<float>(cosine), static_cast<float>(sine)};
-  }
-}
-
-// Lane i of a warp holds pairs i, i + 32, ... of a head: elements j and j + head_dim / 2.
-struct Head {
-  float low[kPairsPerLane];
-  float high[kPairsPerLane];
-};
-
-__device__ Head LoadHead(const RopeKvParams& p, int row, int head, int lane) {
-  Head x;
-  const int half = p.head_dim / 2;
-  const int at = head * p.head_dim;
-  const float* from = p.qkv + row * p.stride + at;
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    const int j = lane + 32 * i;
-    x.low[i] = j < half ? from[j] : 0.0F;
-    x.high[i] = j < half ? from[j + half] : 0.0F;
-    if (p.bias != nullptr && j < half) {
-      x.low[i] += p.bias[at + j];
-      x.high[i] += p.bias[at + j + half];
-    }
-  }
-  return x;
-}
-
-__device__ void Normalise(const float* weight, float eps, int head_dim, int lane, Head& x) {
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    sum += x.low[i] * x.low[i] + x.high[i] * x.high[i];
-  }
-  const float scale = 1.0F / sqrtf(WarpSum(sum) / static_cast<float>(head_dim) + eps);
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    const int j = lane + 32 * i;
-    if (j < head_dim / 2) {
-      x.low[i] *= scale * weight[j];
-      x.high[i] *= scale * weight[j + head_dim / 2];
-    }
-  }
-}
-
-// Cosines and sines of a lane's pairs.
-struct Angles {
-  float2 pair[kPairsPerLane];
-};
-
-__device__ Angles LoadAngles(const float2* angles, int half, int lane) {
-  Angles result;
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    const int j = lane + 32 * i;
-    result.pair[i] = j < half ? angles[j] : float2{1, 0};
-  }
-  return result;
-}
-
-__device__ void Rotate(const Angles& angles, Head& x) {
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    const float2 a = angles.pair[i];
-    const float low = x.low[i];
-    x.low[i] = low * a.x - x.high[i] * a.y;
-    x.high[i] = x.high[i] * a.x + low * a.y;
-  }
-}
-
-template <class T>
-__device__ void StoreHead(T* to, int half, int lane, const Head& x) {
-#pragma unroll
-  for (int i = 0; i < kPairsPerLane; ++i) {
-    const int j = lane + 32 * i;
-    if (j < half) {
-      to[j] = static_cast<T>(x.low[i]);
-      to[j + half] = static_cast<T>(x.high[i]);
-    }
   }
 }
 
@@ -111,9 +33,9 @@ __global__ void __launch_bounds__(32 * kWarps) RopeKvKernel(const RopeKvParams p
   const bool is_q = head < p.num_heads;
   const bool is_value = head >= p.num_heads + p.num_kv_heads;
   const float2* angles = p.rope + static_cast<int64_t>(position) * half;
-  Angles angle;
+  Angles<kPairs> angle;
   if (!is_value) {
-    angle = LoadAngles(angles, half, lane);
+    angle = LoadAngles<kPairs>(angles, half, lane);
   }
   int64_t block = 0;
   if (!is_q) {
@@ -121,16 +43,18 @@ __global__ void __launch_bounds__(32 * kWarps) RopeKvKernel(const RopeKvParams p
     block = p.block_tables[sequence * p.block_table_stride + position / p.block_tokens];
   }
   WaitForPreviousGrid();
-  Head x = LoadHead(p, row, head, lane);
+  const int at = head * p.head_dim;
+  const float* bias = p.bias == nullptr ? nullptr : p.bias + at;
+  Head<kPairs> x = LoadHead<kPairs>(p.qkv + row * p.stride + at, bias, half, lane);
   if (!is_value) {
     const float* norm = is_q ? p.q_norm : p.k_norm;
     if (norm != nullptr) {
-      Normalise(norm, p.norm_eps, p.head_dim, lane, x);
+      Normalise(norm, p.norm_eps, half, lane, x);
     }
     Rotate(angle, x);
   }
   if (is_q) {
-    StoreHead(p.qkv + row * p.stride + head * p.head_dim, half, lane, x);
+    StoreHead(p.qkv + row * p.stride + at, half, lane, x);
     return;
   }
   const int kv_head = head - p.num_heads - (is_value ? p.num_kv_heads : 0);

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/cuda/rope_kv.h"
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cuda/device_buffer.h"
 #include "tests/kernels/cuda/paged_cache.h"
@@ -131,6 +132,104 @@ TEST_F(AttentionDecodeTest, LeavesRowsPastTheCountAlone) {
   EXPECT_LT(std::fabs(out[0]), 10.0F);
   EXPECT_GT(out.back(), 1e38F);
   EXPECT_GT(Decode(m, {40, 50}, s, q, 1, 0)[0], 1e38F);
+}
+
+// Rotating in the kernel is bit-equal to doing so in a kernel in front of it, with the same cache after it.
+void ExpectRotates(const Model& m, const std::vector<int>& lengths, bool norm) {
+  SCOPED_TRACE(::testing::Message() << m.heads << " heads, " << m.kv_heads << " kv heads of " << m.head_dim
+                                    << ", window " << m.window << ", norm " << norm);
+  const Sequences s(m, lengths, 15);
+  const auto rows = static_cast<int>(lengths.size());
+  const int64_t stride = static_cast<int64_t>(m.heads + 2 * m.kv_heads) * m.head_dim;
+  const int longest = *std::max_element(lengths.begin(), lengths.end());
+  std::vector<int32_t> positions;
+  for (const int length : lengths) {
+    positions.push_back(length - 1);
+  }
+  positions.push_back(3);  // a row past the count
+  std::vector<double> frequencies;
+  for (int i = 0; i < m.head_dim / 2; ++i) {
+    frequencies.push_back(std::pow(10000.0, -2.0 * i / m.head_dim));
+  }
+  const DeviceBuffer<double> d_frequencies(frequencies);
+  const DeviceBuffer<float2> table(static_cast<size_t>(longest) * frequencies.size());
+  ASSERT_EQ(LaunchRopeTable(d_frequencies.data(), m.head_dim / 2, longest, table.data(), nullptr), cudaSuccess);
+  const auto qkv = RandomFloats((rows + 1) * stride, 16);
+  const DeviceBuffer<float> norms(RandomFloats(2 * m.head_dim, 17));
+  const DeviceBuffer<uint32_t> tables(s.tables);
+  const DeviceBuffer<int32_t> d_positions(positions);
+  const DeviceBuffer<int32_t> d_rows(std::vector<int32_t>{rows});
+  std::array<std::vector<float>, 2> outs;
+  std::array<std::vector<uint16_t>, 4> caches;
+  for (const bool fused : {false, true}) {
+    const DeviceBuffer<float> d_qkv(qkv);
+    DeviceBuffer<float> out(static_cast<size_t>((rows + 1) * m.heads * m.head_dim));
+    out.Fill(0x7F);
+    const DeviceBuffer<uint16_t> k(s.k);
+    const DeviceBuffer<uint16_t> v(s.v);
+    AttentionDecodeParams p;
+    SetShape(m, p);
+    p.q = d_qkv.data();
+    p.q_stride = stride;
+    p.out = out.data();
+    p.k_cache = k.data();
+    p.v_cache = v.data();
+    p.block_tables = tables.data();
+    p.block_table_stride = s.stride;
+    p.positions = d_positions.data();
+    p.num_rows = d_rows.data();
+    p.max_rows = rows + 1;
+    const AttentionRope rope = {table.data(), norm ? norms.data() : nullptr,
+                                norm ? norms.data() + m.head_dim : nullptr, 1e-6F};
+    if (fused) {
+      p.rope = rope;
+      p.context_ready = true;
+    } else {
+      RopeKvParams r;
+      r.num_heads = m.heads;
+      r.num_kv_heads = m.kv_heads;
+      r.head_dim = m.head_dim;
+      r.block_tokens = m.block_tokens;
+      r.qkv = d_qkv.data();
+      r.stride = stride;
+      r.q_norm = rope.q_norm;
+      r.k_norm = rope.k_norm;
+      r.norm_eps = rope.norm_eps;
+      r.rope = table.data();
+      r.positions = d_positions.data();
+      r.block_tables = tables.data();
+      r.block_table_stride = s.stride;
+      r.k_cache = k.data();
+      r.v_cache = v.data();
+      r.num_rows = d_rows.data();
+      r.max_rows = rows + 1;
+      ASSERT_EQ(LaunchRopeKv(r, nullptr), cudaSuccess);
+    }
+    const DeviceBuffer<uint8_t> workspace(AttentionDecodeWorkspaceBytes(p));
+    p.workspace = workspace.data();
+    ASSERT_EQ(LaunchAttentionDecode(p, nullptr), cudaSuccess);
+    outs[fused ? 1 : 0] = out.Download();
+    caches[fused ? 2 : 0] = k.Download();
+    caches[fused ? 3 : 1] = v.Download();
+  }
+  EXPECT_EQ(outs[0], outs[1]);
+  EXPECT_EQ(caches[0], caches[2]);
+  EXPECT_EQ(caches[1], caches[3]);
+  EXPECT_NE(caches[0], s.k);
+  EXPECT_LT(std::fabs(outs[1][0]), 10.0F);
+}
+
+TEST_F(AttentionDecodeTest, RotatesItself) {
+  for (const int head_dim : {64, 80, 96, 128, 256}) {
+    ExpectRotates({8, 2, head_dim, 16, 0}, kLengths, false);
+    ExpectRotates({4, 2, head_dim, 32, 100}, {1, 99, 117, 700}, true);
+  }
+  ExpectRotates({28, 2, 128, 16, 0}, {1, 16, 17, 200, 2050}, true);
+  AttentionDecodeParams p;
+  SetShape({4, 2, 48, 16, 0}, p);
+  EXPECT_FALSE(AttentionDecodeRotates(p));
+  p.rope.table = reinterpret_cast<const float2*>(&p);
+  EXPECT_EQ(LaunchAttentionDecode(p, nullptr), cudaErrorInvalidValue);
 }
 
 TEST_F(AttentionDecodeTest, OneCapturedGraphServesAnyLengthAndRowCount) {

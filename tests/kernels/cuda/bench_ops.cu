@@ -31,7 +31,7 @@ constexpr int kKvHeads = 8;
 constexpr int kHeadDim = 128;
 constexpr int kBlockTokens = 16;
 
-void BenchDecode(const uint16_t* memory, size_t bytes, double bandwidth, bool shuffled) {
+void BenchDecode(uint16_t* memory, size_t bytes, double bandwidth, bool shuffled) {
   std::printf("decode attention, %d heads, %d kv heads of %d, PDL graph over distinct layers\n", kHeads, kKvHeads,
               kHeadDim);
   const float* q = Randoms<float>(64 * kHeads * kHeadDim);
