@@ -6,8 +6,8 @@
 // sequence's result does not depend on the others of the batch. The last block of a sequence and head to finish
 // combines the parts, so it is one launch.
 //
-// Fast for head_dim 64, 80, 96, 128 and 256 with block_tokens a power of two from 16 on; other shapes take a plain slower
-// kernel (head_dim a multiple of 4 up to 256).
+// Fast for head_dim 64, 80, 96, 128 and 256 with block_tokens a power of two from 16 on; other shapes take a plain
+// slower kernel (head_dim a multiple of 4 up to 256).
 
 #include <cuda_runtime.h>
 
@@ -36,8 +36,8 @@ struct AttentionDecodeParams {
   int64_t q_stride = 0;      // floats, a multiple of 4
   float* out = nullptr;      // [max_rows, out_stride], num_heads * head_dim floats of each row are written
   int64_t out_stride = 0;    // floats, a multiple of 4
-  // With a table: q is followed by the k and v heads, none rotated, and this kernel rotates and stores the newest key and
-  // value. Without: q is rotated and they are stored already. Only where AttentionDecodeRotates.
+  // With a table: q is followed by the k and v heads, none rotated, and this kernel rotates and stores the newest key
+  // and value. Without: q is rotated and they are stored already. Only where AttentionDecodeRotates.
   AttentionRope rope;
   uint16_t* k_cache = nullptr;             // [blocks, num_kv_heads, block_tokens, head_dim] fp16
   uint16_t* v_cache = nullptr;             // likewise
