@@ -22,7 +22,7 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
   if (args.values == nullptr) {
     Quarter weight{};
     if (args.input.norm_weight != nullptr) {
-      weight = LoadQuarter(args.input.norm_weight, 0, args.input);
+      weight = LoadVectors(args.input.norm_weight, 0, args.input);
     }
     WaitForPreviousGrid();
     for (int row = 0; row < args.columns >> args.split; ++row) {

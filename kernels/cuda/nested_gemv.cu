@@ -190,7 +190,7 @@ cudaError_t LaunchNestedGemv(const GemvParams& params, cudaStream_t stream) {
     if (plan.shared == 0) {
       return cudaErrorInvalidValue;
     }
-    if (fused && plan.args.parts == 1) {
+    if (fused && plan.args.parts == 1 && plan.args.input.vectors) {
       plan.args.values = nullptr;
     } else if (chunk == 0) {
       error = LaunchQuantize(params, stream);

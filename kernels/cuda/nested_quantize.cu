@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
   WaitForPreviousGrid();
   Quarter quarter = LoadQuarter(x, pass, args.input);
   if (norm) {
-    const float part = WarpSquares(args.input, x, pass == 0 ? quarter : LoadQuarter(x, 0, args.input));
+    const float part = WarpSquares<false>(args.input, x, pass == 0 ? quarter : LoadQuarter(x, 0, args.input));
     if (threadIdx.x % 32 == 0) {
       squares[threadIdx.x / 32] = part;
     }

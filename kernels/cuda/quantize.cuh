@@ -46,21 +46,29 @@ static __device__ __noinline__ float4 LoadScalars(const float* row, int k, int c
 
 // This thread's quarter of pass `pass` of a row; zero past the row's end. Activations are read from L2: the previous
 // kernel wrote them.
-__device__ __forceinline__ Quarter LoadQuarter(const float* row, int pass, const ActivationInput& in) {
+// Only if in.vectors.
+__device__ __forceinline__ Quarter LoadVectors(const float* row, int pass, const ActivationInput& in) {
   const int t = static_cast<int>(threadIdx.x);
   const int k = pass * kPassCols + t / 4 * 64 + t % 4 * 4;
   Quarter result;
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    result.v[j] =
+        k + 16 * j < in.cols ? __ldcg(reinterpret_cast<const float4*>(row + k + 16 * j)) : make_float4(0, 0, 0, 0);
+  }
+  return result;
+}
+
+__device__ __forceinline__ Quarter LoadQuarter(const float* row, int pass, const ActivationInput& in) {
   if (in.vectors) {
+    return LoadVectors(row, pass, in);
+  }
+  const int t = static_cast<int>(threadIdx.x);
+  const int k = pass * kPassCols + t / 4 * 64 + t % 4 * 4;
+  Quarter result;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      result.v[j] =
-          k + 16 * j < in.cols ? __ldcg(reinterpret_cast<const float4*>(row + k + 16 * j)) : make_float4(0, 0, 0, 0);
-    }
-  } else {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      result.v[j] = LoadScalars(row, k + 16 * j, in.cols);
-    }
+  for (int j = 0; j < 4; ++j) {
+    result.v[j] = LoadScalars(row, k + 16 * j, in.cols);
   }
   return result;
 }
@@ -85,11 +93,12 @@ __device__ __forceinline__ float WarpSum(float sum) {
 }
 
 // This warp's part of the row's sum of squares, on every lane. `first`: of pass 0.
+template <bool kVectors>
 __device__ __forceinline__ float WarpSquares(const ActivationInput& in, const float* x, const Quarter& first) {
   float sum = AddSquares(first, 0.0F);
 #pragma unroll 1
   for (int pass = 1; pass * kPassCols < in.cols; ++pass) {
-    sum = AddSquares(LoadQuarter(x, pass, in), sum);
+    sum = AddSquares(kVectors ? LoadVectors(x, pass, in) : LoadQuarter(x, pass, in), sum);
   }
   return WarpSum(sum);
 }
@@ -205,17 +214,17 @@ __device__ __forceinline__ Quarter Normed(const Quarter& x, float inverse, const
   return result;
 }
 
-// Quantises a whole row by the whole thread block; normalised if there are norm weights, of which `weight` is pass 0.
-// `squares`: shared, a float a warp. Contains a block barrier if there is a norm. One loop that is not unrolled:
+// Quantises a whole row, which must allow vectors, by the whole thread block; normalised if there are norm weights, of
+// which `weight` is pass 0. `squares`: shared, a float a warp. Contains a block barrier if there is a norm. One loop that is not unrolled:
 // threads go over it a few times only, so fetching its code is a part of what it costs.
 __device__ __forceinline__ void QuantizeRow(const ActivationInput& in, int row, bool split, bool fine,
                                             const ActivationOutput& out, int column, Quarter weight, float* squares) {
   const float* x = in.x + row * in.ldx;
   const bool norm = in.norm_weight != nullptr;
-  Quarter next = LoadQuarter(x, 0, in);
+  Quarter next = LoadVectors(x, 0, in);
   float inverse = 1.0F;
   if (norm) {
-    const float part = WarpSquares(in, x, next);
+    const float part = WarpSquares<true>(in, x, next);
     if (threadIdx.x % 32 == 0) {
       squares[threadIdx.x / 32] = part;
     }
@@ -226,9 +235,9 @@ __device__ __forceinline__ void QuantizeRow(const ActivationInput& in, int row, 
   for (int pass = 0; pass * kPassBlocks < out.blocks; ++pass) {
     const Quarter quarter = norm ? Normed(next, inverse, weight) : next;
     if ((pass + 1) * kPassCols < in.cols) {
-      next = LoadQuarter(x, pass + 1, in);
+      next = LoadVectors(x, pass + 1, in);
       if (norm) {
-        weight = LoadQuarter(in.norm_weight, pass + 1, in);
+        weight = LoadVectors(in.norm_weight, pass + 1, in);
       }
     }
     QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column, quarter, in.group_blocks,
