@@ -25,7 +25,7 @@ template <int kTokens>
 struct FusedBlock {
   static constexpr int kMultipliers = MultipliersOf(kTokens);
   static constexpr int kRows = kMultipliers * static_cast<int>(kTileRows);
-  static constexpr int kThreads = 32 * kMultipliers + 128;  // and the fetching warp, in a warpgroup for itself
+  static constexpr int kThreads = 32 * kMultipliers + 128;  // and the fetching warps, in a warpgroup for themselves
   // Registers a thread: equal parts at launch, then the fetching warpgroup gives most of its own away.
   static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kFetchRegisters = kMultipliers == 16 ? 32 : 40;
@@ -49,7 +49,7 @@ struct FusedShape : FusedBlock<kTokens> {
   static constexpr int kWeightStages = kFitting < kMaxWeightStages ? kFitting : kMaxWeightStages;
   static constexpr int kWeightBytes = kWeightStages * kWeightStageBytes;
   static constexpr int kTotalBytes = kActivationBytes + kWeightBytes + 16 * (kActivationStages + kWeightStages);
-  static_assert(kWeightStages >= 2, "or fetching would wait for itself");
+  static_assert(kWeightStages >= 2, "a record is fetched while another is multiplied");
   static_assert(kTokens * Block::kSumStride * 4 <= kActivationBytes + kWeightBytes, "sums lie where the rings were");
 };
 

@@ -2,7 +2,7 @@
 #define FLEXQUANT_KERNELS_CUDA_PREFILL_FUSED_KERNEL_CUH_
 
 // A thread block multiplies 8 or 16 tiles of 16 rows by up to kTokens tokens over a range of records. One warp fetches
-// records and blocks of activations into two rings of shared memory; warpgroups of four warps, a tile a warp, turn
+// records, another blocks of activations into rings of shared memory; warpgroups of four warps, a tile a warp, turn
 // codes into fp16 operands and multiply. While the tensor cores work at one block, a warpgroup dequantises its next.
 //
 // A cluster is splits * share blocks: `splits` of them share one product along the columns and add their sums up, in
@@ -41,8 +41,12 @@ __global__ void __launch_bounds__(FusedBlock<kTokens>::kThreads, 1)
   ClusterMeet();
   if (threadIdx.x >= 32 * S::kMultipliers) {
     ReleaseRegisters<S::kFetchRegisters>();
-    if (threadIdx.x == 32 * S::kMultipliers) {
-      Fetcher<kBits, kTokens>(args, work, rings).Run();
+    const auto warp = static_cast<int>(__shfl_sync(~0U, threadIdx.x / 32, 0)) - S::kMultipliers;
+    if (warp == 0 && ElectLane()) {
+      FetchRecords(args, work, rings);
+    } else if (warp == 1 && ElectLane()) {
+      WaitForPreviousGrid();
+      FetchActivations(args, work, rings);
     }
     __syncwarp();
     if (args.splits > 1) {

@@ -89,75 +89,62 @@ struct Turn {
   }
 };
 
-// The fetching warp's one thread.
+// One thread of a fetching warp: the records of the block's tiles.
 template <int kBits, int kTokens>
-class Fetcher {
- public:
+__device__ __forceinline__ void FetchRecords(const FusedArgs& args, const FusedWork& work,
+                                             const Rings<kBits, kTokens>& rings) {
   using S = FusedShape<kBits, kTokens>;
-  __device__ Fetcher(const FusedArgs& args, const FusedWork& work, const Rings<kBits, kTokens>& rings)
-      : args_(args), work_(work), rings_(rings) {}
-
-  __device__ void Run() {
-    for (int i = 0; i < S::kWeightStages; ++i) {
-      FetchRecords(work_.first_record + i);
-    }
-    WaitForPreviousGrid();
-    for (int record = work_.first_record; record < work_.end_record; ++record) {
-      const int blocks = min(kRecordBlocks, args_.matrix.blocks - record * kRecordBlocks);
-      for (int i = 0; i < blocks; ++i) {
-        FetchActivations(record, i);
+  const int64_t tile_bytes = args.matrix.tile_bytes;
+  Turn<S::kWeightStages> turn;
+  for (int record = work.first_record; record < work.end_record; ++record, turn.Next()) {
+    const RecordView view = FindRecord(args.matrix, work.first_tile, record);
+    const auto bytes = static_cast<uint32_t>(64 * view.groups + view.blocks * kBits * kBlockWordBytes);
+    const uint32_t full = rings.WeightsFull(turn.stage);
+    BarrierWait(rings.WeightsEmpty(turn.stage), turn.parity ^ 1);
+    BarrierArriveExpect(full, bytes * work.tiles);
+    const uint32_t to = rings.weights + turn.stage * S::kWeightStageBytes;
+    if (work.tiles == S::kMultipliers) {
+#pragma unroll
+      for (int tile = 0; tile < S::kMultipliers; ++tile) {
+        BulkCopy(to + tile * S::kRecordBytes, view.scales + tile * tile_bytes, bytes, full);
       }
-      // Into the stage of the record before, which is free by now, so that activations do not wait for records.
-      if (record > work_.first_record) {
-        FetchRecords(record - 1 + S::kWeightStages);
+    } else {
+      for (int tile = 0; tile < work.tiles; ++tile) {
+        BulkCopy(to + tile * S::kRecordBytes, view.scales + tile * tile_bytes, bytes, full);
       }
     }
   }
+}
 
- private:
-  __device__ void FetchRecords(int record) {
-    if (record >= work_.end_record) {
-      return;
-    }
-    const RecordGeometry& m = args_.matrix;
-    BarrierWait(rings_.WeightsEmpty(weights_.stage), weights_.parity ^ 1);
-    const RecordView view = FindRecord(m, work_.first_tile, record);
-    const uint32_t bytes = static_cast<uint32_t>(64 * view.groups + view.blocks * kBits * kBlockWordBytes);
-    const uint32_t full = rings_.WeightsFull(weights_.stage);
-    BarrierArriveExpect(full, bytes * work_.tiles);
-    uint32_t to = rings_.weights + weights_.stage * S::kWeightStageBytes;
-    for (int tile = 0; tile < work_.tiles; ++tile, to += S::kRecordBytes) {
-      BulkCopy(to, view.scales + tile * m.tile_bytes, bytes, full);
-    }
-    weights_.Next();
-  }
-
-  __device__ void FetchActivations(int record, int stage) {
-    BarrierWait(rings_.ActivationsEmpty(stage), (record - work_.first_record + 1) % 2);
-    const uint32_t full = rings_.ActivationsFull(stage);
-    const int block = record * kRecordBlocks + stage;
-    const int rows = (work_.tokens + 7) / 8 * 8;
+// One thread of another fetching warp: this block's share of the activations, for all that share them.
+template <int kBits, int kTokens>
+__device__ __forceinline__ void FetchActivations(const FusedArgs& args, const FusedWork& work,
+                                                 const Rings<kBits, kTokens>& rings) {
+  using S = FusedShape<kBits, kTokens>;
+  constexpr int kRowBytes = kActivationBlockCols * 2;
+  const int rows = (work.tokens + 7) / 8 * 8;
+  const int first = kTokens / args.share * work.share_rank;
+  const int bytes = min(rows - first, kTokens / args.share) * kRowBytes;
+  const int64_t block_halves = args.block_rows * kActivationBlockCols;
+  const int first_block = work.first_record * kRecordBlocks;
+  const uint16_t* from = args.x + first_block * block_halves + (work.first_token + first) * kActivationBlockCols;
+  const int blocks = min(work.end_record * kRecordBlocks, args.matrix.blocks) - first_block;
+  Turn<kActivationStages> turn;
+  for (int block = 0; block < blocks; ++block, from += block_halves, turn.Next()) {
+    const uint32_t full = rings.ActivationsFull(turn.stage);
+    const uint32_t to = rings.activations + turn.stage * S::kActivationStageBytes + first * kRowBytes;
+    BarrierWait(rings.ActivationsEmpty(turn.stage), turn.parity ^ 1);
     BarrierArriveExpect(full, rows * kRowBytes);
-    const int first = kTokens / args_.share * work_.share_rank;
-    const int count = min(rows - first, kTokens / args_.share);
-    if (count > 0) {
-      const uint16_t* from =
-          args_.x + (static_cast<int64_t>(block) * args_.block_rows + work_.first_token + first) * kActivationBlockCols;
-      const uint32_t to = rings_.activations + stage * S::kActivationStageBytes + first * kRowBytes;
-      if (args_.share == 1) {
-        BulkCopy(to, from, count * kRowBytes, full);
-      } else {
-        BulkCopyToBlocks(to, from, count * kRowBytes, full, work_.sharers);
-      }
+    if (bytes <= 0) {
+      continue;
+    }
+    if (args.share == 1) {
+      BulkCopy(to, from, bytes, full);
+    } else {
+      BulkCopyToBlocks(to, from, bytes, full, work.sharers);
     }
   }
-
-  static constexpr int kRowBytes = kActivationBlockCols * 2;
-  const FusedArgs& args_;
-  const FusedWork& work_;
-  const Rings<kBits, kTokens>& rings_;
-  Turn<S::kWeightStages> weights_;
-};
+}
 
 }  // namespace flexquant::cuda::fused
 
