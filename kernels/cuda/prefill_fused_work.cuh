@@ -103,7 +103,8 @@ __device__ __forceinline__ void FetchRecords(const FusedArgs& args, const FusedW
     BarrierWait(rings.WeightsEmpty(turn.stage), turn.parity ^ 1);
     BarrierArriveExpect(full, bytes * work.tiles);
     const uint32_t to = rings.weights + turn.stage * S::kWeightStageBytes;
-    if (work.tiles == S::kMultipliers) {
+    // Not `work.tiles == kMultipliers`, which ptxas 13.0 takes from a predicate of the minimum that is not that.
+    if (args.tiles - work.first_tile >= S::kMultipliers) {
 #pragma unroll
       for (int tile = 0; tile < S::kMultipliers; ++tile) {
         BulkCopy(to + tile * S::kRecordBytes, view.scales + tile * tile_bytes, bytes, full);
