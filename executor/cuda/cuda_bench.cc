@@ -235,6 +235,8 @@ absl::StatusOr<StepTime> CudaBench::MeasureCublas(int rows) {
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer w, AllocateDeviceZeroed(weight_elements * 2, "bf16 weights"));
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer x, AllocateDeviceZeroed(input * 2, "bf16 input"));
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer y, AllocateDeviceZeroed(output * 2, "bf16 output"));
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(w.as<uint16_t>(), weight_elements, 2, stream_));
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(x.as<uint16_t>(), input, 3, stream_));
   cublasHandle_t cublas = nullptr;
   if (cublasCreate(&cublas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(cublas, stream_) != CUBLAS_STATUS_SUCCESS) {
     return absl::InternalError("cuBLAS cannot be initialised");

@@ -8,8 +8,10 @@
 #include "common/precision.h"
 #include "common/status_macros.h"
 #include "executor/rope.h"
+#include "kernels/cuda/activation_blocks.h"
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/prefill_fused.h"
 #include "kernels/cuda/rope_kv.h"
 
 namespace flexquant::executor {
@@ -61,7 +63,8 @@ struct ForwardSizes {
     qkv = rows * of(c.q_size() + 2 * c.kv_size()) * sizeof(float);
     inner = rows * of(2 * c.intermediate_size) * sizeof(float);
     attended = kMaxRows * of(c.q_size()) * sizeof(float);
-    half = rows * of(std::max({c.hidden_size, c.intermediate_size, c.q_size()}) + 8) * sizeof(uint16_t);
+    const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.q_size()});
+    half = cuda::BlockedActivations(static_cast<int64_t>(rows), widest) * sizeof(uint16_t);
     row_scale = rows * sizeof(float);
     logits = kMaxRows * of(c.vocab_size) * sizeof(float);
     counts = logits;
@@ -90,7 +93,11 @@ uint64_t CudaForward::WorkspaceBytes(const ModelConfig& config, const CudaForwar
 
 CudaForward::CudaForward(const ModelConfig& config, const DeviceWeights& weights, const CudaForwardShape& shape,
                          cudaStream_t stream)
-    : config_(config), weights_(weights), shape_(shape), stream_(stream) {}
+    : config_(config),
+      weights_(weights),
+      shape_(shape),
+      stream_(stream),
+      fused_(!shape.portable && cuda::FusedGemmSupported()) {}
 
 CudaForward::~CudaForward() {
   if (cublas_ != nullptr) {
@@ -219,7 +226,7 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
     FQ_RETURN_IF_ERROR(LaunchAttentionDecode(inputs, layer, rows));
   } else {
     FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, /*one_sequence=*/true));
-    FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, /*half=*/false));
+    FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, AttentionOutput::kFloats));
   }
 
   cuda::GemvParams o = Gemv(inputs, block.o, group + 1, rows);

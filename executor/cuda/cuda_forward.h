@@ -45,6 +45,9 @@ struct PassInputs {
 // here waits for the device or allocates after Create. Not thread-safe.
 class CudaForward {
  public:
+  // Above it the fused product is faster than the decode kernels, whose time grows with every 16 rows.
+  static constexpr int kMaxSmallRows = 16;
+
   // Device bytes beside the weights and the KV cache.
   static uint64_t WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape);
   // `weights` must outlive it.
@@ -59,7 +62,8 @@ class CudaForward {
   absl::Status LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results);
 
   // A chunk of `rows` (at most max_rows) tokens of one sequence, without the head. `bits` [layer groups] is the plan on
-  // the host. Up to kMaxGemvRows rows take the decode kernels, more take cuBLAS on dequantised tiles.
+  // the host. Up to kMaxSmallRows rows take the decode kernels, more the fused product with fp16 activations. Where
+  // that does not run, up to kMaxGemvRows take the decode kernels and more take cuBLAS on dequantised tiles.
   absl::Status LaunchPrefill(const PassInputs& inputs, int rows, absl::Span<const uint8_t> bits);
   // Head and sampling for rows [first, first + count) of the last LaunchPrefill; count at most kMaxGemvRows. widths and
   // num_rows of `inputs` are those of these rows.
@@ -77,17 +81,20 @@ class CudaForward {
   absl::Status Allocate();
 
   enum class Attention : uint8_t { kDecode, kPrefill };
+  // Where the prefill attention's results go: attended_, or half_ in rows or in blocks.
+  enum class AttentionOutput : uint8_t { kFloats, kHalves, kBlocks };
   uint16_t* Keys(int64_t layer) const;
   uint16_t* Values(int64_t layer) const;
   absl::Status LaunchEmbedding(const PassInputs& inputs, int rows);
   // Blocks with the decode kernels, for up to kMaxGemvRows rows.
   absl::Status LaunchSmallBlock(const PassInputs& inputs, int64_t layer, int rows, Attention attention);
+  absl::Status LaunchFusedBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
   absl::Status LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
   absl::Status LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias, bool one_sequence);
   absl::Status LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows, cuda::RowSample* results);
   // Rotates and stores the new keys and values, too.
   absl::Status LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows);
-  absl::Status LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, bool half);
+  absl::Status LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, AttentionOutput output);
   absl::Status Gemm(const cuda::DeviceNestedMatrix& w, int bits, const uint16_t* x, int rows, float* y,
                     bool accumulate);
   cuda::GemvParams Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group, int rows) const;
@@ -96,6 +103,7 @@ class CudaForward {
   const DeviceWeights& weights_;
   const CudaForwardShape shape_;
   const cudaStream_t stream_;
+  const bool fused_;  // large prefill chunks take the fused product
   cublasHandle_t cublas_ = nullptr;
 
   DeviceBuffer kv_;
@@ -104,7 +112,7 @@ class CudaForward {
   DeviceBuffer qkv_;        // [max_rows, q + 2 kv]
   DeviceBuffer inner_;      // [max_rows, 2 * intermediate]; decode: [kMaxGemvRows, intermediate]
   DeviceBuffer attended_;   // [kMaxGemvRows, q]
-  DeviceBuffer half_;       // fp16 [max_rows, widest input]
+  DeviceBuffer half_;       // fp16 [max_rows, widest input], or in blocks
   DeviceBuffer row_scale_;  // [max_rows]
   DeviceBuffer logits_;     // [kMaxGemvRows, vocab]
   DeviceBuffer counts_;     // [kMaxGemvRows, vocab]

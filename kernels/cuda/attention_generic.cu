@@ -1,3 +1,4 @@
+#include "kernels/cuda/activation_blocks.h"
 #include "kernels/cuda/attention_generic.h"
 #include "kernels/cuda/ops_common.cuh"
 
@@ -125,7 +126,9 @@ __global__ void __launch_bounds__(32) GenericPrefillKernel(const AttentionPrefil
   const float inverse = Attend(cache, query, lane, out);
   for (int k = 0; k < kDimsPerLane; ++k) {
     if (lane + 32 * k < p.head_dim) {
-      const int64_t at = row * p.out_stride + head * p.head_dim + lane + 32 * k;
+      const int col = head * p.head_dim + lane + 32 * k;
+      const int64_t at =
+          p.out_block_rows > 0 ? ActivationPair(p.out_block_rows, row, col) + col % 2 : row * p.out_stride + col;
       if (p.out_half != nullptr) {
         reinterpret_cast<__half*>(p.out_half)[at] = __float2half_rn(out[k] * inverse);
       } else {

@@ -1,3 +1,4 @@
+#include "kernels/cuda/activation_blocks.h"
 #include "kernels/cuda/attention_generic.h"
 #include "kernels/cuda/attention_prefill.h"
 #include "kernels/cuda/attention_prefill_tiles.cuh"
@@ -141,11 +142,15 @@ __device__ void Store(const AttentionPrefillParams& p, const Work& work, int hea
         continue;
       }
       const float inverse = 1.0F / sum;
-      const int64_t at = (work.row + row) * p.out_stride + head * kHeadDim + 2 * (lane % 4);
+      const int first = head * kHeadDim + 2 * (lane % 4);
+      const int64_t at = (work.row + row) * p.out_stride + first;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
         const float2 x = {state.out[r][n][2 * half] * inverse, state.out[r][n][2 * half + 1] * inverse};
-        if (p.out_half != nullptr) {
+        if (p.out_block_rows > 0) {
+          uint16_t* to = p.out_half + ActivationPair(p.out_block_rows, work.row + row, first + 8 * n);
+          *reinterpret_cast<uint32_t*>(to) = PackHalves(x.x, x.y);
+        } else if (p.out_half != nullptr) {
           *reinterpret_cast<uint32_t*>(p.out_half + at + 8 * n) = PackHalves(x.x, x.y);
         } else {
           *reinterpret_cast<float2*>(p.out + at + 8 * n) = x;
@@ -161,11 +166,11 @@ __global__ void __launch_bounds__(kThreads) AttentionPrefillKernel(const Attenti
   extern __shared__ __align__(128) __half shared[];
   LaunchDependents();
   WaitForPreviousGrid();
-  const Work work = FindWork(p, L::kQueryTile, static_cast<int>(blockIdx.x));
+  const Work work = FindWork(p, L::kQueryTile, static_cast<int>(blockIdx.y));
   if (work.rows == 0) {
     return;
   }
-  const auto head = static_cast<int>(blockIdx.y);
+  const auto head = static_cast<int>(blockIdx.x);
   const int kv_head = head / (p.num_heads / p.num_kv_heads);
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp_row = static_cast<int>(threadIdx.x) / 32 * 16 * L::kRowTiles;
@@ -213,7 +218,8 @@ cudaError_t Launch(const AttentionPrefillParams& p, cudaStream_t stream, bool pr
   }
   // At most this many tiles, however the rows are spread over the sequences.
   const int tiles = p.max_rows / L::kQueryTile + p.max_sequences;
-  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(p.num_heads));
+  // The longest tiles of all heads start first.
+  const dim3 grid(static_cast<unsigned>(p.num_heads), static_cast<unsigned>(tiles));
   return LaunchGrid(AttentionPrefillKernel<kHeadDim, kTiles>, grid, dim3(kThreads), L::kSharedBytes, stream,
                     programmatic, 1, p);
 }
@@ -229,6 +235,15 @@ cudaError_t LaunchFor(const AttentionPrefillParams& p, cudaStream_t stream, bool
 }  // namespace
 
 cudaError_t LaunchAttentionPrefill(const AttentionPrefillParams& p, cudaStream_t stream, bool programmatic) {
+  const int64_t cols = static_cast<int64_t>(p.num_heads) * p.head_dim;
+  if (p.out_block_rows > 0 && cols % kActivationBlockCols != 0) {
+    const int64_t block = p.out_block_rows * kActivationBlockCols;
+    const cudaError_t status = cudaMemsetAsync(p.out_half + cols / kActivationBlockCols * block, 0,
+                                               static_cast<size_t>(block) * sizeof(uint16_t), stream);
+    if (status != cudaSuccess) {
+      return status;
+    }
+  }
   if ((p.block_tokens & (p.block_tokens - 1)) != 0) {
     return LaunchAttentionGeneric(p, stream, programmatic);
   }

@@ -27,6 +27,7 @@ struct AttentionPrefillParams {
   float* out = nullptr;               // [max_rows, out_stride]; null if out_half is given
   uint16_t* out_half = nullptr;       // the same in fp16; a mean of fp16 values cannot overflow
   int64_t out_stride = 0;             // elements, a multiple of 4
+  int64_t out_block_rows = 0;         // above 0: out_half is in blocks of so many rows (activation_blocks.h), no stride
   const uint16_t* k_cache = nullptr;  // [blocks, num_kv_heads, block_tokens, head_dim] fp16
   const uint16_t* v_cache = nullptr;
   const uint32_t* block_tables = nullptr;  // [max_sequences, block_table_stride]

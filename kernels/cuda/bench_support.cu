@@ -1,3 +1,5 @@
+#include <cuda_bf16.h>
+
 #include "kernels/cuda/bench_support.h"
 
 namespace flexquant::cuda {
@@ -7,12 +9,24 @@ constexpr int kThreads = 256;
 constexpr int kGridBlocks = 2048;
 constexpr uint32_t kScaleAndZero = 0x58000C00U;  // half2: 2^-12, 128
 
+__device__ uint32_t Hash(size_t i, uint32_t seed) {
+  uint64_t z = (i + 1 + (static_cast<uint64_t>(seed) << 40)) * 0x9E3779B97F4A7C15ULL;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  return static_cast<uint32_t>((z ^ (z >> 27)) >> 16);
+}
+
 __global__ void HashKernel(uint32_t* data, size_t words, uint32_t seed) {
   const size_t step = size_t{gridDim.x} * blockDim.x;
   for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < words; i += step) {
-    uint64_t z = (i + 1 + (static_cast<uint64_t>(seed) << 40)) * 0x9E3779B97F4A7C15ULL;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    data[i] = static_cast<uint32_t>((z ^ (z >> 27)) >> 16);
+    data[i] = Hash(i, seed);
+  }
+}
+
+__global__ void Bf16Kernel(uint16_t* data, size_t count, uint32_t seed) {
+  const size_t step = size_t{gridDim.x} * blockDim.x;
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += step) {
+    const float x = static_cast<float>(static_cast<int32_t>(Hash(i, seed))) * 0x1p-31F;
+    data[i] = __bfloat16_as_ushort(__float2bfloat16(x));
   }
 }
 
@@ -89,6 +103,11 @@ cudaError_t LaunchRandomRecords(const DeviceNestedMatrix& matrix, uint32_t seed,
 
 cudaError_t LaunchFill(float* data, size_t count, float value, cudaStream_t stream) {
   FillKernel<<<kGridBlocks, kThreads, 0, stream>>>(data, count, value);
+  return cudaGetLastError();
+}
+
+cudaError_t LaunchRandomBf16(uint16_t* data, size_t count, uint32_t seed, cudaStream_t stream) {
+  Bf16Kernel<<<kGridBlocks, kThreads, 0, stream>>>(data, count, seed);
   return cudaGetLastError();
 }
 

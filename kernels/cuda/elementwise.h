@@ -7,7 +7,8 @@
 // Half outputs are what the fp16 GEMM reads: half[row] = value / row_scale[row], where row_scale is a power of two, 1
 // unless the row's largest magnitude is outside [2^-6, 2^15], so that nothing overflows and at least 11 bits stay. The
 // product has to be multiplied by it: before adding into a residual divide the residual's row (LaunchScaleRows with
-// inverse), then multiply the sum. Both are exact and skip rows whose scale is 1, nearly all.
+// inverse), then multiply the sum. Both are exact and skip rows whose scale is 1, nearly all. The fused product
+// (kernels/cuda/prefill_fused.h) does that itself and wants the halves in blocks.
 
 #include <cuda_runtime.h>
 
@@ -21,6 +22,7 @@ struct RowOutput {
   uint16_t* half = nullptr;    // [max_rows, stride] fp16
   float* row_scale = nullptr;  // [max_rows], required with half
   int64_t stride = 0;          // elements
+  int64_t block_rows = 0;      // above 0: half is in blocks of so many rows (activation_blocks.h) and has no stride
 };
 
 struct RmsNormParams {

@@ -215,8 +215,8 @@ __device__ __forceinline__ Quarter Normed(const Quarter& x, float inverse, const
 }
 
 // Quantises a whole row, which must allow vectors, by the whole thread block; normalised if there are norm weights, of
-// which `weight` is pass 0. `squares`: shared, a float a warp. Contains a block barrier if there is a norm. One loop that is not unrolled:
-// threads go over it a few times only, so fetching its code is a part of what it costs.
+// which `weight` is pass 0. `squares`: shared, a float a warp. Contains a block barrier if there is a norm. One loop
+// that is not unrolled: threads go over it a few times only, so fetching its code is a part of what it costs.
 __device__ __forceinline__ void QuantizeRow(const ActivationInput& in, int row, bool split, bool fine,
                                             const ActivationOutput& out, int column, Quarter weight, float* squares) {
   const float* x = in.x + row * in.ldx;

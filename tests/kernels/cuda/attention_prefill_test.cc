@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/cuda/activation_blocks.h"
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cuda/device_buffer.h"
 #include "tests/kernels/cuda/paged_cache.h"
@@ -65,6 +66,9 @@ class AttentionPrefillTest : public testing::DeviceTest {
       std::transform(halves.begin(), halves.end(), got.begin(),
                      [](uint16_t x) { return static_cast<float>(reference::HalfToDouble(x)); });
     }
+    if (half) {
+      ExpectBlocks(p, d_half.Download(), row_starts.back());
+    }
     for (size_t i = 0; i < starts.size(); ++i) {
       const AttentionSequence sequence{q.data() + row_starts[i] * size, nullptr, counts[i], starts[i],
                                        s.tables.data() + i * static_cast<size_t>(s.stride)};
@@ -76,6 +80,23 @@ class AttentionPrefillTest : public testing::DeviceTest {
     if (!half) {
       EXPECT_TRUE(std::isfinite(got[0]));
       EXPECT_GT(got.back(), 1e38F) << "rows past the last must be left alone";
+    }
+  }
+
+  // In blocks, the same halves as `rows`, and zeros after the last column.
+  static void ExpectBlocks(AttentionPrefillParams p, const std::vector<uint16_t>& in_rows, int rows) {
+    const int64_t cols = p.out_stride;
+    p.out_block_rows = ActivationBlockRows(p.max_rows);
+    DeviceBuffer<uint16_t> out(BlockedActivations(p.max_rows, cols));
+    out.Fill(0x7F);
+    p.out_half = out.data();
+    ASSERT_EQ(LaunchAttentionPrefill(p, nullptr), cudaSuccess);
+    const auto blocks = out.Download();
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t col = 0; col < (cols + 63) / 64 * 64; ++col) {
+        const uint16_t got = blocks[static_cast<size_t>(ActivationPair(p.out_block_rows, row, col) + col % 2)];
+        ASSERT_EQ(got, col < cols ? in_rows[static_cast<size_t>(row * cols + col)] : 0) << row << ", " << col;
+      }
     }
   }
 };
@@ -92,6 +113,8 @@ TEST_F(AttentionPrefillTest, OfOtherShapes) {
   ExpectPrefill({4, 2, 64, 7, 0}, {3}, {40}, false);
   ExpectPrefill({8, 4, 8, 16, 0}, {0, 9}, {17, 3}, false);
   ExpectPrefill({2, 1, 100, 16, 20}, {10}, {33}, true);
+  ExpectPrefill({3, 1, 80, 16, 0}, {5}, {70}, true);
+  ExpectPrefill({3, 1, 20, 16, 0}, {0}, {9}, true);
 }
 
 }  // namespace
