@@ -4,40 +4,59 @@
 // How activations get into the decode kernel's shared memory.
 
 #include "kernels/cuda/nested_gemv_args.h"
+#include "kernels/cuda/nested_share.cuh"
 #include "kernels/cuda/nested_work.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/quantize.cuh"
 
 namespace flexquant::cuda {
 
-// Waits for the previous grid and brings this launch's activations into shared memory. Ends with a block barrier.
+// Quantises this CTA's activations; only if they were not beforehand.
 template <bool kHopper>
+__device__ __forceinline__ void QuantizeHere(const GemvArgs& args, const WarpWork& work, ActivationOutput out,
+                                             GemvScratch& scratch) {
+  if (kHopper && args.cluster_shift != 0) {
+    out.values -= work.block_begin * args.chunk_columns * kBlockCols;
+    out.scales -= work.block_begin * args.scale_columns;
+    QuantizeShare(args, work, out, scratch);
+    return;
+  }
+  Quarter weight{};
+  if (args.input.norm_weight != nullptr) {
+    weight = LoadVectors(args.input.norm_weight, 0, args.input);
+  }
+  WaitForPreviousGrid();
+  for (int row = 0; row < work.columns >> args.split; ++row) {
+    const int column = row << args.split;
+    QuantizeRow(args.input, work.first_row + row, args.split != 0, (work.fine_columns >> column & 1U) != 0, out, column,
+                weight, scratch.squares[row]);
+  }
+}
+
+// Waits for the previous grid and brings this launch's activations into shared memory. Ends with a block barrier.
+template <class Shape, bool kHopper>
 __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const WarpWork& work, uint8_t* shared,
                                                 GemvScratch& scratch) {
   auto* values = reinterpret_cast<int8_t*>(shared + args.values_offset);
   auto* scales = reinterpret_cast<float2*>(shared + args.scales_offset);
-  const int value_bytes = args.columns * kBlockCols;
+  const int value_bytes = args.chunk_columns * kBlockCols;
   const int scale_bytes = args.scale_columns * static_cast<int>(sizeof(float2));
-  const ActivationOutput out{values, scales, args.columns, args.scale_columns, work.block_end};
-  if (args.values == nullptr) {
-    Quarter weight{};
-    if (args.input.norm_weight != nullptr) {
-      weight = LoadVectors(args.input.norm_weight, 0, args.input);
+  if constexpr (Shape::kTiles == 1) {
+    if (args.values == nullptr) {
+      QuantizeHere<kHopper>(args, work, {values, scales, args.chunk_columns, args.scale_columns, work.block_end},
+                            scratch);
+      __syncthreads();
+      return;
     }
-    WaitForPreviousGrid();
-    for (int row = 0; row < args.columns >> args.split; ++row) {
-      const int column = row << args.split;
-      QuantizeRow(args.input, args.first_row + row, args.split != 0, (work.fine_columns >> column & 1U) != 0, out,
-                  column, weight, scratch.squares[row]);
-    }
-    __syncthreads();
-    return;
   }
   WaitForPreviousGrid();
+  const int64_t first_block = static_cast<int64_t>(work.chunk) * args.blocks;
+  const int8_t* chunk_values = args.values + first_block * value_bytes;
+  const float2* chunk_scales = args.scales + first_block * args.scale_columns;
   if (!kHopper) {
     const int blocks = work.block_end - work.block_begin;
-    const auto* from_values = reinterpret_cast<const uint4*>(args.values + work.block_begin * value_bytes);
-    const auto* from_scales = reinterpret_cast<const uint4*>(args.scales + work.block_begin * args.scale_columns);
+    const auto* from_values = reinterpret_cast<const uint4*>(chunk_values + work.block_begin * value_bytes);
+    const auto* from_scales = reinterpret_cast<const uint4*>(chunk_scales + work.block_begin * args.scale_columns);
     for (int i = threadIdx.x; i < blocks * value_bytes / 16; i += kGemvThreads) {
       reinterpret_cast<uint4*>(values)[i] = __ldcg(from_values + i);
     }
@@ -50,13 +69,13 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
     const int at = begin - work.block_begin;
     const uint32_t barrier = SharedAddress(&scratch.values[work.slice]);
     BarrierArriveExpect(barrier, blocks * (value_bytes + scale_bytes));
-    BulkCopy(SharedAddress(values + at * value_bytes), args.values + begin * value_bytes, blocks * value_bytes,
+    BulkCopy(SharedAddress(values + at * value_bytes), chunk_values + begin * value_bytes, blocks * value_bytes,
              barrier);
-    BulkCopy(SharedAddress(scales + at * args.scale_columns), args.scales + begin * args.scale_columns,
+    BulkCopy(SharedAddress(scales + at * args.scale_columns), chunk_scales + begin * args.scale_columns,
              blocks * scale_bytes, barrier);
   }
   __syncthreads();
-  if (kHopper && args.values != nullptr) {
+  if (kHopper) {
     BarrierWait(SharedAddress(&scratch.values[work.slice]), 0);
   }
 }

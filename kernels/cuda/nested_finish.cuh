@@ -1,9 +1,10 @@
 #ifndef FLEXQUANT_KERNELS_CUDA_NESTED_FINISH_CUH_
 #define FLEXQUANT_KERNELS_CUDA_NESTED_FINISH_CUH_
 
-// From the sums of a tile's slices to the output: tree sum, exchange between CTAs, epilogue. One warp a tile.
+// From the sums of a tile's slices to the output: tree sum, exchange between CTAs, epilogue.
 
 #include "kernels/cuda/nested_gemv_args.h"
+#include "kernels/cuda/nested_multiply.cuh"
 
 namespace flexquant::cuda {
 
@@ -30,101 +31,133 @@ __device__ __forceinline__ float TreeSum(const float* values, int n, int stride)
 }
 
 struct TileSums {
-  const float* values;  // [n][columns][16]
+  const float* values;  // [n][stride], a tile's sums as SumAt says
   int n;
+  int stride;
+};
+
+// A tile and the part of its outputs that a lane writes: 16 * token + row = first, first + step ...
+struct TileShare {
+  int64_t tile;
+  int first_row;  // of the batch
+  int tokens;
+  int first;
+  int step;
+};
+
+// What a lane adds its first outputs to.
+template <class Shape>
+struct Residual {
+  static constexpr int kCount = Shape::kNarrow ? 1 : Shape::kTiles == 1 ? 4 : Shape::kTiles / 2;
+  float values[kCount];
 };
 
 template <bool kGlobal>
 __device__ __forceinline__ float RowSum(const GemvArgs& args, const TileSums& sums, int token, int row) {
-  const int stride = args.columns * 16;
   if (args.split == 0) {
-    return TreeSum<kGlobal>(sums.values + token * 16 + row, sums.n, stride);
+    return TreeSum<kGlobal>(sums.values + SumAt(token, row), sums.n, sums.stride);
   }
-  const float* at = sums.values + token * 32 + row;
-  return __fadd_rn(TreeSum<kGlobal>(at, sums.n, stride), TreeSum<kGlobal>(at + 16, sums.n, stride));
+  const float* at = sums.values + SumAt(2 * token, row);
+  return __fadd_rn(TreeSum<kGlobal>(at, sums.n, sums.stride), TreeSum<kGlobal>(at + 1, sums.n, sums.stride));
 }
 
 __device__ __forceinline__ float WithBias(const GemvArgs& args, float value, int64_t row) {
   return args.bias == nullptr ? value : __fadd_rn(value, __ldg(args.bias + row));
 }
 
-// Where output `at` = 16 * token + row of a tile goes; null: nowhere.
-__device__ __forceinline__ float* OutputAt(const GemvArgs& args, int64_t tile, int at) {
+// The matrix's row of row `at` % 16 of a tile; -1: none.
+__device__ __forceinline__ int64_t MatrixRow(const GemvArgs& args, int64_t tile, int at) {
   int64_t row = tile * 16 + at % 16;
   int64_t end = args.rows;
   if (args.paired) {
     row = tile * 8 + at % 8;
     end = args.rows / 2;
   }
-  if (row >= end) {
-    return nullptr;
-  }
-  row += args.paired && at % 16 >= 8 ? end : 0;
-  return args.y + (args.first_row + at / 16) * args.ldy + row;
+  return row >= end ? -1 : row + (args.paired && at % 16 >= 8 ? end : 0);
 }
 
-// What a lane adds its first output to: loaded before the sums are complete.
-__device__ __forceinline__ float LoadResidual(const GemvArgs& args, int64_t tile, int tokens, int lane) {
-  if (args.epilogue != GemvEpilogue::kAdd || lane >= 16 * tokens) {
-    return 0;
-  }
-  const float* out = OutputAt(args, tile, lane);
-  return out == nullptr ? 0 : __ldcg(out);
+__device__ __forceinline__ float* OutputAt(const GemvArgs& args, const TileShare& share, int at, int64_t row) {
+  return args.y + (share.first_row + at / 16) * args.ldy + row;
 }
 
-// Writes the outputs of one tile for `tokens` rows of the batch.
+// Before the sums are complete.
+template <class Shape>
+__device__ __forceinline__ void LoadResidual(const GemvArgs& args, const TileShare& share, Residual<Shape>& residual) {
+#pragma unroll
+  for (int i = 0; i < Residual<Shape>::kCount; ++i) {
+    const int at = share.first + i * share.step;
+    residual.values[i] = 0;
+    if (args.epilogue == GemvEpilogue::kAdd && at < 16 * share.tokens) {
+      const int64_t row = MatrixRow(args, share.tile, at);
+      residual.values[i] = row < 0 ? 0 : __ldcg(OutputAt(args, share, at, row));
+    }
+  }
+}
+
 template <bool kGlobal>
-__device__ __forceinline__ void StoreTile(const GemvArgs& args, const TileSums& sums, int64_t tile, int tokens,
-                                          int lane, float residual) {
-  float* y = args.y + static_cast<int64_t>(args.first_row) * args.ldy;
+__device__ __forceinline__ void StoreGated(const GemvArgs& args, const TileSums& sums, const TileShare& share) {
+  const int half_rows = args.rows / 2;
+  for (int at = share.first; at < 8 * share.tokens; at += share.step) {
+    const int token = at / 8;
+    const int64_t row = share.tile * 8 + at % 8;
+    if (row < half_rows) {
+      const float gate = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8), row);
+      const float up = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8 + 8), half_rows + row);
+      args.y[(share.first_row + token) * args.ldy + row] = gate / (1.0F + expf(-gate)) * up;
+    }
+  }
+}
+
+// Writes this lane's outputs of a tile.
+template <class Shape, bool kGlobal>
+__device__ __forceinline__ void StoreTile(const GemvArgs& args, const TileSums& sums, const TileShare& share,
+                                          const Residual<Shape>& residual) {
   if (args.epilogue == GemvEpilogue::kSiluMul) {
-    const int half_rows = args.rows / 2;
-    for (int at = lane; at < 8 * tokens; at += 32) {
-      const int token = at / 8;
-      const int64_t row = tile * 8 + at % 8;
-      if (row < half_rows) {
-        const float gate = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8), row);
-        const float up = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8 + 8), half_rows + row);
-        y[token * args.ldy + row] = gate / (1.0F + expf(-gate)) * up;
+    StoreGated<kGlobal>(args, sums, share);
+    return;
+  }
+  constexpr int kCount = Residual<Shape>::kCount;
+  for (int begin = share.first; begin < 16 * share.tokens; begin += kCount * share.step) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const int at = begin + i * share.step;
+      const int64_t row = MatrixRow(args, share.tile, at);
+      if (at >= 16 * share.tokens || row < 0) {
+        continue;
+      }
+      float* out = OutputAt(args, share, at, row);
+      const float value = WithBias(args, RowSum<kGlobal>(args, sums, at / 16, at % 16), row);
+      if (args.epilogue == GemvEpilogue::kAdd) {
+        *out = __fadd_rn(begin == share.first ? residual.values[i] : __ldcg(out), value);
+      } else {
+        *out = value;
       }
     }
-    return;
-  }
-  for (int at = lane; at < 16 * tokens; at += 32) {
-    float* out = OutputAt(args, tile, at);
-    if (out == nullptr) {
-      continue;
-    }
-    const int64_t row = out - y - at / 16 * args.ldy;
-    const float value = WithBias(args, RowSum<kGlobal>(args, sums, at / 16, at % 16), row);
-    *out = args.epilogue == GemvEpilogue::kAdd ? __fadd_rn(at == lane ? residual : __ldcg(out), value) : value;
   }
 }
 
-// `sums`: of this CTA's slices, in shared memory.
-__device__ __forceinline__ void FinishTile(const GemvArgs& args, const TileSums& sums, int part, int64_t tile,
-                                           int tokens, int lane, float residual) {
-  if (args.parts == 1) {
-    StoreTile<false>(args, sums, tile, tokens, lane, residual);
-    return;
-  }
-  const int size = args.columns * 16;
-  float* partials = args.partials + tile * args.parts * size;
-  for (int at = lane; at < size; at += 32) {
-    __stcg(partials + part * size + at, TreeSum<false>(sums.values + at, sums.n, size));
+// Portable path, several parts, one warp a tile. `sums`: of this CTA's slices, in shared memory.
+template <class Shape>
+__device__ __forceinline__ void ExchangeTile(const GemvArgs& args, const TileSums& sums, int part,
+                                             const TileShare& share, const Residual<Shape>& residual) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int parts = 1 << args.parts_shift;
+  float* partials = args.partials + share.tile * parts * sums.stride;
+  for (int at = lane; at < sums.stride; at += 32) {
+    __stcg(partials + part * sums.stride + at, TreeSum<false>(sums.values + at, sums.n, sums.stride));
   }
   __threadfence();
   __syncwarp();
   unsigned before = 0;
   if (lane == 0) {
-    before = atomicAdd(args.counters + tile, 1U);
+    before = atomicAdd(args.counters + share.tile, 1U);
   }
   before = __shfl_sync(0xFFFFFFFFU, before, 0);
-  if (before + 1 == static_cast<unsigned>(args.parts)) {
+  if (before + 1 == static_cast<unsigned>(parts)) {
     __threadfence();
-    StoreTile<true>(args, {partials, args.parts}, tile, tokens, lane, residual);
+    StoreTile<Shape, true>(args, {partials, parts, sums.stride}, share, residual);
     if (lane == 0) {
-      args.counters[tile] = 0;
+      args.counters[share.tile] = 0;
     }
   }
 }

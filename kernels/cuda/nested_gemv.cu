@@ -7,14 +7,18 @@
 namespace flexquant::cuda {
 namespace {
 
+// Up to so many rows are quantised in the decode kernel: by every CTA, or by each CTA of a cluster its part of them.
 constexpr int kDefaultFusedRows = 1;
+constexpr int kDefaultSharedRows = 2;
+constexpr int kSharingParts = 2;
 // Shared memory of an SM is 228 KB, one of them for the system in each CTA. Two CTAs leave room for one of the
 // quantising kernel, and so does the limit of 112 registers. sm_80 and up: 99 KB a CTA.
-constexpr int kHopperShared[3] = {0, 224 << 10, 112 << 10};
 constexpr int kPortableShared = 99 << 10;
 constexpr int kMinStages = 2;
-// What the running grid reads waits behind every record in flight: its activations took 3.2 us instead of 1.2.
-constexpr int kDefaultPace = 1;
+// Records in flight, by tiles of eight columns. What the running grid reads waits behind every record in flight: its
+// activations took 3.2 us instead of 1.2. A launch that has no room before its predecessor ends is in more of a hurry.
+constexpr int kNarrowPace = 1;
+constexpr int kPace[5] = {0, 2, 2, 0, 1};
 
 struct Device {
   int multiprocessors = 0;
@@ -41,6 +45,9 @@ GemvArgs ArgsOf(const GemvParams& params) {
   args.group_blocks = static_cast<int>(w.group_blocks());
   args.tile_bytes = w.tile_bytes();
   args.record_bytes = static_cast<int>(w.record_bytes());
+  args.columns = Columns(params);
+  args.chunk_columns = ChunkColumns(params);
+  args.scale_columns = ScaleColumns(args.chunk_columns);
   args.slices = 1;
   while (args.slices < kGemvWarps && args.slices * 2 <= args.records) {
     args.slices *= 2;
@@ -72,9 +79,9 @@ int LayOutShared(GemvArgs& args, int ring_begin) {
     blocks = std::max(blocks, end - begin);
   }
   args.values_offset = ring_begin;
-  args.scales_offset = args.values_offset + blocks * args.columns * kBlockCols;
+  args.scales_offset = args.values_offset + blocks * args.chunk_columns * kBlockCols;
   args.partials_offset = args.scales_offset + blocks * args.scale_columns * static_cast<int>(sizeof(float2));
-  args.scratch_offset = args.partials_offset + args.depth * kGemvWarps * args.columns * 16 * 4;
+  args.scratch_offset = args.partials_offset + args.depth * kGemvWarps * args.scale_columns * 16 * 4;
   return args.scratch_offset + static_cast<int>(sizeof(GemvScratch)) - ring_begin;
 }
 
@@ -90,17 +97,28 @@ bool Fits(const GemvParams& params, GemvArgs& args, int limit, int* total) {
   return true;
 }
 
-// Chooses parts, depth and the ring; the bytes of shared memory, or 0 if the matrix is too wide. Exchanges between CTAs
-// cost more than an SM without room for the next grid, that costs more than rounds in step.
+// Whether the CTAs of a cluster can quantise a part each of up to so many rows. The sums of squares have the quantising
+// kernel's order if each of the eight slices is a warp's part of a row there.
+bool CanShare(const GemvParams& params, const GemvArgs& args) {
+  const bool same_order = args.input.norm_weight == nullptr || args.records == 2 * kGemvWarps;
+  const int most = params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : kDefaultSharedRows;
+  return !params.portable && args.slices == kGemvWarps && args.input.vectors && same_order && params.rows <= most &&
+         args.columns <= kMaxFusedColumns;
+}
+
+// Chooses parts, depth and the ring; the bytes of shared memory, or 0 if the matrix is too wide.
 int PlanShared(const GemvParams& params, GemvArgs& args) {
-  // One row: the next grid fills its rings meanwhile. More rows: longer rings and more rounds in flight are better.
-  const int most = params.tuning.ctas_per_sm != 0 ? params.tuning.ctas_per_sm : (params.rows == 1 ? 2 : 1);
-  const int max_parts = args.tiles > kMaxCounters ? 1 : args.slices;
+  // Launches that quantise themselves: the next one fills its rings meanwhile. Others gain more from longer rings and
+  // more rounds in flight.
+  const bool shares = args.chunk_columns <= kNarrowColumns && CanShare(params, args);
+  const int most = params.tuning.ctas_per_sm != 0 ? params.tuning.ctas_per_sm : (params.rows == 1 || shares ? 2 : 1);
+  const int max_parts = params.portable && args.tiles > kMaxCounters ? 1 : args.slices;
+  const int preferred = params.tuning.parts != 0 ? params.tuning.parts : (shares ? kSharingParts : 1);
   int total = 0;
-  for (args.parts = std::max(1, params.tuning.parts); args.parts <= max_parts; args.parts *= 2) {
+  for (args.parts = std::min(preferred, max_parts); args.parts <= max_parts; args.parts *= 2) {
     for (int per_sm = most; per_sm >= 1; --per_sm) {
       for (args.depth = 4; args.depth >= 1; args.depth /= 2) {
-        if (Fits(params, args, params.portable ? kPortableShared : kHopperShared[per_sm], &total)) {
+        if (Fits(params, args, params.portable ? kPortableShared : kHopperShared / per_sm, &total)) {
           return total;
         }
       }
@@ -117,54 +135,86 @@ int Log2(int power) {
   return result;
 }
 
-// One launch of the decode kernel.
+// The decode kernel for all chunks of columns, of activations that are quantised beforehand.
 struct Plan {
   GemvArgs args{};
-  int ctas = 0;
+  int chunks = 0;
+  int ctas = 0;    // of a chunk
   int shared = 0;  // 0: the matrix is too wide
 };
 
-// Columns [chunk * kMaxChunkColumns, + kMaxChunkColumns), of activations that are quantised beforehand.
-Plan PlanChunk(const GemvParams& params, const Device& device, int chunk) {
-  Plan plan;
+void PlanTiles(const GemvParams& params, const Device& device, Plan& plan) {
   GemvArgs& args = plan.args;
-  args = ArgsOf(params);
-  args.first_row = chunk * kMaxChunkColumns >> args.split;
-  args.columns = std::min(kMaxChunkColumns, Columns(params) - chunk * kMaxChunkColumns);
-  args.scale_columns = ScaleColumns(args.columns);
-  const int64_t before = static_cast<int64_t>(chunk) * args.blocks * kMaxChunkColumns;
-  const QuantizedView quantized = QuantizedIn(params);
-  args.values = quantized.values + before * kBlockCols;
-  args.scales = quantized.scales + before;
-  plan.shared = PlanShared(params, args);
-  if (plan.shared == 0) {
-    return plan;
-  }
   const int slots = kGemvWarps / (args.slices / args.parts);
-  const int sets =
-      std::max(1, std::min<int>(device.multiprocessors / args.parts, static_cast<int>(CeilDiv(args.tiles, slots))));
+  const int known = params.portable || args.parts == 1 ? 0 : HopperClusters(args.parts);
+  const int held = known > 0 ? known : device.multiprocessors / args.parts;
+  const int most = params.tuning.sets > 0 ? std::min(params.tuning.sets * plan.chunks, held) : held;
+  const int sets = std::max(
+      1, std::min<int>(params.portable ? most : most / plan.chunks, static_cast<int>(CeilDiv(args.tiles, slots))));
   plan.ctas = sets * args.parts;
   args.slices_shift = Log2(args.slices);
   args.parts_shift = Log2(args.parts);
+  args.cluster_shift = params.portable ? 0 : args.parts_shift;
   args.depth_shift = Log2(args.depth);
   args.tile_step = sets * slots;
   args.full_rounds = args.tiles / args.tile_step;
   args.extra_tiles = args.tiles % args.tile_step;
+}
+
+Plan PlanLaunch(const GemvParams& params, const Device& device) {
+  Plan plan;
+  GemvArgs& args = plan.args;
+  args = ArgsOf(params);
+  const QuantizedView quantized = QuantizedIn(params);
+  args.values = quantized.values;
+  args.scales = quantized.scales;
+  plan.chunks = static_cast<int>(CeilDiv(args.columns, args.chunk_columns));
+  plan.shared = PlanShared(params, args);
+  if (plan.shared == 0) {
+    return plan;
+  }
+  PlanTiles(params, device, plan);
   const int group_bytes = kRecordBlocks / args.group_blocks * 64;
   const int most_stages = params.tuning.max_stages > 0 ? std::min(params.tuning.max_stages, kMaxStages) : kMaxStages;
   for (int bits = 3; bits <= 8; ++bits) {
     const int stage = group_bytes + kRecordBlocks * bits * kBlockWordBytes;
     args.stages[bits] = static_cast<uint8_t>(std::min(most_stages, args.ring_bytes / stage));
   }
-  args.pace = static_cast<uint8_t>(params.tuning.pace > 0 ? std::min(params.tuning.pace, kMaxStages) : kDefaultPace);
+  const int pace =
+      args.chunk_columns <= kNarrowColumns ? kNarrowPace : kPace[CeilDiv(args.chunk_columns, kTileColumns)];
+  args.pace = static_cast<uint8_t>(params.tuning.pace > 0 ? std::min(params.tuning.pace, kMaxStages) : pace);
   return plan;
 }
 
-cudaError_t Launch(const GemvParams& params, const Plan& plan, cudaStream_t stream) {
-  cudaLaunchAttribute attribute{};
-  const auto config = Config(dim3(static_cast<unsigned>(plan.ctas)), kGemvThreads, plan.shared, &attribute,
-                             params.dependent_launch && !params.portable, stream);
-  return params.portable ? LaunchPortableGemv(plan.args, config) : LaunchHopperGemv(plan.args, config);
+// Whether the decode kernel quantises.
+bool Fused(const GemvParams& params, const GemvArgs& args) {
+  if (args.parts > 1) {
+    return CanShare(params, args);
+  }
+  const int most = params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : kDefaultFusedRows;
+  return params.rows <= most && args.columns <= kMaxFusedColumns && args.input.vectors;
+}
+
+cudaError_t Launch(const GemvParams& params, Plan& plan, cudaStream_t stream) {
+  const auto ctas = static_cast<unsigned>(plan.ctas);
+  if (params.portable) {
+    // One chunk after the other: they share the workspace's partial sums.
+    const LaunchConfig config(dim3(ctas), kGemvThreads, plan.shared, stream);
+    cudaError_t error = cudaSuccess;
+    for (int chunk = 0; chunk < plan.chunks && error == cudaSuccess; ++chunk) {
+      plan.args.first_chunk = chunk;
+      error = LaunchPortableGemv(plan.args, config.get());
+    }
+    return error;
+  }
+  LaunchConfig config(dim3(ctas, static_cast<unsigned>(plan.chunks)), kGemvThreads, plan.shared, stream);
+  if (params.dependent_launch) {
+    config.SetDependent();
+  }
+  if (plan.args.parts > 1) {
+    config.SetCluster(plan.args.parts);
+  }
+  return LaunchHopperGemv(plan.args, config.get());
 }
 
 }  // namespace
@@ -181,25 +231,16 @@ cudaError_t LaunchNestedGemv(const GemvParams& params, cudaStream_t stream) {
   if (!Valid(params) || device.multiprocessors == 0 || (!params.portable && device.major != 9)) {
     return cudaErrorInvalidValue;
   }
-  const int columns = Columns(params);
-  const int fused_rows = params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : kDefaultFusedRows;
-  const bool fused = params.rows <= fused_rows && columns <= kMaxFusedColumns;
-  cudaError_t error = cudaSuccess;
-  for (int chunk = 0; chunk * kMaxChunkColumns < columns && error == cudaSuccess; ++chunk) {
-    Plan plan = PlanChunk(params, device, chunk);
-    if (plan.shared == 0) {
-      return cudaErrorInvalidValue;
-    }
-    if (fused && plan.args.parts == 1 && plan.args.input.vectors) {
-      plan.args.values = nullptr;
-    } else if (chunk == 0) {
-      error = LaunchQuantize(params, stream);
-    }
-    if (error == cudaSuccess) {
-      error = Launch(params, plan, stream);
-    }
+  Plan plan = PlanLaunch(params, device);
+  if (plan.shared == 0) {
+    return cudaErrorInvalidValue;
   }
-  return error;
+  if (Fused(params, plan.args)) {
+    plan.args.values = nullptr;
+  } else if (const cudaError_t error = LaunchQuantize(params, stream); error != cudaSuccess) {
+    return error;
+  }
+  return Launch(params, plan, stream);
 }
 
 }  // namespace flexquant::cuda

@@ -9,10 +9,11 @@
 // is added in fp32 in an order that depends on the matrix's columns only. So a row's result is bit-identical whatever
 // the batch, its neighbours' widths, the path (Hopper or portable) and the place of quantisation.
 //
-// Stream order. Functions only launch (at most 1 + ceil(columns / 16) kernels): no allocation, no synchronisation;
-// all can be captured. With dependent_launch a kernel may start while its predecessor runs; it then reads, before that
-// one is complete, ONLY weights, `widths` and `valid_rows`: these must come from a memcpy, or from a kernel with at
-// least one ordinary (not programmatic) launch after it. Everything else is read or written after its completion.
+// Stream order. Functions only launch (at most two kernels; on the portable path 1 + ceil(columns / 16)): no
+// allocation, no synchronisation; all can be captured. With dependent_launch a kernel may start while its predecessor
+// runs; it then reads, before that one is complete, ONLY weights, `widths` and `valid_rows`: these must come from a
+// memcpy, or from a kernel with at least one ordinary (not programmatic) launch after it. Everything else is read or
+// written after its completion.
 
 #include <cuda_runtime.h>
 
@@ -33,11 +34,13 @@ enum class GemvEpilogue : uint8_t {
 
 // For measurements; results do not depend on it.
 struct GemvTuning {
-  int fused_rows = -1;  // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
-  int parts = 0;        // CTAs that share a tile along the columns: 1, 2, 4, 8; 0: the fewest that fit
-  int ctas_per_sm = 0;  // 1 or 2: shared memory is for so many; 0: default
-  int pace = 0;         // records a warp has in flight before the previous grid is complete; 0: default
-  int max_stages = 0;   // of a warp's ring; 0: as many as fit
+  int fused_rows = -1;    // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
+  int parts = 0;          // CTAs that share a tile along the columns, at least: 1, 2, 4, 8; 0: default
+  int ctas_per_sm = 0;    // 1 or 2: shared memory is for so many; 0: default
+  int pace = 0;           // records a warp has in flight before the previous grid is complete; 0: default
+  int max_stages = 0;     // of a warp's ring; 0: as many as fit
+  int chunk_columns = 0;  // of a CTA, from 17 columns on: 16 or 32; 0: default
+  int sets = 0;           // groups of CTAs that share tiles, at most; 0: as many as the device holds
 };
 
 struct GemvParams {
@@ -70,16 +73,6 @@ bool HopperPathSupported();
 
 // cudaErrorInvalidValue if shapes or group_size are not supported.
 cudaError_t LaunchNestedGemv(const GemvParams& params, cudaStream_t stream);
-
-// The quantisation alone, into the workspace, as LaunchNestedGemv does for larger batches. For tests.
-// values: [chunk of 16 columns of the batch][blocks][columns][64] int8, scales: [chunk][blocks][even columns] (scale,
-// sum of values) fp32.
-struct QuantizedView {
-  const int8_t* values;
-  const float2* scales;
-};
-cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream);
-QuantizedView QuantizedIn(const GemvParams& params);
 
 }  // namespace flexquant::cuda
 

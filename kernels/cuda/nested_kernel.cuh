@@ -5,9 +5,9 @@
 // previous grid is complete; elsewhere lanes read records from global memory.
 
 #include "kernels/cuda/nested_activations.cuh"
-#include "kernels/cuda/nested_finish.cuh"
 #include "kernels/cuda/nested_gemv_args.h"
 #include "kernels/cuda/nested_multiply.cuh"
+#include "kernels/cuda/nested_rounds.cuh"
 #include "kernels/cuda/nested_work.cuh"
 #include "kernels/cuda/ptx.cuh"
 
@@ -18,11 +18,12 @@ __device__ __forceinline__ void InitLane(const GemvArgs& args, const WarpWork& w
   lane.lane = static_cast<int>(threadIdx.x) % 32;
   lane.group_shift = args.group_blocks - 1;
   lane.max_bits = work.max_bits;
-  lane.value_stride = Shape::kPerLane == 1 ? kBlockCols : args.columns * kBlockCols;
-  lane.scale_stride = Shape::kPerLane == 1 ? 2 : args.scale_columns;
+  lane.value_step = Shape::kPerLane == 1 ? kBlockCols : args.chunk_columns * kBlockCols;
+  lane.scale_step = Shape::kPerLane == 1 ? 2 : args.scale_columns;
+  const int last = args.chunk_columns - 1;
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
-    const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, args.columns - 1);
+    const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, last);
     lane.value_offset[t] = column * kBlockCols + 16 * (lane.lane % 4);
     lane.scale_offset[t] = Shape::kNarrow ? 0 : min(8 * t + 2 * (lane.lane % 4), args.scale_columns - 2);
   }
@@ -39,45 +40,6 @@ __device__ __forceinline__ void LoadWidths(const GemvScratch& scratch, LaneState
   }
 }
 
-// One of the slot's warps, in turn, finishes the tile of a round.
-__device__ __forceinline__ void FinishRound(const GemvArgs& args, const WarpWork& work, uint8_t* shared,
-                                            GemvScratch& scratch, int round) {
-  if (work.slice != (round & (work.slot_warps - 1))) {
-    return;
-  }
-  const int at = round & (args.depth - 1);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const float* sums = reinterpret_cast<const float*>(shared + args.partials_offset) +
-                      (work.slot * args.depth + at) * work.slot_warps * args.columns * 16;
-  const int64_t tile = work.first_tile + round * work.tile_step;
-  const float residual = LoadResidual(args, tile, work.tokens, lane);
-  BarrierWait(SharedAddress(&scratch.ready[work.slot][at]), static_cast<uint32_t>(round >> args.depth_shift) & 1U);
-  FinishTile(args, {sums, work.slot_warps}, work.part, tile, work.tokens, lane, residual);
-  __syncwarp();
-  if (lane == 0) {
-    BarrierArrive(SharedAddress(&scratch.free[work.slot][at]));
-  }
-}
-
-// Hands a round's sums over.
-template <class Shape>
-__device__ __forceinline__ void EndRound(const GemvArgs& args, const WarpWork& work, const LaneState<Shape>& lane,
-                                         uint8_t* shared, GemvScratch& scratch, int round) {
-  const int at = round & (args.depth - 1);
-  const int size = args.columns * 16;
-  float* sums = reinterpret_cast<float*>(shared + args.partials_offset) +
-                ((work.slot * args.depth + at) * work.slot_warps + work.slice) * size;
-  if (round >= args.depth) {
-    BarrierWait(SharedAddress(&scratch.free[work.slot][at]),
-                (static_cast<uint32_t>(round >> args.depth_shift) & 1U) ^ 1U);
-  }
-  StoreSums<Shape>(lane, args.columns, sums);
-  __syncwarp();
-  if (lane.lane == 0) {
-    BarrierArrive(SharedAddress(&scratch.ready[work.slot][at]));
-  }
-}
-
 // A warp's records of one tile. `values`, `scales`: of its first block.
 template <class Shape, bool kHopper, int kBits>
 __device__ __forceinline__ void MultiplyTile(const GemvArgs& args, const WarpWork& work, RecordStream<kHopper>& stream,
@@ -91,8 +53,8 @@ __device__ __forceinline__ void MultiplyTile(const GemvArgs& args, const WarpWor
       MultiplyRecord<Shape, kBits, false>(lane, record, blocks, values, scales);
     }
     stream.Release();
-    values += kRecordBlocks * lane.value_stride;
-    scales += kRecordBlocks * lane.scale_stride;
+    values += kRecordBlocks * lane.value_stride();
+    scales += kRecordBlocks * lane.scale_stride();
   }
 }
 
@@ -102,13 +64,14 @@ __device__ __forceinline__ void RunTiles(const GemvArgs& args, const WarpWork& w
   LaneState<Shape> lane;
   InitLane(args, work, lane);
   const int first_block = work.first_record * kRecordBlocks - work.block_begin;
-  const auto* values = reinterpret_cast<const int8_t*>(shared + args.values_offset) + first_block * lane.value_stride;
-  const auto* scales = reinterpret_cast<const float2*>(shared + args.scales_offset) + first_block * lane.scale_stride;
+  const auto* values = reinterpret_cast<const int8_t*>(shared + args.values_offset) + first_block * lane.value_stride();
+  const auto* scales = reinterpret_cast<const float2*>(shared + args.scales_offset) + first_block * lane.scale_stride();
   // A round is finished some rounds later, when all its sums are there, so that no warp waits for a slower one.
   const int lag = max(1, args.depth - 1);
-  for (int round = 0; round < work.rounds + lag; ++round) {
+  const int rounds = max(work.rounds, work.finish_rounds);
+  for (int round = 0; round < rounds + lag; ++round) {
     if (round >= lag) {
-      FinishRound(args, work, shared, scratch, round - lag);
+      FinishRound<Shape, kHopper>(args, work, shared, scratch, round - lag);
     }
     if (round >= work.rounds) {
       continue;
@@ -138,40 +101,43 @@ __device__ __forceinline__ void RunTiles(const GemvArgs& args, const WarpWork& w
         MultiplyTile<Shape, kHopper, kMixed>(args, work, stream, lane, values, scales);
         break;
     }
-    EndRound<Shape>(args, work, lane, shared, scratch, round);
+    EndRound<Shape, kHopper>(args, work, lane, shared, scratch, round);
   }
 }
 
-// Two CTAs of a small launch leave registers for one of the quantising kernel.
+// Two CTAs of a launch of at most 16 columns, or one of more, leave registers for one of the quantising kernel.
 template <class Shape, bool kHopper>
 __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1   ? 112
                                                             : Shape::kTiles == 2 ? 128
-                                                                                 : 255)
+                                                                                 : 192)
     NestedGemvKernel(const __grid_constant__ GemvArgs args) {
-  extern __shared__ __align__(128) uint8_t shared[];
+#if __CUDA_ARCH__ < 900
   if constexpr (kHopper) {
-    LaunchDependents();
-  }
-  auto& scratch = *reinterpret_cast<GemvScratch*>(shared + args.scratch_offset);
-  WarpWork work = PlanWarp(args);
-  int bits = 0;
-  PlanWidths(args, work, &bits);
-  RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  if (work.warp == 0) {
-    scratch.bits[lane] = bits;
-  }
-  if (lane == 0) {
-    BarrierInit(SharedAddress(&scratch.values[work.warp]), 1);
-    for (int i = 0; i < 4; ++i) {
-      BarrierInit(SharedAddress(&scratch.ready[work.warp][i]), work.slot_warps);
-      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), 1);
+    return;
+  } else
+#endif
+  {
+    extern __shared__ __align__(128) uint8_t shared[];
+    if constexpr (kHopper) {
+      LaunchDependents();
     }
-    BarrierInitFence();
+    auto& scratch = *reinterpret_cast<GemvScratch*>(shared + args.scratch_offset);
+    WarpWork work = PlanWarp(args);
+    int bits = 0;
+    PlanWidths(args, work, &bits);
+    RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if (work.warp == 0) {
+      scratch.bits[lane] = bits;
+    }
+    InitBarriers<Shape, kHopper>(args, work, scratch);
+    stream.Start(lane, args.pace);
+    if (args.cluster_shift != 0) {
+      ClusterWait();
+    }
+    LoadActivations<Shape, kHopper>(args, work, shared, scratch);
+    RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
   }
-  stream.Start(lane, args.pace);
-  LoadActivations<kHopper>(args, work, shared, scratch);
-  RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
 }
 
 template <class Shape, bool kHopper>
@@ -189,14 +155,19 @@ cudaError_t LaunchShape(const GemvArgs& args, const cudaLaunchConfig_t& config) 
 
 template <bool kHopper>
 cudaError_t LaunchColumns(const GemvArgs& args, const cudaLaunchConfig_t& config) {
-  if (args.columns == 1) {
+  if (args.chunk_columns == 1) {
     return LaunchShape<GemvShape<true, 1, 1>, kHopper>(args, config);
   }
-  if (args.columns == 2) {
+  if (args.chunk_columns == kNarrowColumns) {
     return LaunchShape<GemvShape<true, 1, 2>, kHopper>(args, config);
   }
-  if (args.columns <= 8) {
+  if (args.chunk_columns <= kTileColumns) {
     return LaunchShape<GemvShape<false, 1, 2>, kHopper>(args, config);
+  }
+  if constexpr (kHopper) {
+    if (args.chunk_columns > 2 * kTileColumns) {
+      return LaunchShape<GemvShape<false, 4, 2>, kHopper>(args, config);
+    }
   }
   return LaunchShape<GemvShape<false, 2, 2>, kHopper>(args, config);
 }

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/nested_gemv_args.h"
 #include "kernels/cuda/nested_layout.h"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/unpack.cuh"
@@ -42,13 +43,21 @@ struct LaneState {
   int lane;
   int group_shift;                  // group of a block = block >> group_shift
   int max_bits;                     // of the launch's columns
-  int value_stride;                 // bytes between blocks
-  int scale_stride;                 // float2 between blocks
+  int value_step;                   // bytes between blocks, up to eight columns
+  int scale_step;                   // float2 between blocks, up to eight columns
   int value_offset[Shape::kTiles];  // bytes: this lane's 16 activations in a block
   int scale_offset[Shape::kTiles];  // float2: this lane's first column
   int width[Shape::kTiles];         // kMixed: of the column whose activations this lane holds
   float middle[Shape::kTiles][2];   // kMixed: of the columns whose sums this lane has
   float sums[Shape::kClasses][Shape::kTiles][2][Shape::kPerLane];  // [..][row r, r + 8][column]
+
+  // Known to the compiler for the wider shapes, whose chunks are padded.
+  __device__ __forceinline__ int value_stride() const {
+    return Shape::kTiles == 1 ? value_step : Shape::kTiles * kTileColumns * kBlockCols;
+  }
+  __device__ __forceinline__ int scale_stride() const {
+    return Shape::kTiles == 1 ? scale_step : Shape::kTiles * kTileColumns;
+  }
 };
 
 // Starts the sums at the magic number.
@@ -62,44 +71,66 @@ __device__ __forceinline__ void MultiplyTiles(const uint32_t (&f)[8], const uint
   }
 }
 
-// As above, for the columns of at least `bits`.
+// As above, for the columns of at least `bits`; clears the activations of the others, whose planes these were the last
+// of. The halves of a block are sums of their own: a chain of products half as long.
 template <class Shape>
 __device__ __forceinline__ void MultiplyWanted(const LaneState<Shape>& lane, int bits, const uint32_t (&f)[8],
-                                               const uint4 (&b)[Shape::kTiles], int32_t (&dots)[Shape::kTiles][4]) {
+                                               uint4 (&b)[Shape::kTiles], int32_t (&first)[Shape::kTiles][4],
+                                               int32_t (&second)[Shape::kTiles][4]) {
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
-    const uint32_t keep = lane.width[t] >= bits ? 0xFFFFFFFFU : 0U;
-    Mma(dots[t], f[0], f[4], f[1], f[5], b[t].x & keep, b[t].y & keep);
-    Mma(dots[t], f[2], f[6], f[3], f[7], b[t].z & keep, b[t].w & keep);
+    b[t] = lane.width[t] >= bits ? b[t] : make_uint4(0, 0, 0, 0);
+    Mma(first[t], f[0], f[4], f[1], f[5], b[t].x, b[t].y);
+    Mma(second[t], f[2], f[6], f[3], f[7], b[t].z, b[t].w);
+  }
+}
+
+// Sums of one block whose columns have different widths, plane by plane.
+template <class Shape>
+__device__ __forceinline__ void MixedDots(const LaneState<Shape>& lane, const uint32_t (&words)[8],
+                                          uint4 (&b)[Shape::kTiles], int32_t (&dots)[Shape::kTiles][4]) {
+  uint32_t f[8];
+  int32_t second[Shape::kTiles][4];
+  UnpackBase(words[0], words[1], words[2], f);
+#pragma unroll
+  for (int t = 0; t < Shape::kTiles; ++t) {
+    MmaFrom(kMagicBits, dots[t], f[0], f[4], f[1], f[5], b[t].x, b[t].y);
+    MmaFrom(0, second[t], f[2], f[6], f[3], f[7], b[t].z, b[t].w);
+  }
+  // More than three bits: the widths differ.
+  UnpackBit<4, false>(words[3], f);
+  MultiplyWanted(lane, 4, f, b, dots, second);
+  if (lane.max_bits >= 5) {
+    UnpackBit<3, false>(words[4], f);
+    MultiplyWanted(lane, 5, f, b, dots, second);
+  }
+  if (lane.max_bits >= 6) {
+    UnpackBit<2, false>(words[5], f);
+    MultiplyWanted(lane, 6, f, b, dots, second);
+  }
+  if (lane.max_bits >= 8) {
+    UnpackLow<false>(words[6], words[7], f);
+    MultiplyWanted(lane, 8, f, b, dots, second);
+  }
+#pragma unroll
+  for (int t = 0; t < Shape::kTiles; ++t) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      dots[t][i] += second[t][i];
+    }
   }
 }
 
 // Sums of one block from its words: the magic number plus the exact integer.
 template <class Shape, int kBits>
 __device__ __forceinline__ void BlockDots(const LaneState<Shape>& lane, const uint32_t (&words)[8],
-                                          const uint4 (&b)[Shape::kTiles], int32_t (&dots)[Shape::kTiles][4]) {
-  uint32_t f[8];
-  if constexpr (kBits != kMixed) {
+                                          uint4 (&b)[Shape::kTiles], int32_t (&dots)[Shape::kTiles][4]) {
+  if constexpr (kBits == kMixed) {
+    MixedDots(lane, words, b, dots);
+  } else {
+    uint32_t f[8];
     Unpack<kBits>(words, f);
     MultiplyTiles<Shape>(f, b, dots);
-    return;
-  }
-  UnpackBase(words[0], words[1], words[2], f);
-  MultiplyTiles<Shape>(f, b, dots);
-  // More than three bits: the widths differ.
-  UnpackBit<4, false>(words[3], f);
-  MultiplyWanted(lane, 4, f, b, dots);
-  if (lane.max_bits >= 5) {
-    UnpackBit<3, false>(words[4], f);
-    MultiplyWanted(lane, 5, f, b, dots);
-  }
-  if (lane.max_bits >= 6) {
-    UnpackBit<2, false>(words[5], f);
-    MultiplyWanted(lane, 6, f, b, dots);
-  }
-  if (lane.max_bits >= 8) {
-    UnpackLow<false>(words[6], words[7], f);
-    MultiplyWanted(lane, 8, f, b, dots);
   }
 }
 
@@ -170,7 +201,7 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
     uint4 b[Shape::kTiles];
 #pragma unroll
     for (int t = 0; t < Shape::kTiles; ++t) {
-      b[t] = *reinterpret_cast<const uint4*>(values + block * lane.value_stride + lane.value_offset[t]);
+      b[t] = *reinterpret_cast<const uint4*>(values + block * lane.value_stride() + lane.value_offset[t]);
     }
     int32_t dots[Shape::kTiles][4];
     BlockDots<Shape, kBits>(lane, words[block], b, dots);
@@ -184,7 +215,8 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
       const float2 row_pair[2] = {HalfPair(pair.x), HalfPair(pair.y)};
 #pragma unroll
       for (int t = 0; t < Shape::kTiles; ++t) {
-        const float4 two = *reinterpret_cast<const float4*>(scales + block * lane.scale_stride + lane.scale_offset[t]);
+        const float4 two =
+            *reinterpret_cast<const float4*>(scales + block * lane.scale_stride() + lane.scale_offset[t]);
         const float2 activation[2] = {{two.x, two.y}, {two.z, two.w}};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -199,7 +231,7 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
       const uint2 pair = pairs[c >> lane.group_shift];
 #pragma unroll
       for (int column = 0; column < Shape::kPerLane; ++column) {
-        const float2 activation = scales[c * lane.scale_stride + column];
+        const float2 activation = scales[c * lane.scale_stride() + column];
         AddTerm(lane.sums[0][0][0][column], picked[column], HalfPair(pair.x), MiddleOf<Shape, kBits>(lane, 0, column),
                 activation);
         AddTerm(lane.sums[0][0][1][column], picked[2 + column], HalfPair(pair.y),
@@ -209,19 +241,24 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
   }
 }
 
-// Adds the four accumulators of every output and writes the outputs of all columns: out [columns][16].
-template <class Shape>
-__device__ __forceinline__ void StoreSums(const LaneState<Shape>& lane, int columns, float* out) {
+// Where a tile's sums hold an output: pairs of columns, in the order in which a lane has its four.
+__device__ __forceinline__ int SumAt(int column, int row) {
+  return column / 2 * 32 + row % 8 * 4 + row / 8 * 2 + column % 2;
+}
+
+// Adds the four accumulators of every output and stores the outputs of all columns: store(i, values 4 i .. 4 i + 3).
+template <class Shape, class Store>
+__device__ __forceinline__ void StoreSums(const LaneState<Shape>& lane, int columns, const Store& store) {
   const int r = lane.lane / 4;
   const int c = lane.lane % 4;
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
+    float v[2][2] = {};
 #pragma unroll
     for (int i = 0; i < 2 * Shape::kPerLane; ++i) {
       const int half = i / Shape::kPerLane;
       const int in_lane = i % Shape::kPerLane;
       float total = 0;
-      int column = in_lane;
       if constexpr (Shape::kNarrow) {
         total = lane.sums[0][0][half][in_lane];
         total = __fadd_rn(total, __shfl_xor_sync(0xFFFFFFFFU, total, 1));
@@ -229,11 +266,12 @@ __device__ __forceinline__ void StoreSums(const LaneState<Shape>& lane, int colu
       } else {
         total = __fadd_rn(__fadd_rn(lane.sums[0][t][half][in_lane], lane.sums[1][t][half][in_lane]),
                           __fadd_rn(lane.sums[2][t][half][in_lane], lane.sums[3][t][half][in_lane]));
-        column = 8 * t + 2 * c + in_lane;
       }
-      if (column < columns && (!Shape::kNarrow || c == in_lane)) {
-        out[column * 16 + half * 8 + r] = total;
-      }
+      v[half][in_lane] = total;
+    }
+    const int pair = 4 * t + c;
+    if (2 * pair < columns && (!Shape::kNarrow || c == 0)) {
+      store(pair * 8 + r, make_float4(v[0][0], v[0][1], v[1][0], v[1][1]));
     }
   }
 }

@@ -11,7 +11,7 @@ struct QuantizeArgs {
   int8_t* values;
   float2* scales;
   int blocks;
-  int columns;  // of all chunks
+  int chunk_columns;
   int split;
   uint32_t fine_widths;
   const uint8_t* widths;
@@ -24,15 +24,14 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
   const int row = static_cast<int>(blockIdx.y);
   const int pass = static_cast<int>(blockIdx.x);
   const int column = row << args.split;
-  const int chunk = column / kMaxChunkColumns;
-  const int columns = min(kMaxChunkColumns, args.columns - chunk * kMaxChunkColumns);
+  const int chunk = column / args.chunk_columns;
   const bool fine = args.split != 0 && (args.fine_widths >> args.widths[row] & 1U) != 0;
   const bool norm = args.input.norm_weight != nullptr;
   const float* x = args.input.x + row * args.input.ldx;
-  // Chunks before this one are full.
-  const int64_t before = static_cast<int64_t>(chunk) * args.blocks * kMaxChunkColumns;
-  const ActivationOutput out{args.values + before * kBlockCols, args.scales + before, columns, (columns + 1) / 2 * 2,
-                             args.blocks};
+  const int64_t before = static_cast<int64_t>(chunk) * args.blocks;
+  const int scale_columns = (args.chunk_columns + 1) / 2 * 2;
+  const ActivationOutput out{args.values + before * args.chunk_columns * kBlockCols,
+                             args.scales + before * scale_columns, args.chunk_columns, scale_columns, args.blocks};
   Quarter weight{};
   if (norm) {
     weight = LoadQuarter(args.input.norm_weight, pass, args.input);
@@ -47,40 +46,30 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
     __syncthreads();
     quarter = Normed(quarter, InverseNorm(args.input, squares), weight);
   }
-  QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column % kMaxChunkColumns, quarter,
-                  args.input.group_blocks, args.split != 0, fine);
+  QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column - chunk * args.chunk_columns,
+                  quarter, args.input.group_blocks, args.split != 0, fine);
 }
 
 }  // namespace
-
-QuantizedView QuantizedIn(const GemvParams& params) {
-  const auto* base = static_cast<const uint8_t*>(params.workspace);
-  return {reinterpret_cast<const int8_t*>(base + kGemvCounterBytes),
-          reinterpret_cast<const float2*>(base + ScalesAt(params.weights.blocks(), Columns(params)))};
-}
 
 cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream) {
   if (!Valid(params)) {
     return cudaErrorInvalidValue;
   }
   const QuantizedView view = QuantizedIn(params);
-  const QuantizeArgs args{InputOf(params),
-                          const_cast<int8_t*>(view.values),
-                          const_cast<float2*>(view.scales),
-                          static_cast<int>(params.weights.blocks()),
-                          Columns(params),
-                          Split(params),
-                          params.fine_widths,
-                          params.widths};
-  cudaLaunchAttribute attribute{};
+  const QuantizeArgs args{
+      InputOf(params),      view.values,   view.scales,        static_cast<int>(params.weights.blocks()),
+      ChunkColumns(params), Split(params), params.fine_widths, params.widths};
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.blocks, kPassBlocks)), static_cast<unsigned>(params.rows));
-  const auto config =
-      Config(grid, kQuantizeThreads, 0, &attribute, params.dependent_launch && !params.portable, stream);
+  LaunchConfig config(grid, kQuantizeThreads, 0, stream);
+  if (params.dependent_launch && !params.portable) {
+    config.SetDependent();
+  }
   // As the decode kernel's: an SM changes its split of L1 and shared memory only when it is empty.
   const cudaError_t error =
       cudaFuncSetAttribute(reinterpret_cast<const void*>(&QuantizeKernel),
                            cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-  return error == cudaSuccess ? cudaLaunchKernelEx(&config, &QuantizeKernel, args) : error;
+  return error == cudaSuccess ? cudaLaunchKernelEx(&config.get(), &QuantizeKernel, args) : error;
 }
 
 }  // namespace flexquant::cuda

@@ -23,8 +23,24 @@ struct WarpWork {
   int rounds;       // tiles of this warp
   int block_begin;  // of this CTA's activations
   int block_end;
-  int tokens;  // valid rows of this launch
-  int bits;    // kMixed, or the width of all columns
+  // Adding up. `tree` slices, of which this warp's is `branch`, are added by warps of the CTA `owner` of the cluster,
+  // as its tile `owner_tile` of a round. This warp has `turn` among the `tree` warps that add up tile `finish_tile` of
+  // its own CTA, which is that of slot `finish_slot`.
+  int tree_shift;
+  int branch;
+  int owner;
+  int owner_tile;
+  int turn;
+  int finish_tile;
+  int finish_slot;
+  int finish_first;  // tile of the matrix in round 0
+  int finish_rounds;
+  int ready_shift;  // barriers of a tile: at least `depth`, and one for each warp that takes turns, which may be ahead
+  int chunk;
+  int first_row;  // of the batch, of this chunk
+  int columns;    // of this chunk
+  int tokens;     // valid rows of this chunk
+  int bits;       // kMixed, or the width of all columns
   int max_bits;
   uint32_t fine_columns;  // bit c: column c has 15-bit activations
 };
@@ -33,6 +49,9 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   WarpWork work;
   // The reduction tells the compiler that the number is the same on all lanes.
   work.warp = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, threadIdx.x / 32));
+  work.chunk = args.first_chunk + static_cast<int>(blockIdx.y);
+  work.first_row = work.chunk * args.chunk_columns >> args.split;
+  work.columns = min(args.chunk_columns, args.columns - work.chunk * args.chunk_columns);
   const int set = static_cast<int>(blockIdx.x) >> args.parts_shift;
   work.part = static_cast<int>(blockIdx.x) & (args.parts - 1);
   const int warps_shift = args.slices_shift - args.parts_shift;
@@ -46,24 +65,38 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   work.last_record = begin(first_slice + work.slice + 1);
   work.first_tile = (set << slots_shift) + work.slot;
   work.tile_step = args.tile_step;
-  work.rounds = args.full_rounds + (work.first_tile < args.extra_tiles ? 1 : 0);
+  const auto rounds = [&args](int tile) { return args.full_rounds + (tile < args.extra_tiles ? 1 : 0); };
+  work.rounds = rounds(work.first_tile);
+  const int rank = work.part & ((1 << args.cluster_shift) - 1);
+  work.tree_shift = warps_shift + args.cluster_shift;
+  work.branch = (rank << warps_shift) + work.slice;
+  work.owner = work.slot & ((1 << args.cluster_shift) - 1);
+  work.owner_tile = work.slot >> args.cluster_shift;
+  work.turn = work.warp & ((1 << work.tree_shift) - 1);
+  work.finish_tile = work.warp >> work.tree_shift;
+  work.finish_slot = (work.finish_tile << args.cluster_shift) + rank;
+  work.finish_first = (set << slots_shift) + work.finish_slot;
+  work.finish_rounds = rounds(work.finish_first);
+  work.ready_shift = max(work.tree_shift, args.depth_shift);
   work.block_begin = begin(first_slice) * kRecordBlocks;
   work.block_end = min(args.blocks, begin(first_slice + work.slot_warps) * kRecordBlocks);
   return work;
 }
 
-// `bits`: of column threadIdx.x % 32; 3 if it is not computed.
+// `bits`: of column threadIdx.x % 32; 3 if it is not computed. Without a valid row there is nothing to do.
 __device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work, int* bits) {
-  const int rows = args.columns >> args.split;
+  const int rows = work.columns >> args.split;
   const int row = (static_cast<int>(threadIdx.x) % 32) >> args.split;
   // Both loads in flight at once: the ring waits for them.
-  const int width = row < rows ? args.widths[args.first_row + row] : 3;
-  work.tokens = args.valid_rows == nullptr ? rows : min(rows, max(0, *args.valid_rows - args.first_row));
+  const int width = row < rows ? args.widths[work.first_row + row] : 3;
+  work.tokens = args.valid_rows == nullptr ? rows : min(rows, max(0, *args.valid_rows - work.first_row));
   *bits = row < work.tokens ? width : 3;
   work.max_bits = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, static_cast<unsigned>(*bits)));
   const bool uniform = __all_sync(0xFFFFFFFFU, row >= work.tokens || *bits == work.max_bits) != 0;
   work.bits = uniform ? work.max_bits : kMixed;
   work.fine_columns = __ballot_sync(0xFFFFFFFFU, (args.fine_widths >> *bits & 1U) != 0);
+  work.rounds = work.tokens == 0 ? 0 : work.rounds;
+  work.finish_rounds = work.tokens == 0 ? 0 : work.finish_rounds;
 }
 
 // The records of a warp in order.

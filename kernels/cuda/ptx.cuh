@@ -63,6 +63,49 @@ __device__ __forceinline__ void BarrierWait(uint32_t barrier, uint32_t parity) {
   }
 }
 
+// A cluster of thread blocks. Addresses of the same place in the shared memory of block `rank`:
+__device__ __forceinline__ uint32_t ClusterAddress(uint32_t address, int rank) {
+  uint32_t result = address;
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(result) : "r"(address), "r"(rank));
+#endif
+  return result;
+}
+// Orders no memory of other threads: it follows BarrierInitFence.
+__device__ __forceinline__ void ClusterArrive() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void ClusterWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+// Orders this thread's earlier reads of shared memory, not its writes: a release for the whole cluster is a fence for
+// the whole device.
+__device__ __forceinline__ void ClusterBarrierArrive(uint32_t barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+#endif
+}
+// Store and complete as many bytes on `barrier`, which is in the same block's shared memory.
+__device__ __forceinline__ void ClusterStore(uint32_t address, float value, uint32_t barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(address), "f"(value),
+               "r"(barrier)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void ClusterStore(uint32_t address, const float4& value, uint32_t barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+      "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
+      : "memory");
+#endif
+}
+
 // True on one lane of a converged warp; unlike a comparison with the lane's number it tells the assembler that there is
 // one, so that operands of bulk copies need no loop over lanes.
 __device__ __forceinline__ bool ElectLane() {

@@ -27,13 +27,13 @@ using testing::RandomMatrix;
 
 TEST_F(CudaGemvTest, Epilogues) {
   for (const int64_t half : {16, 20, 172, 1300}) {
-    const RandomMatrix matrix(2 * half, 576, 64, 12);
+    const RandomMatrix matrix(2 * half, half == 172 ? 2340 : 576, 64, 12);
     Linear plain(matrix.view(), 13);
     Linear paired(matrix.view(), 13, /*paired=*/true);
     const auto bias = RandomFloats(2 * half, 14);
     const DeviceArray<float> device_bias(bias);
     for (const bool portable : paths_) {
-      for (const int m : {1, 2, 6, 16, 35}) {
+      for (const int m : {1, 2, 6, 16, 30, 35, 64}) {
         plain.params().portable = paired.params().portable = portable;
         plain.params().bias = paired.params().bias = nullptr;
         plain.params().epilogue = paired.params().epilogue = GemvEpilogue::kStore;
@@ -65,21 +65,23 @@ TEST_F(CudaGemvTest, Epilogues) {
 }
 
 TEST_F(CudaGemvTest, OnlyValidRowsAreComputed) {
-  const RandomMatrix matrix(40, 576, 64, 22);
-  Linear linear(matrix.view(), 23);
-  for (const bool portable : paths_) {
-    linear.params().portable = portable;
-    for (const int m : {1, 2, 8, 40}) {
-      linear.params().valid_rows = nullptr;
-      const auto all = linear.RunUniform(0, m, 4);
-      for (const int valid : {0, 1, m - 1, m}) {
-        const DeviceArray<int32_t> count(std::vector<int32_t>{valid});
-        linear.params().valid_rows = count.get();
-        std::vector<uint8_t> widths(static_cast<size_t>(m), 8);  // of the others: must not matter
-        std::fill_n(widths.begin(), valid, uint8_t{4});
-        const auto y = linear.Run(0, widths);
-        for (size_t i = 0; i < y.size(); ++i) {
-          ASSERT_EQ(y[i], static_cast<int>(i / 40) < valid ? all[i] : kUntouched) << m << " " << valid;
+  for (const int64_t cols : {576, 2340}) {
+    const RandomMatrix matrix(40, cols, 64, 22);
+    Linear linear(matrix.view(), 23);
+    for (const bool portable : paths_) {
+      linear.params().portable = portable;
+      for (const int m : {1, 2, 8, 16, 32, 40, 64}) {
+        linear.params().valid_rows = nullptr;
+        const auto all = linear.RunUniform(0, m, 4);
+        for (const int valid : {0, 1, m / 2, m - 1, m}) {
+          const DeviceArray<int32_t> count(std::vector<int32_t>{valid});
+          linear.params().valid_rows = count.get();
+          std::vector<uint8_t> widths(static_cast<size_t>(m), 8);  // of the others: must not matter
+          std::fill_n(widths.begin(), valid, uint8_t{4});
+          const auto y = linear.Run(0, widths);
+          for (size_t i = 0; i < y.size(); ++i) {
+            ASSERT_EQ(y[i], static_cast<int>(i / 40) < valid ? all[i] : kUntouched) << m << " " << valid;
+          }
         }
       }
     }
@@ -143,7 +145,7 @@ TEST_F(CudaGemvTest, OneGraphServesEveryTable) {
   Linear up(up_matrix.view(), 33, /*paired=*/true);
   Linear down(down_matrix.view(), 34);
   std::mt19937 random(9);
-  for (const int rows : {1, 2, 8, 16, 33}) {
+  for (const int rows : {1, 2, 8, 16, 17, 33, 64}) {
     Chain held(up, down, rows, paths_.front());
     for (int round = 0; round < 6; ++round) {
       std::vector<uint8_t> widths(128);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <iterator>
 #include <random>
 #include <vector>
 
@@ -37,9 +38,30 @@ struct Shape {
   int64_t group;
 };
 
-const Shape kShapes[] = {{1, 32, 64},     {15, 64, 64},     {16, 172, 64},  {17, 576, 64},
-                         {40, 1536, 64},  {40, 4096, 64},   {33, 300, 128}, {40, 576, 128},
-                         {17, 4096, 128}, {2500, 1024, 64}, {16, 14336, 64}};
+const Shape kShapes[] = {{1, 32, 64},     {15, 64, 64},     {16, 172, 64},  {17, 576, 64},   {40, 1536, 64},
+                         {40, 4096, 64},  {33, 300, 128},   {40, 576, 128}, {17, 4096, 128}, {2500, 1024, 64},
+                         {16, 14336, 64}, {1250, 2340, 64}, {33, 3000, 128}};
+
+GemvTuning Tuning(int fused_rows, int parts, int ctas_per_sm, int chunk_columns, int sets) {
+  GemvTuning tuning;
+  tuning.fused_rows = fused_rows;
+  tuning.parts = parts;
+  tuning.ctas_per_sm = ctas_per_sm;
+  tuning.chunk_columns = chunk_columns;
+  tuning.sets = sets;
+  return tuning;
+}
+
+// With few sets of CTAs each takes many rounds of tiles.
+const GemvTuning kTunings[] = {GemvTuning{},
+                               Tuning(0, 2, 1, 0, 0),
+                               Tuning(8, 4, 2, 0, 0),
+                               Tuning(-1, 8, 0, 16, 1),
+                               Tuning(-1, 1, 0, 32, 1),
+                               Tuning(-1, 4, 0, 16, 2),
+                               Tuning(0, 8, 2, 32, 1),
+                               Tuning(64, 8, 0, 32, 0),
+                               Tuning(64, 2, 0, 16, 1)};
 
 TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
   uint32_t seed = 1;
@@ -60,15 +82,12 @@ TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
       for (const bool portable : paths_) {
         linear.params().portable = portable;
         for (const int m : {1, 2, 3, 4, 7, 8, 9, 16, 17, 31, 32, 33, 64}) {
-          for (const GemvTuning& tuning : {GemvTuning{}, GemvTuning{0, 2, 1}, GemvTuning{8, 4, 2}}) {
+          for (const GemvTuning& tuning : kTunings) {
             const int first = kRows - m;
             linear.params().tuning = tuning;
             ASSERT_EQ(Bits(linear.RunUniform(first, m, bits)), Bits(RowsOf(whole, shape.rows, first, m)))
                 << shape.rows << "x" << shape.cols << " group " << shape.group << " bits " << bits << " batch " << m
                 << " portable " << portable << " parts " << tuning.parts;
-            if (tuning.parts == 0 && shape.cols < 1024) {
-              break;  // one slice a tile or two: parts would be refused
-            }
           }
         }
       }
@@ -90,12 +109,13 @@ TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAlone) {
       }
       for (const bool portable : paths_) {
         linear.params().portable = portable;
-        for (const int m : {2, 3, 4, 5, 8, 13, 16, 29, 32, 40, 64}) {
+        for (const int m : {2, 3, 4, 5, 8, 13, 16, 17, 18, 21, 24, 29, 31, 32, 33, 36, 40, 47, 56, 63, 64}) {
           std::vector<uint8_t> widths(static_cast<size_t>(m));
           const int most = m % 2 == 0 ? 5 : 2;  // also mixes of 3 and 4 alone
           for (auto& width : widths) {
             width = static_cast<uint8_t>(kPrecisions[random() % static_cast<unsigned>(most)]);
           }
+          linear.params().tuning = kTunings[static_cast<size_t>(m) % std::size(kTunings)];
           const auto y = linear.Run(0, widths);
           for (int t = 0; t < m; ++t) {
             ASSERT_EQ(Bits(RowsOf(y, shape.rows, t, 1)),
@@ -105,6 +125,7 @@ TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAlone) {
         }
       }
       linear.params().portable = paths_.back();
+      linear.params().tuning = {};
     }
   }
 }
@@ -116,7 +137,7 @@ TEST_F(CudaGemvTest, FineActivationsMatchTheReference) {
     for (const bool portable : paths_) {
       linear.params().portable = portable;
       linear.params().fine_widths = kAllFine & ~(1U << 4);
-      for (const int m : {1, 3, 8, 40}) {
+      for (const int m : {1, 3, 8, 16, 40}) {
         for (const int bits : kPrecisions) {
           const auto y = linear.RunUniform(0, m, bits);
           const float* x = linear.x().data();
@@ -147,9 +168,10 @@ TEST_F(CudaGemvTest, NormIsTheSameFusedOrNotAndNearTheReference) {
     linear.params().norm_eps = 1e-5F;
     linear.params().portable = paths_.front();
     const auto whole = linear.RunUniform(0, kRows, 8);
-    for (const int m : {1, 2, 4}) {
-      for (const int fused : {0, 1, 4}) {
-        linear.params().tuning.fused_rows = fused;
+    for (const int m : {1, 2, 4, 8, 11, 16, 33, 61}) {
+      for (const GemvTuning& tuning : {Tuning(0, 0, 0, 0, 0), Tuning(1, 0, 0, 0, 0), Tuning(4, 1, 0, 0, 0),
+                                       Tuning(64, 4, 0, 0, 0), Tuning(64, 8, 0, 16, 0)}) {
+        linear.params().tuning = tuning;
         ASSERT_EQ(Bits(linear.RunUniform(3, m, 8)), Bits(RowsOf(whole, 48, 3, m))) << cols << " batch " << m;
       }
     }
