@@ -98,7 +98,7 @@ __device__ inline void FinishSums(const FusedArgs& args, const FusedWork& work, 
       sum[i] = {0, 0, 0, 0};
       for (int split = 0; split < args.splits; ++split) {
         const uint32_t at = shared + static_cast<uint32_t>(token * FusedBlock<kTokens>::kSumStride + 4 * quad) * 4;
-        const float4 part = LoadOfCluster(OfRank(at, split + args.splits * work.share_rank));
+        const float4 part = LoadOfCluster(ClusterAddress(at, split + args.splits * work.share_rank));
         sum[i] = ScaleAndAdd(part, 1.0F, sum[i]);
       }
     }

@@ -154,7 +154,7 @@ class Multiplier {
 
   __device__ __forceinline__ void ReleaseActivations(int stage) {
     if (lane_ < args_.share) {
-      ClusterBarrierArrive(OfRank(rings_.ActivationsEmpty(stage), work_.split + args_.splits * lane_));
+      ClusterBarrierArrive(ClusterAddress(rings_.ActivationsEmpty(stage), work_.split + args_.splits * lane_));
     }
   }
 

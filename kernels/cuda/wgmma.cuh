@@ -102,17 +102,8 @@ __device__ __forceinline__ void ClusterSync() {
 }
 // As that, but orders no memory; barriers that BarrierInitFence came after are visible.
 __device__ __forceinline__ void ClusterMeet() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");
-}
-// The same place in another block's shared memory.
-__device__ __forceinline__ uint32_t OfRank(uint32_t shared, uint32_t rank) {
-  uint32_t address;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
-  return address;
-}
-// At a barrier of any block of the cluster. Orders this block's memory only, which is enough for what was only read.
-__device__ __forceinline__ void ClusterBarrierArrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  ClusterArrive();
+  ClusterWait();
 }
 __device__ __forceinline__ float4 LoadOfCluster(uint32_t address) {
   float4 x;
