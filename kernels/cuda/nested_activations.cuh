@@ -16,7 +16,7 @@ template <bool kHopper>
 __device__ __forceinline__ void QuantizeHere(const GemvArgs& args, const WarpWork& work, ActivationOutput out,
                                              GemvScratch& scratch) {
   if (kHopper && args.cluster_shift != 0) {
-    out.values -= work.block_begin * args.chunk_columns * kBlockCols;
+    out.values -= work.block_begin * work.stride * kBlockCols;
     out.scales -= work.block_begin * args.scale_columns;
     QuantizeShare(args, work, out, scratch);
     return;
@@ -26,9 +26,9 @@ __device__ __forceinline__ void QuantizeHere(const GemvArgs& args, const WarpWor
     weight = LoadVectors(args.input.norm_weight, 0, args.input);
   }
   WaitForPreviousGrid();
-  for (int row = 0; row < work.columns >> args.split; ++row) {
-    const int column = row << args.split;
-    QuantizeRow(args.input, work.first_row + row, args.split != 0, (work.fine_columns >> column & 1U) != 0, out, column,
+  for (int row = 0; row < work.columns >> work.split; ++row) {
+    const int column = row << work.split;
+    QuantizeRow(args.input, work.first_row + row, work.split != 0, (work.fine_columns >> column & 1U) != 0, out, column,
                 weight, scratch.squares[row]);
   }
 }
@@ -43,7 +43,7 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
   const int scale_bytes = args.scale_columns * static_cast<int>(sizeof(float2));
   if constexpr (Shape::kTiles == 1) {
     if (args.values == nullptr) {
-      QuantizeHere<kHopper>(args, work, {values, scales, args.chunk_columns, args.scale_columns, work.block_end},
+      QuantizeHere<kHopper>(args, work, {values, scales, work.stride, args.scale_columns, work.block_end},
                             scratch);
       __syncthreads();
       return;

@@ -43,6 +43,7 @@ struct TileShare {
   int tokens;
   int first;
   int step;
+  int split;  // 1: two columns a token
 };
 
 // What a lane adds its first outputs to.
@@ -53,8 +54,8 @@ struct Residual {
 };
 
 template <bool kGlobal>
-__device__ __forceinline__ float RowSum(const GemvArgs& args, const TileSums& sums, int token, int row) {
-  if (args.split == 0) {
+__device__ __forceinline__ float RowSum(const TileSums& sums, int split, int token, int row) {
+  if (split == 0) {
     return TreeSum<kGlobal>(sums.values + SumAt(token, row), sums.n, sums.stride);
   }
   const float* at = sums.values + SumAt(2 * token, row);
@@ -101,8 +102,8 @@ __device__ __forceinline__ void StoreGated(const GemvArgs& args, const TileSums&
     const int token = at / 8;
     const int64_t row = share.tile * 8 + at % 8;
     if (row < half_rows) {
-      const float gate = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8), row);
-      const float up = WithBias(args, RowSum<kGlobal>(args, sums, token, at % 8 + 8), half_rows + row);
+      const float gate = WithBias(args, RowSum<kGlobal>(sums, share.split, token, at % 8), row);
+      const float up = WithBias(args, RowSum<kGlobal>(sums, share.split, token, at % 8 + 8), half_rows + row);
       args.y[(share.first_row + token) * args.ldy + row] = gate / (1.0F + expf(-gate)) * up;
     }
   }
@@ -126,7 +127,7 @@ __device__ __forceinline__ void StoreTile(const GemvArgs& args, const TileSums& 
         continue;
       }
       float* out = OutputAt(args, share, at, row);
-      const float value = WithBias(args, RowSum<kGlobal>(args, sums, at / 16, at % 16), row);
+      const float value = WithBias(args, RowSum<kGlobal>(sums, share.split, at / 16, at % 16), row);
       if (args.epilogue == GemvEpilogue::kAdd) {
         *out = __fadd_rn(begin == share.first ? residual.values[i] : __ldcg(out), value);
       } else {

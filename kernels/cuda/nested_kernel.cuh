@@ -18,9 +18,9 @@ __device__ __forceinline__ void InitLane(const GemvArgs& args, const WarpWork& w
   lane.lane = static_cast<int>(threadIdx.x) % 32;
   lane.group_shift = args.group_blocks - 1;
   lane.max_bits = work.max_bits;
-  lane.value_step = Shape::kPerLane == 1 ? kBlockCols : args.chunk_columns * kBlockCols;
+  lane.value_step = Shape::kPerLane == 1 ? kBlockCols : work.stride * kBlockCols;
   lane.scale_step = Shape::kPerLane == 1 ? 2 : args.scale_columns;
-  const int last = args.chunk_columns - 1;
+  const int last = work.stride - 1;
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
     const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, last);
@@ -125,6 +125,9 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
     WarpWork work = PlanWarp(args);
     int bits = 0;
     PlanWidths(args, work, &bits);
+    if constexpr (Shape::kNarrow) {
+      DropLowColumn(args, work);
+    }
     RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (work.warp == 0) {
@@ -136,6 +139,13 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
       ClusterWait();
     }
     LoadActivations<Shape, kHopper>(args, work, shared, scratch);
+    if constexpr (Shape::kNarrow) {
+      // In one kernel, so that launches with and without 15-bit activations find each other's instructions cached.
+      if (work.columns == 1) {
+        RunTiles<GemvShape<true, 1, 1>, kHopper>(args, work, stream, shared, scratch);
+        return;
+      }
+    }
     RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
   }
 }
@@ -155,10 +165,7 @@ cudaError_t LaunchShape(const GemvArgs& args, const cudaLaunchConfig_t& config) 
 
 template <bool kHopper>
 cudaError_t LaunchColumns(const GemvArgs& args, const cudaLaunchConfig_t& config) {
-  if (args.chunk_columns == 1) {
-    return LaunchShape<GemvShape<true, 1, 1>, kHopper>(args, config);
-  }
-  if (args.chunk_columns == kNarrowColumns) {
+  if (args.chunk_columns <= kNarrowColumns) {
     return LaunchShape<GemvShape<true, 1, 2>, kHopper>(args, config);
   }
   if (args.chunk_columns <= kTileColumns) {

@@ -70,7 +70,7 @@ __device__ __forceinline__ void FinishRound(const GemvArgs& args, const WarpWork
   const float* sums = reinterpret_cast<const float*>(shared + args.partials_offset) +
                       ((work.finish_tile * args.depth + at) << work.tree_shift) * stride;
   const TileShare share{work.finish_first + static_cast<int64_t>(round) * work.tile_step, work.first_row, work.tokens,
-                        kShares ? work.turn * 32 + lane : lane, kShares ? 32 * tree : 32};
+                        kShares ? work.turn * 32 + lane : lane, kShares ? 32 * tree : 32, work.split};
   Residual<Shape> residual;
   LoadResidual(args, share, residual);
   BarrierWait(ReadyBarrier(scratch, work, work.finish_tile, round),

@@ -101,8 +101,8 @@ __device__ __forceinline__ void QuantizeShare(const GemvArgs& args, const WarpWo
         weight = tasks.LoadWeight(later);
       }
     }
-    const int column = row << args.split;
-    QuantizeQuarter(out, tasks.Block(task), column, quarter, args.input.group_blocks, args.split != 0,
+    const int column = row << work.split;
+    QuantizeQuarter(out, tasks.Block(task), column, quarter, args.input.group_blocks, work.split != 0,
                     (work.fine_columns >> column & 1U) != 0);
   }
 }

@@ -39,6 +39,8 @@ struct WarpWork {
   int chunk;
   int first_row;  // of the batch, of this chunk
   int columns;    // of this chunk
+  int split;      // 1: two columns a row
+  int stride;     // columns between blocks of activations
   int tokens;     // valid rows of this chunk
   int bits;       // kMixed, or the width of all columns
   int max_bits;
@@ -52,6 +54,8 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   work.chunk = args.first_chunk + static_cast<int>(blockIdx.y);
   work.first_row = work.chunk * args.chunk_columns >> args.split;
   work.columns = min(args.chunk_columns, args.columns - work.chunk * args.chunk_columns);
+  work.split = args.split;
+  work.stride = args.chunk_columns;
   const int set = static_cast<int>(blockIdx.x) >> args.parts_shift;
   work.part = static_cast<int>(blockIdx.x) & (args.parts - 1);
   const int warps_shift = args.slices_shift - args.parts_shift;
@@ -97,6 +101,14 @@ __device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work,
   work.fine_columns = __ballot_sync(0xFFFFFFFFU, (args.fine_widths >> *bits & 1U) != 0);
   work.rounds = work.tokens == 0 ? 0 : work.rounds;
   work.finish_rounds = work.tokens == 0 ? 0 : work.finish_rounds;
+}
+
+// One row whose width takes no 15-bit activations needs one column, not two. Only if activations are quantised here.
+__device__ __forceinline__ void DropLowColumn(const GemvArgs& args, WarpWork& work) {
+  if (args.values == nullptr && work.columns == kNarrowColumns && work.split != 0 && work.fine_columns == 0) {
+    work.columns = work.stride = 1;
+    work.split = 0;
+  }
 }
 
 // The records of a warp in order.
