@@ -1,5 +1,7 @@
 #include "client/cli/connection.h"
 
+#include <utility>
+
 #include "client/cli/interrupt.h"
 #include "common/status_macros.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
@@ -48,8 +50,8 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb"});
 }
 
-absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(const EmbeddedFlags& flags,
-                                                                        const std::string& listen) {
+absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
+    const EmbeddedFlags& flags, const std::string& listen, std::function<void(const absl::Status&)> on_failure) {
   ConfigureLog(flags.log_level);
   auto servers = std::unique_ptr<EmbeddedServers>(new EmbeddedServers);
   executor::ExecutorOptions executor_options;
@@ -58,6 +60,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(const Em
   executor_options.device = flags.device;
   executor_options.isa = flags.isa;
   executor_options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
+  executor_options.on_failure = std::move(on_failure);
   FQ_ASSIGN_OR_RETURN(servers->executor_, executor::ExecutorServer::Create(executor_options));
   FQ_RETURN_IF_ERROR(Interrupt::Check());
 

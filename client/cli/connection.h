@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_CLIENT_CLI_CONNECTION_H_
 #define FLEXQUANT_CLIENT_CLI_CONNECTION_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -39,7 +40,10 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 class EmbeddedServers {
  public:
   // `listen`: "HOST:PORT" of the public services, or empty for in-process only. Ready when it returns.
-  static absl::StatusOr<std::unique_ptr<EmbeddedServers>> Start(const EmbeddedFlags& flags, const std::string& listen);
+  // `on_failure`: as in executor::ExecutorOptions.
+  static absl::StatusOr<std::unique_ptr<EmbeddedServers>> Start(
+      const EmbeddedFlags& flags, const std::string& listen,
+      std::function<void(const absl::Status&)> on_failure = nullptr);
   ~EmbeddedServers();
 
   controller::ControllerServer& controller() { return *controller_; }

@@ -1,8 +1,13 @@
 #include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <iterator>
 #include <memory>
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
 #include "client/cli/interrupt.h"
@@ -20,14 +25,29 @@ struct Flags {
   double drain_seconds = 25;
 };
 
+constexpr unsigned kFailureGraceSeconds = 10;
+
 absl::Status RunServe(const Flags& flags) {
-  FQ_ASSIGN_OR_RETURN(const auto servers, EmbeddedServers::Start(flags.embedded, flags.listen));
+  const int failed = eventfd(0, EFD_CLOEXEC);
+  if (failed < 0) {
+    return absl::ErrnoToStatus(errno, "eventfd");
+  }
+  const auto close_failed = absl::MakeCleanup([failed] { close(failed); });
+  FQ_ASSIGN_OR_RETURN(const auto servers,
+                      EmbeddedServers::Start(flags.embedded, flags.listen,
+                                             [failed](const absl::Status&) { eventfd_write(failed, 1); }));
   if (!flags.port_file.empty()) {
     FQ_RETURN_IF_ERROR(WriteFile(flags.port_file, std::to_string(servers->controller().port()) + "\n"));
   }
-  pollfd stop = {Interrupt::Fd(), POLLIN, 0};
-  while (!Interrupt::Requested()) {
-    poll(&stop, 1, -1);
+  pollfd events[] = {{Interrupt::Fd(), POLLIN, 0}, {failed, POLLIN, 0}};
+  while (!Interrupt::Requested() && events[1].revents == 0) {
+    poll(events, std::size(events), -1);
+  }
+  if (!Interrupt::Requested()) {
+    // Streams that can end do so with a status; a hanging device would keep this process for ever.
+    alarm(kFailureGraceSeconds);
+    servers->Shutdown(absl::Seconds(1));
+    return absl::InternalError("the backend failed; the log says why");
   }
   spdlog::info("draining; a second signal ends at once");
   servers->Shutdown(absl::Seconds(flags.drain_seconds));
