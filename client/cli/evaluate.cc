@@ -9,17 +9,16 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/types/span.h"
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
+#include "client/cli/evaluate_policies.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json_output.h"
 #include "client/cli/progress.h"
-#include "common/mapped_file.h"
+#include "client/cli/text_windows.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
 #include "common/store/model_store.h"
-#include "common/tokenizer/tokenizer.h"
 #include "executor/runner_factory.h"
 #include "executor/server.h"
 
@@ -30,10 +29,10 @@ constexpr int kChunkTokens = 256;
 
 struct Flags {
   EmbeddedFlags embedded;
-  std::string text;
+  TextWindowOptions text;
   std::vector<std::string> precisions = {"all"};
-  size_t window = 512;
-  size_t max_tokens = 0;
+  std::vector<std::string> policies;
+  PolicyFlags policy;
   bool json = false;
 };
 
@@ -64,42 +63,6 @@ absl::StatusOr<std::vector<Result>> ParsePrecisions(const std::vector<std::strin
   return results;
 }
 
-// The text cut into windows without overlap, each begun with BOS where the model's texts are.
-absl::StatusOr<std::vector<std::vector<uint32_t>>> MakeWindows(const Flags& flags, const ModelStore& store) {
-  FQ_ASSIGN_OR_RETURN(const auto tokenizer, Tokenizer::Load(store.folder()));
-  FQ_ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.text));
-  auto encoded = tokenizer->Encode(text, {});
-  if (!encoded.ok()) {
-    return absl::Status(encoded.status().code(),
-                        absl::StrCat(flags.text, ": ", std::string(encoded.status().message())));
-  }
-  absl::Span<const uint32_t> ids = *encoded;
-  if (flags.max_tokens > 0) {
-    ids = ids.subspan(0, flags.max_tokens);
-  }
-  const size_t bos = tokenizer->adds_bos() ? 1 : 0;
-  if (flags.window + bos > static_cast<size_t>(store.config().max_context)) {
-    return absl::InvalidArgumentError(absl::StrCat("--window is ", flags.window, "; the model's context allows 2 to ",
-                                                   static_cast<size_t>(store.config().max_context) - bos, " tokens"));
-  }
-  std::vector<std::vector<uint32_t>> windows;
-  for (size_t begin = 0; begin < ids.size(); begin += flags.window) {
-    const auto part = ids.subspan(begin, flags.window);
-    std::vector<uint32_t> window(part.begin(), part.end());
-    if (bos == 1) {
-      window.insert(window.begin(), static_cast<uint32_t>(tokenizer->bos_id()));
-    }
-    // The first token of a window is not scored.
-    if (window.size() >= 2) {
-      windows.push_back(std::move(window));
-    }
-  }
-  if (windows.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(flags.text, " has ", ids.size(), " tokens; at least 2 are needed"));
-  }
-  return windows;
-}
-
 absl::Status EvaluateAll(executor::ModelRunner& runner, const ModelStore& store,
                          const std::vector<std::vector<uint32_t>>& windows, std::vector<Result>& results) {
   Progress progress("windows");
@@ -118,8 +81,8 @@ absl::Status EvaluateAll(executor::ModelRunner& runner, const ModelStore& store,
 }
 
 void PrintText(const Flags& flags, size_t num_windows, const std::vector<Result>& results) {
-  std::printf("%s: %llu tokens scored in %zu windows of %zu\n", flags.text.c_str(),
-              static_cast<unsigned long long>(results.front().num_scored), num_windows, flags.window);
+  std::printf("%s: %llu tokens scored in %zu windows of %zu\n", flags.text.text.c_str(),
+              static_cast<unsigned long long>(results.front().num_scored), num_windows, flags.text.window);
   std::printf("%6s %12s %12s\n", "bits", "nats/token", "perplexity");
   for (const Result& result : results) {
     std::printf("%6d %12.5f %12.4f\n", result.bits, result.nll(), std::exp(result.nll()));
@@ -127,8 +90,8 @@ void PrintText(const Flags& flags, size_t num_windows, const std::vector<Result>
 }
 
 void PrintAsJson(const Flags& flags, const ModelStore& store, size_t num_windows, const std::vector<Result>& results) {
-  Json json = {{"model", store.model_name()}, {"model_revision", store.revision()}, {"text", flags.text}};
-  json["window"] = flags.window;
+  Json json = {{"model", store.model_name()}, {"model_revision", store.revision()}, {"text", flags.text.text}};
+  json["window"] = flags.text.window;
   json["windows"] = num_windows;
   for (const Result& result : results) {
     json["results"].push_back({{"bits", result.bits},
@@ -148,6 +111,10 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
   options.isa = flags.embedded.isa;
   options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
   FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, options));
+  if (!flags.policies.empty()) {
+    FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
+    return EvaluatePolicies(flags.policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
+  }
   if (!runner->info().has_reference) {
     const auto is_reference = [](const Result& result) { return result.bits == kReferencePrecision; };
     if (!all && std::any_of(results.begin(), results.end(), is_reference)) {
@@ -158,7 +125,7 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
     }
     results.erase(std::remove_if(results.begin(), results.end(), is_reference), results.end());
   }
-  FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags, *store));
+  FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
   FQ_RETURN_IF_ERROR(EvaluateAll(*runner, *store, windows, results));
   if (flags.json) {
     PrintAsJson(flags, *store, windows.size(), results);
@@ -172,17 +139,19 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
 
 void AddEvaluate(CLI::App& app, RunCommand& run) {
   auto flags = std::make_shared<Flags>();
-  auto* command = app.add_subcommand("evaluate", "Perplexity of a text at every precision");
+  auto* command = app.add_subcommand("evaluate", "Perplexity of a text at every precision, and what policies cost");
   command->add_option("--model", flags->embedded.model_dir, "Folder made by `flexquant convert`")->required();
-  command->add_option("--text", flags->text, "File of UTF-8 text")->required();
+  command->add_option("--text", flags->text.text, "File of UTF-8 text")->required();
   command->add_option("--precision", flags->precisions, "3, 4, 5, 6, 8, 16 or all; several with commas")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--window", flags->window, "Tokens that are read together; windows do not overlap")
+  command->add_option("--window", flags->text.window, "Tokens that are read together; windows do not overlap")
       ->check(CLI::Range(2, 1 << 20))
       ->capture_default_str();
-  command->add_option("--max-tokens", flags->max_tokens, "Only so many tokens of the text; 0 = all")
+  command->add_option("--max-tokens", flags->text.max_tokens, "Only so many tokens of the text; 0 = all")
       ->capture_default_str();
+  AddPolicyFlags(*command, flags->policies, flags->policy);
+  command->get_option("--policy")->excludes(command->get_option("--precision"));
   AddEmbeddedFlags(*command, flags->embedded);
   command->remove_option(command->get_option("--lookahead"));
   command->add_flag("--json", flags->json, "Print JSON");

@@ -17,17 +17,6 @@ int ParseWidth(const std::string& text) {
   return absl::SimpleAtoi(text, &bits) && (IsQuantizedPrecision(bits) || bits == kReferencePrecision) ? bits : 0;
 }
 
-std::string CheckPrecision(const std::string& text) {
-  if (text == "dynamic" || text == "random" || text == "position" || ParseWidth(text) != 0) {
-    return "";
-  }
-  absl::string_view name = text;
-  if (absl::ConsumePrefix(&name, kPlanPrefix)) {
-    return name.empty() ? "plan: needs a name; `flexquant info` lists them" : "";
-  }
-  return absl::StrCat("'", text, "' is not ", kPrecisionWords);
-}
-
 template <typename T, typename Setter>
 void SetIf(const std::optional<T>& value, Setter setter) {
   if (value.has_value()) {
@@ -79,6 +68,17 @@ void FillSampling(const RequestFlags& flags, v1::SamplingParams& sampling) {
 }  // namespace
 
 const char kPrecisionWords[] = "3, 4, 5, 6, 8, 16 (needs the kept reference), dynamic, random, position or plan:NAME";
+
+std::string CheckPrecision(const std::string& text) {
+  if (text == "dynamic" || text == "random" || text == "position" || ParseWidth(text) != 0) {
+    return "";
+  }
+  absl::string_view name = text;
+  if (absl::ConsumePrefix(&name, kPlanPrefix)) {
+    return name.empty() ? "plan: needs a name; `flexquant info` lists them" : "";
+  }
+  return absl::StrCat("'", text, "' is not ", kPrecisionWords);
+}
 
 void AddRequestFlags(CLI::App& app, RequestFlags& flags) {
   app.add_option("--precision", flags.precision, absl::StrCat("Weight bits: ", kPrecisionWords))

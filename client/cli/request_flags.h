@@ -31,6 +31,9 @@ void AddRequestFlags(CLI::App& app, RequestFlags& flags);
 // Fills `request` (all but prompt, model and output). INVALID_ARGUMENT for flags that do not go together.
 absl::Status FillRequest(const RequestFlags& flags, v1::GenerateRequest& request);
 
+// What is wrong with `text` as a value of --precision; empty if nothing.
+std::string CheckPrecision(const std::string& text);
+
 // Text of the precisions --precision takes, for help and errors.
 extern const char kPrecisionWords[];
 

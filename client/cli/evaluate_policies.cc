@@ -1,0 +1,275 @@
+#include "client/cli/evaluate_policies.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <memory>
+#include <random>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/json_output.h"
+#include "client/cli/policy_evaluation.h"
+#include "client/cli/progress.h"
+#include "common/status_macros.h"
+#include "controller/policy/policy_factory.h"
+
+namespace flexquant::cli {
+namespace {
+
+constexpr char kShuffledSuffix[] = ":shuffled";
+
+// Plans given beforehand, in order.
+class GivenPlans : public controller::PrecisionPolicy {
+ public:
+  explicit GivenPlans(absl::Span<const PrecisionPlan> plans) : plans_(plans) {}
+  const PrecisionPlan& Next(uint32_t answer_index) override { return plans_[answer_index - 1]; }
+  absl::string_view name() const override { return "shuffled"; }
+
+ private:
+  const absl::Span<const PrecisionPlan> plans_;
+};
+
+// One policy's figures.
+struct Summary {
+  std::string name;
+  double mean_kl = 0;
+  double low_kl = 0;  // 95 % interval of the mean
+  double high_kl = 0;
+  double median_kl = 0;
+  double p99_kl = 0;
+  double max_kl = 0;
+  double agreement = 0;
+  double perplexity = 0;
+  double bytes = 0;      // a token
+  double mean_bits = 0;  // such that the top precision's bytes are its bits
+  uint64_t tokens = 0;
+};
+
+absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string& name, int num_layer_groups) {
+  if (const std::string fault = CheckPrecision(name); !fault.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("--policy: ", fault));
+  }
+  RequestFlags parameters = flags.parameters;
+  parameters.precision = name;
+  if (name != "dynamic") {
+    parameters.entropy_high = parameters.hysteresis = parameters.pple_weight = std::nullopt;
+  }
+  if (name != "position") {
+    parameters.tokens_per_level = std::nullopt;
+  }
+  if (name != "dynamic" && name != "position" && name != "random") {
+    parameters.min_bits = parameters.max_bits = std::nullopt;
+  }
+  auto request = std::make_shared<v1::GenerateRequest>();
+  FQ_RETURN_IF_ERROR(FillRequest(parameters, *request));
+  controller::PolicyContext context{num_layer_groups, /*has_reference=*/false,
+                                    controller::Ladder::Uniform(num_layer_groups),
+                                    controller::UniformNamedPlans(num_layer_groups)};
+  const uint64_t seed = flags.seed;
+  // Refused here rather than in the middle of the run.
+  FQ_RETURN_IF_ERROR(controller::MakePolicy(request->precision(), context, seed).status());
+  return PolicyCase{
+      name, [request, context, seed](size_t window) -> absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>> {
+        FQ_ASSIGN_OR_RETURN(auto resolved, controller::MakePolicy(request->precision(), context, seed + window));
+        return std::move(resolved.policy);
+      }};
+}
+
+// The same plans, dealt to other tokens.
+std::vector<std::vector<PrecisionPlan>> Shuffle(const std::vector<std::vector<PrecisionPlan>>& plans, uint64_t seed) {
+  std::vector<PrecisionPlan> all;
+  for (const auto& window : plans) {
+    all.insert(all.end(), window.begin(), window.end());
+  }
+  std::mt19937_64 random(seed);
+  for (size_t i = all.size(); i > 1; --i) {
+    std::swap(all[i - 1], all[random() % i]);
+  }
+  std::vector<std::vector<PrecisionPlan>> dealt;
+  auto next = all.begin();
+  for (const auto& window : plans) {
+    dealt.emplace_back(next, next + static_cast<std::ptrdiff_t>(window.size()));
+    next += static_cast<std::ptrdiff_t>(window.size());
+  }
+  return dealt;
+}
+
+// 95 % of the means of windows drawn with repetition.
+std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, size_t resamples, uint64_t seed) {
+  std::vector<std::pair<double, size_t>> windows;
+  for (const auto& window : kl) {
+    double sum = 0;
+    for (const double x : window) {
+      sum += x;
+    }
+    if (!window.empty()) {
+      windows.emplace_back(sum, window.size());
+    }
+  }
+  std::mt19937_64 random(seed);
+  std::vector<double> means;
+  for (size_t i = 0; i < resamples; ++i) {
+    double sum = 0;
+    size_t count = 0;
+    for (size_t j = 0; j < windows.size(); ++j) {
+      const auto& drawn = windows[random() % windows.size()];
+      sum += drawn.first;
+      count += drawn.second;
+    }
+    means.push_back(sum / static_cast<double>(count));
+  }
+  std::sort(means.begin(), means.end());
+  return {means[means.size() / 40], means[means.size() - 1 - means.size() / 40]};
+}
+
+Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const ModelStore& store,
+                  const PolicyFlags& flags) {
+  const auto bytes_of = [&store](const PrecisionPlan& plan) {
+    double bytes = 0;
+    for (size_t i = 0; i < plan.bits.size(); ++i) {
+      bytes += static_cast<double>(store.layer_group(static_cast<int>(i)).BytesRead(plan.bits[i]));
+    }
+    return bytes;
+  };
+  Summary s{.name = name};
+  std::vector<double> all;
+  double bytes = 0;
+  for (size_t w = 0; w < outcome.kl.size(); ++w) {
+    all.insert(all.end(), outcome.kl[w].begin(), outcome.kl[w].end());
+    for (const PrecisionPlan& plan : outcome.plans[w]) {
+      bytes += bytes_of(plan);
+    }
+  }
+  std::sort(all.begin(), all.end());
+  const auto count = static_cast<double>(all.size());
+  for (const double x : all) {
+    s.mean_kl += x / count;
+  }
+  std::tie(s.low_kl, s.high_kl) = Interval(outcome.kl, flags.resamples, flags.seed);
+  s.median_kl = all[all.size() / 2];
+  s.p99_kl = all[static_cast<size_t>(0.99 * (count - 1))];
+  s.max_kl = all.back();
+  s.tokens = outcome.num_tokens;
+  s.agreement = static_cast<double>(outcome.num_agreeing) / count;
+  s.perplexity = std::exp(outcome.nll_nats / static_cast<double>(std::max<uint64_t>(1, outcome.num_scored)));
+  s.bytes = bytes / count;
+  s.mean_bits = kTopPrecision * s.bytes / bytes_of(PrecisionPlan::Uniform(kTopPrecision, store.num_layer_groups()));
+  return s;
+}
+
+void PrintText(const std::vector<Summary>& summaries, const TextWindowOptions& text, size_t num_windows) {
+  std::printf("%s: %llu tokens in %zu windows of %zu, KL in nats to %d bits everywhere\n", text.text.c_str(),
+              static_cast<unsigned long long>(summaries.front().tokens), num_windows, text.window, kTopPrecision);
+  std::printf("%-18s %6s %9s %21s %9s %9s %9s %8s %10s\n", "policy", "bits*", "KL", "95 % interval", "median", "99 %",
+              "largest", "top-1 %", "perplexity");
+  for (const Summary& s : summaries) {
+    std::printf("%-18s %6.3f %9.5f %10.5f-%10.5f %9.5f %9.5f %9.4f %8.2f %10.4f\n", s.name.c_str(), s.mean_bits,
+                s.mean_kl, s.low_kl, s.high_kl, s.median_kl, s.p99_kl, s.max_kl, 100 * s.agreement, s.perplexity);
+  }
+  std::printf("* bytes read, as a share of those at %d bits, times %d\n", kTopPrecision, kTopPrecision);
+}
+
+void PrintAsJson(const std::vector<Summary>& summaries, const TextWindowOptions& text, size_t num_windows,
+                 const ModelStore& store, const PolicyFlags& flags) {
+  Json json = {{"model", store.model_name()}, {"model_revision", store.revision()},
+               {"text", text.text},           {"window", text.window},
+               {"windows", num_windows},      {"prompt_tokens", flags.prompt_tokens},
+               {"seed", flags.seed}};
+  for (const Summary& s : summaries) {
+    json["policies"].push_back({{"policy", s.name},
+                                {"tokens", s.tokens},
+                                {"kl_mean", s.mean_kl},
+                                {"kl_mean_low", s.low_kl},
+                                {"kl_mean_high", s.high_kl},
+                                {"kl_median", s.median_kl},
+                                {"kl_p99", s.p99_kl},
+                                {"kl_max", s.max_kl},
+                                {"top1_agreement", s.agreement},
+                                {"perplexity", s.perplexity},
+                                {"weight_bytes_a_token", s.bytes},
+                                {"mean_bits", s.mean_bits}});
+  }
+  PrintJson(json);
+}
+
+}  // namespace
+
+void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFlags& flags) {
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return app.add_option(name, value, help)->group("Policies");
+  };
+  add("--policy", policies,
+      "Decode token by token under policies instead, and compare with the top precision; several with commas: 3 to 8, "
+      "dynamic, random, position, plan:NAME; NAME:shuffled = a policy's plans, dealt to other tokens")
+      ->delimiter(',');
+  add("--prompt-tokens", flags.prompt_tokens, "Tokens of each window that are read at the top precision first")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  add("--seed", flags.seed, "Seed of random, of shuffling and of the intervals")->capture_default_str();
+  add("--min-bits", flags.parameters.min_bits, "Fewest bits of dynamic, random and position");
+  add("--max-bits", flags.parameters.max_bits, "Most bits of dynamic, random and position");
+  add("--entropy-high", flags.parameters.entropy_high, "dynamic: entropy in nats that asks for the top level [2]");
+  add("--hysteresis", flags.parameters.hysteresis, "dynamic: levels that the wanted one must differ by to move [0.5]");
+  add("--pple-weight", flags.parameters.pple_weight, "dynamic: weight of the newest token in the mean entropy [0.3]");
+  add("--tokens-per-level", flags.parameters.tokens_per_level, "position: tokens before the next lower level [16]");
+}
+
+absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::string>& policies,
+                              const TextWindowOptions& text, const std::vector<std::vector<uint32_t>>& windows,
+                              const ModelStore& store, executor::ModelRunner& runner, bool json) {
+  if (std::none_of(windows.begin(), windows.end(),
+                   [&](const auto& window) { return window.size() > flags.prompt_tokens + 1; })) {
+    return absl::InvalidArgumentError(absl::StrCat("--prompt-tokens is ", flags.prompt_tokens,
+                                                   "; the longest window of the text has ", windows.front().size(),
+                                                   " tokens, of which at least two must be left"));
+  }
+  std::vector<PolicyCase> direct;
+  std::vector<std::string> shuffled;
+  for (const std::string& word : policies) {
+    std::string name = word;
+    if (const size_t at = word.rfind(kShuffledSuffix); at != std::string::npos && at + 9 == word.size()) {
+      name = word.substr(0, at);
+      shuffled.push_back(name);
+    }
+    if (std::none_of(direct.begin(), direct.end(), [&](const PolicyCase& c) { return c.name == name; })) {
+      FQ_ASSIGN_OR_RETURN(auto made, MakeCase(flags, name, store.num_layer_groups()));
+      direct.push_back(std::move(made));
+    }
+  }
+  Progress progress("tokens");
+  const auto report = [&progress](const char* what) {
+    return [&progress, what](uint64_t done, uint64_t total) { progress.Update(done, total, what); };
+  };
+  FQ_ASSIGN_OR_RETURN(const auto outcomes,
+                      RunPolicies(direct, windows, flags.prompt_tokens, runner, report("policies")));
+  std::vector<Summary> summaries;
+  for (size_t i = 0; i < direct.size(); ++i) {
+    summaries.push_back(Summarise(direct[i].name, outcomes[i], store, flags));
+  }
+  std::vector<std::vector<std::vector<PrecisionPlan>>> dealt;
+  std::vector<PolicyCase> controls;
+  dealt.reserve(shuffled.size());
+  for (const std::string& name : shuffled) {
+    const auto of = std::find_if(direct.begin(), direct.end(), [&](const PolicyCase& c) { return c.name == name; });
+    dealt.push_back(Shuffle(outcomes[static_cast<size_t>(of - direct.begin())].plans, flags.seed));
+    controls.push_back({absl::StrCat(name, kShuffledSuffix), [&plans = dealt.back()](size_t window) {
+                          return std::make_unique<GivenPlans>(plans[window]);
+                        }});
+  }
+  if (!controls.empty()) {
+    FQ_ASSIGN_OR_RETURN(const auto more,
+                        RunPolicies(controls, windows, flags.prompt_tokens, runner, report("controls")));
+    for (size_t i = 0; i < controls.size(); ++i) {
+      summaries.push_back(Summarise(controls[i].name, more[i], store, flags));
+    }
+  }
+  if (json) {
+    PrintAsJson(summaries, text, windows.size(), store, flags);
+  } else {
+    PrintText(summaries, text, windows.size());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace flexquant::cli

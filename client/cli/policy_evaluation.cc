@@ -1,0 +1,198 @@
+#include "client/cli/policy_evaluation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/interrupt.h"
+#include "common/status_macros.h"
+#include "executor/divergence.h"
+
+namespace flexquant::cli {
+namespace {
+
+using executor::ModelRunner;
+using executor::SequenceInput;
+using executor::StepBatch;
+using executor::StepOutput;
+
+// The top precision and every case on one window.
+struct WindowRun {
+  size_t index = 0;
+  absl::Span<const uint32_t> tokens;
+  std::vector<std::unique_ptr<controller::PrecisionPolicy>> policies;  // [cases]
+  std::vector<std::vector<uint32_t>> blocks;                           // KV blocks, [1 + cases]
+};
+
+class Evaluation {
+ public:
+  Evaluation(const std::vector<PolicyCase>& cases, size_t prompt_tokens, ModelRunner& runner)
+      : cases_(cases), prompt_tokens_(prompt_tokens), runner_(runner) {
+    top_ = PrecisionPlan::Uniform(kTopPrecision, runner.info().num_layer_groups);
+  }
+
+  // Windows that fit a step and the KV cache together.
+  absl::StatusOr<size_t> WindowsAtOnce(size_t longest) const {
+    const auto& info = runner_.info();
+    const size_t sequences = 1 + cases_.size();
+    const size_t blocks = (longest + info.kv_block_tokens - 1) / info.kv_block_tokens * sequences;
+    if (blocks > info.kv_blocks || sequences > info.max_sequences) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat(sequences, " sequences of ", longest, " tokens need ", blocks, " KV blocks; there are ",
+                       info.kv_blocks, " for up to ", info.max_sequences,
+                       " sequences; give fewer policies, a shorter --window or a larger --kv-cache-gb"));
+    }
+    return std::min<size_t>({8, info.kv_blocks / blocks, info.max_sequences / sequences});
+  }
+
+  absl::StatusOr<WindowRun> Begin(size_t index, absl::Span<const uint32_t> tokens, uint32_t& next_block) {
+    WindowRun run{index, tokens, {}, {}};
+    const uint32_t block_tokens = runner_.info().kv_block_tokens;
+    for (size_t i = 0; i <= cases_.size(); ++i) {
+      run.blocks.emplace_back((tokens.size() + block_tokens - 1) / block_tokens);
+      for (uint32_t& block : run.blocks.back()) {
+        block = next_block++;
+      }
+    }
+    for (const PolicyCase& policy : cases_) {
+      FQ_ASSIGN_OR_RETURN(auto made, policy.make(index));
+      run.policies.push_back(std::move(made));
+    }
+    return run;
+  }
+
+  // The prompt of every sequence of the window, in steps of one sequence.
+  absl::Status Prefill(WindowRun& run) {
+    const auto prompt = run.tokens.subspan(0, prompt_tokens_);
+    const size_t chunk = runner_.info().max_step_tokens;
+    for (size_t i = 0; i < run.blocks.size(); ++i) {
+      for (size_t begin = 0; begin < prompt.size(); begin += chunk) {
+        SequenceInput input = Input(prompt.subspan(begin, chunk), begin, top_, run.blocks[i]);
+        const bool last = begin + chunk >= prompt.size();
+        input.sample = last ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
+        input.num_logits = 0;
+        FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
+        FQ_RETURN_IF_ERROR(output_.sequences[0].status);
+        if (last && i > 0) {
+          Observe(*output_.sequences[0].token, *run.policies[i - 1]);
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Token `at` (>= prompt_tokens) of every window that has one.
+  absl::Status Step(std::vector<WindowRun>& runs, size_t at, std::vector<PolicyOutcome>& outcomes) {
+    StepBatch batch;
+    std::vector<WindowRun*> active;
+    for (WindowRun& run : runs) {
+      if (at >= run.tokens.size()) {
+        continue;
+      }
+      active.push_back(&run);
+      for (size_t i = 0; i < run.blocks.size(); ++i) {
+        const PrecisionPlan& plan =
+            i == 0 ? top_ : run.policies[i - 1]->Next(static_cast<uint32_t>(at - prompt_tokens_ + 1));
+        batch.sequences.push_back(Input(run.tokens.subspan(at, 1), at, plan, run.blocks[i]));
+      }
+    }
+    FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
+    for (size_t w = 0; w < active.size(); ++w) {
+      const size_t first = w * (1 + cases_.size());
+      for (size_t i = 0; i < cases_.size(); ++i) {
+        FQ_RETURN_IF_ERROR(output_.sequences[first].status);
+        FQ_RETURN_IF_ERROR(output_.sequences[first + 1 + i].status);
+        Record(*active[w], at, output_.sequences[first], output_.sequences[first + 1 + i],
+               *batch.sequences[first + 1 + i].plan, outcomes[i]);
+        Observe(*output_.sequences[first + 1 + i].token, *active[w]->policies[i]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  executor::SampleSpec Greedy() const { return {&greedy_, &no_tokens_, 0, 0}; }
+
+  SequenceInput Input(absl::Span<const uint32_t> tokens, size_t start, const PrecisionPlan& plan,
+                      const std::vector<uint32_t>& blocks) const {
+    SequenceInput input;
+    input.tokens = tokens;
+    input.start = static_cast<int64_t>(start);
+    input.plan = &plan;
+    input.block_table = blocks;
+    input.sample = Greedy();
+    input.num_logits = 1;
+    return input;
+  }
+
+  static void Observe(const SampledToken& token, controller::PrecisionPolicy& policy) {
+    policy.Observe({static_cast<double>(token.stats.entropy_nats), static_cast<double>(token.stats.top1_probability),
+                    static_cast<double>(token.stats.margin)});
+  }
+
+  static void Record(const WindowRun& run, size_t at, const executor::SequenceOutput& top,
+                     const executor::SequenceOutput& policy, const PrecisionPlan& plan, PolicyOutcome& outcome) {
+    outcome.kl[run.index].push_back(executor::KlDivergence(top.logits, policy.logits));
+    outcome.plans[run.index].push_back(plan);
+    outcome.num_agreeing += top.token->stats.argmax == policy.token->stats.argmax ? 1 : 0;
+    ++outcome.num_tokens;
+    if (at + 1 < run.tokens.size()) {
+      const float logit = policy.logits[run.tokens[at + 1]];
+      outcome.nll_nats += static_cast<double>(policy.token->stats.log_sum_exp) - static_cast<double>(logit);
+      ++outcome.num_scored;
+    }
+  }
+
+  const std::vector<PolicyCase>& cases_;
+  const size_t prompt_tokens_;
+  ModelRunner& runner_;
+  const SamplingConfig greedy_;
+  const TokenCounts no_tokens_;
+  PrecisionPlan top_;
+  StepOutput output_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
+                                                       const std::vector<std::vector<uint32_t>>& windows,
+                                                       size_t prompt_tokens, ModelRunner& runner,
+                                                       const std::function<void(uint64_t, uint64_t)>& progress) {
+  size_t longest = 0;
+  uint64_t total = 0;
+  for (const auto& window : windows) {
+    longest = std::max(longest, window.size());
+    total += window.size() - std::min(window.size(), prompt_tokens);
+  }
+  Evaluation evaluation(cases, prompt_tokens, runner);
+  FQ_ASSIGN_OR_RETURN(const size_t at_once, evaluation.WindowsAtOnce(longest));
+  std::vector<PolicyOutcome> outcomes(cases.size());
+  for (PolicyOutcome& outcome : outcomes) {
+    outcome.kl.resize(windows.size());
+    outcome.plans.resize(windows.size());
+  }
+  uint64_t done = 0;
+  for (size_t begin = 0; begin < windows.size(); begin += at_once) {
+    std::vector<WindowRun> runs;
+    uint32_t next_block = 0;
+    for (size_t i = begin; i < std::min(windows.size(), begin + at_once); ++i) {
+      if (windows[i].size() > prompt_tokens) {
+        FQ_ASSIGN_OR_RETURN(auto run, evaluation.Begin(i, windows[i], next_block));
+        FQ_RETURN_IF_ERROR(evaluation.Prefill(run));
+        runs.push_back(std::move(run));
+      }
+    }
+    const auto has = [&](size_t at) {
+      return std::count_if(runs.begin(), runs.end(), [at](const WindowRun& run) { return at < run.tokens.size(); });
+    };
+    for (size_t at = prompt_tokens; has(at) > 0; ++at) {
+      FQ_RETURN_IF_ERROR(Interrupt::Check());
+      FQ_RETURN_IF_ERROR(evaluation.Step(runs, at, outcomes));
+      done += static_cast<uint64_t>(has(at));
+      progress(done, total);
+    }
+  }
+  return outcomes;
+}
+
+}  // namespace flexquant::cli
