@@ -18,6 +18,7 @@ namespace flexquant::cli {
 namespace {
 
 constexpr char kShuffledSuffix[] = ":shuffled";
+constexpr char kOracle[] = "oracle";
 
 // Plans given beforehand, in order.
 class GivenPlans : public controller::PrecisionPolicy {
@@ -47,6 +48,9 @@ struct Summary {
 };
 
 absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string& name, int num_layer_groups) {
+  if (name == kOracle) {
+    return PolicyCase{name, nullptr, controller::Ladder::Uniform(num_layer_groups).levels, flags.oracle_kl};
+  }
   if (const std::string fault = CheckPrecision(name); !fault.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--policy: ", fault));
   }
@@ -201,10 +205,14 @@ void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFla
   };
   add("--policy", policies,
       "Decode token by token under policies instead, and compare with the top precision; several with commas: 3 to 8, "
-      "dynamic, random, position, plan:NAME; NAME:shuffled = a policy's plans, dealt to other tokens")
+      "dynamic, random, position, plan:NAME; oracle = for each token the fewest bits whose KL is small enough; "
+      "NAME:shuffled = a policy's plans, dealt to other tokens")
       ->delimiter(',');
   add("--prompt-tokens", flags.prompt_tokens, "Tokens of each window that are read at the top precision first")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  add("--oracle-kl", flags.oracle_kl, "oracle: most nats of KL of a token")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add("--seed", flags.seed, "Seed of random, of shuffling and of the intervals")->capture_default_str();
   add("--min-bits", flags.parameters.min_bits, "Fewest bits of dynamic, random and position");

@@ -17,8 +17,9 @@ namespace flexquant::cli {
 struct PolicyFlags {
   RequestFlags parameters;    // of the policies; `precision` is not used
   size_t prompt_tokens = 32;  // of each window, at the top precision
-  uint64_t seed = 1;          // of the controls
-  size_t resamples = 2'000;   // of the intervals
+  double oracle_kl = 0.02;
+  uint64_t seed = 1;         // of the controls
+  size_t resamples = 2'000;  // of the intervals
 };
 
 // --policy and what goes with it.

@@ -1,6 +1,8 @@
 #include "client/cli/policy_evaluation.h"
 
 #include <algorithm>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -55,8 +57,10 @@ class Evaluation {
       }
     }
     for (const PolicyCase& policy : cases_) {
-      FQ_ASSIGN_OR_RETURN(auto made, policy.make(index));
-      run.policies.push_back(std::move(made));
+      run.policies.emplace_back();
+      if (policy.make != nullptr) {
+        FQ_ASSIGN_OR_RETURN(run.policies.back(), policy.make(index));
+      }
     }
     return run;
   }
@@ -73,7 +77,7 @@ class Evaluation {
         input.num_logits = 0;
         FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
         FQ_RETURN_IF_ERROR(output_.sequences[0].status);
-        if (last && i > 0) {
+        if (last && i > 0 && run.policies[i - 1] != nullptr) {
           Observe(*output_.sequences[0].token, *run.policies[i - 1]);
         }
       }
@@ -83,34 +87,99 @@ class Evaluation {
 
   // Token `at` (>= prompt_tokens) of every window that has one.
   absl::Status Step(std::vector<WindowRun>& runs, size_t at, std::vector<PolicyOutcome>& outcomes) {
-    StepBatch batch;
     std::vector<WindowRun*> active;
     for (WindowRun& run : runs) {
-      if (at >= run.tokens.size()) {
-        continue;
-      }
-      active.push_back(&run);
-      for (size_t i = 0; i < run.blocks.size(); ++i) {
-        const PrecisionPlan& plan =
-            i == 0 ? top_ : run.policies[i - 1]->Next(static_cast<uint32_t>(at - prompt_tokens_ + 1));
-        batch.sequences.push_back(Input(run.tokens.subspan(at, 1), at, plan, run.blocks[i]));
+      if (at < run.tokens.size()) {
+        active.push_back(&run);
       }
     }
-    FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
-    for (size_t w = 0; w < active.size(); ++w) {
-      const size_t first = w * (1 + cases_.size());
-      for (size_t i = 0; i < cases_.size(); ++i) {
-        FQ_RETURN_IF_ERROR(output_.sequences[first].status);
-        FQ_RETURN_IF_ERROR(output_.sequences[first + 1 + i].status);
-        Record(*active[w], at, output_.sequences[first], output_.sequences[first + 1 + i],
-               *batch.sequences[first + 1 + i].plan, outcomes[i]);
-        Observe(*output_.sequences[first + 1 + i].token, *active[w]->policies[i]);
+    FQ_RETURN_IF_ERROR(StepTop(active, at));
+    FQ_RETURN_IF_ERROR(StepPolicies(active, at, outcomes));
+    for (size_t i = 0; i < cases_.size(); ++i) {
+      if (cases_[i].make == nullptr) {
+        FQ_RETURN_IF_ERROR(StepOracle(active, at, i, outcomes[i]));
       }
     }
     return absl::OkStatus();
   }
 
  private:
+  // Logits of the top precision are kept for what follows.
+  absl::Status StepTop(const std::vector<WindowRun*>& active, size_t at) {
+    StepBatch batch;
+    for (const WindowRun* run : active) {
+      batch.sequences.push_back(Input(run->tokens.subspan(at, 1), at, top_, run->blocks[0]));
+    }
+    FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
+    top_logits_.resize(active.size());
+    top_tokens_.resize(active.size());
+    for (size_t w = 0; w < active.size(); ++w) {
+      FQ_RETURN_IF_ERROR(output_.sequences[w].status);
+      top_logits_[w].assign(output_.sequences[w].logits.begin(), output_.sequences[w].logits.end());
+      top_tokens_[w] = output_.sequences[w].token->stats.argmax;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status StepPolicies(const std::vector<WindowRun*>& active, size_t at, std::vector<PolicyOutcome>& outcomes) {
+    StepBatch batch;
+    std::vector<std::pair<size_t, size_t>> of;  // window, case
+    for (size_t w = 0; w < active.size(); ++w) {
+      for (size_t i = 0; i < cases_.size(); ++i) {
+        controller::PrecisionPolicy* policy = active[w]->policies[i].get();
+        if (policy != nullptr) {
+          const PrecisionPlan& plan = policy->Next(static_cast<uint32_t>(at - prompt_tokens_ + 1));
+          batch.sequences.push_back(Input(active[w]->tokens.subspan(at, 1), at, plan, active[w]->blocks[1 + i]));
+          of.emplace_back(w, i);
+        }
+      }
+    }
+    if (of.empty()) {
+      return absl::OkStatus();
+    }
+    FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
+    for (size_t s = 0; s < of.size(); ++s) {
+      const auto [w, i] = of[s];
+      const executor::SequenceOutput& output = output_.sequences[s];
+      FQ_RETURN_IF_ERROR(output.status);
+      Record(*active[w], w, at, output, *batch.sequences[s].plan, outcomes[i]);
+      Observe(*output.token, *active[w]->policies[i]);
+    }
+    return absl::OkStatus();
+  }
+
+  // Every level in turn for the windows that no cheaper one was good enough for; the one taken is run last, so the
+  // cache holds its keys and values.
+  absl::Status StepOracle(std::vector<WindowRun*> undecided, size_t at, size_t oracle, PolicyOutcome& outcome) {
+    const PolicyCase& c = cases_[oracle];
+    std::vector<size_t> indices(undecided.size());
+    std::iota(indices.begin(), indices.end(), size_t{0});
+    for (const PrecisionPlan& level : c.levels) {
+      StepBatch batch;
+      for (const size_t w : indices) {
+        batch.sequences.push_back(
+            Input(undecided[w]->tokens.subspan(at, 1), at, level, undecided[w]->blocks[1 + oracle]));
+      }
+      FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
+      std::vector<size_t> left;
+      for (size_t s = 0; s < indices.size(); ++s) {
+        const size_t w = indices[s];
+        FQ_RETURN_IF_ERROR(output_.sequences[s].status);
+        const double kl = executor::KlDivergence(top_logits_[w], output_.sequences[s].logits);
+        if (kl <= c.max_kl || &level == &c.levels.back()) {
+          Record(*undecided[w], w, at, output_.sequences[s], level, outcome);
+        } else {
+          left.push_back(w);
+        }
+      }
+      indices = std::move(left);
+      if (indices.empty()) {
+        break;
+      }
+    }
+    return absl::OkStatus();
+  }
+
   executor::SampleSpec Greedy() const { return {&greedy_, &no_tokens_, 0, 0}; }
 
   SequenceInput Input(absl::Span<const uint32_t> tokens, size_t start, const PrecisionPlan& plan,
@@ -130,11 +199,11 @@ class Evaluation {
                     static_cast<double>(token.stats.margin)});
   }
 
-  static void Record(const WindowRun& run, size_t at, const executor::SequenceOutput& top,
-                     const executor::SequenceOutput& policy, const PrecisionPlan& plan, PolicyOutcome& outcome) {
-    outcome.kl[run.index].push_back(executor::KlDivergence(top.logits, policy.logits));
+  void Record(const WindowRun& run, size_t active, size_t at, const executor::SequenceOutput& policy,
+              const PrecisionPlan& plan, PolicyOutcome& outcome) const {
+    outcome.kl[run.index].push_back(executor::KlDivergence(top_logits_[active], policy.logits));
     outcome.plans[run.index].push_back(plan);
-    outcome.num_agreeing += top.token->stats.argmax == policy.token->stats.argmax ? 1 : 0;
+    outcome.num_agreeing += top_tokens_[active] == policy.token->stats.argmax ? 1 : 0;
     ++outcome.num_tokens;
     if (at + 1 < run.tokens.size()) {
       const float logit = policy.logits[run.tokens[at + 1]];
@@ -150,6 +219,8 @@ class Evaluation {
   const TokenCounts no_tokens_;
   PrecisionPlan top_;
   StepOutput output_;
+  std::vector<std::vector<float>> top_logits_;  // of the windows of this step
+  std::vector<uint32_t> top_tokens_;            // and their most likely tokens
 };
 
 }  // namespace

@@ -16,10 +16,14 @@
 
 namespace flexquant::cli {
 
-// A policy under test; `make` gives a fresh one for window `window`.
+// A policy under test; `make` gives a fresh one for window `window`. Without it an oracle, which knows what no policy
+// can: a token's KL at each of `levels` [cheapest to dearest], from the sequence's own state. It takes the cheapest
+// with at most `max_kl` nats, or else the last.
 struct PolicyCase {
   std::string name;
   std::function<absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>>(size_t window)> make;
+  std::vector<PrecisionPlan> levels = {};
+  double max_kl = 0;
 };
 
 // What a policy did, of the tokens after each window's prompt.

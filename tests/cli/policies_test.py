@@ -46,6 +46,20 @@ class PoliciesTest(harness.CliTest):
         again, _ = self.evaluate(text, *arguments)
         self.assertEqual(again, report)
 
+    def test_oracle(self):
+        text = self.text()
+        figures = []
+        for most in (0, 0.003, 100):
+            _, policies = self.evaluate(text, "--policy", "3,8,oracle,oracle:shuffled", "--oracle-kl", most)
+            oracle = policies["oracle"]
+            self.assertLessEqual(oracle["kl_median"], most)
+            self.assertLessEqual(oracle["kl_mean"], policies["oracle:shuffled"]["kl_mean"])
+            figures.append(dict(oracle, policy=""))
+        # With no budget it is the top precision, with any it is the lowest.
+        self.assertEqual(figures[0], dict(policies["8"], policy=""))
+        self.assertEqual(figures[2], dict(policies["3"], policy=""))
+        self.assertTrue(figures[2]["mean_bits"] < figures[1]["mean_bits"] < figures[0]["mean_bits"])
+
     def test_bits_are_those_of_the_ladder(self):
         _, policies = self.evaluate(self.text(), "--policy", "position", "--tokens-per-level", 1, "--min-bits", 4)
         _, lowest = self.evaluate(self.text(), "--policy", "4")
