@@ -157,12 +157,30 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
 }
 
 absl::Status CpuModelRunner::RunStep(const StepBatch& batch, StepOutput* output) {
+  return RunFrom(
+      batch, {}, [](int64_t, absl::Span<const float>) { return absl::OkStatus(); }, output);
+}
+
+absl::Status CpuModelRunner::RunFrom(const StepBatch& batch, const PassStart& start, BlockObserver observe,
+                                     StepOutput* output) {
   FQ_RETURN_IF_ERROR(ValidateBatch(batch, info_));
+  FQ_RETURN_IF_ERROR(CheckRange("the first block", start.block, 0, config_.num_layers));
   BeginStep(batch);
-  LookUpEmbeddings(batch);
-  for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
+  const size_t size = rows_.size() * static_cast<size_t>(config_.hidden_size);
+  ComputeAngles();
+  if (start.block == 0) {
+    LookUpEmbeddings(batch);
+  } else if (start.hidden.size() == size) {
+    std::copy(start.hidden.begin(), start.hidden.end(), hidden_.as<float>());
+  } else {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a hidden state of ", start.hidden.size(), " numbers; the step's tokens need ", size));
+  }
+  for (int64_t layer = start.block; layer < config_.num_layers; ++layer) {
+    FQ_RETURN_IF_ERROR(observe(layer, {hidden_.as<float>(), size}));
     RunBlock(batch, layer);
   }
+  FQ_RETURN_IF_ERROR(observe(config_.num_layers, {hidden_.as<float>(), size}));
   RunHead(batch, output);
   output->weight_bytes_read = bytes_read_;
   return absl::OkStatus();
@@ -186,15 +204,22 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
   }
 }
 
-void CpuModelRunner::LookUpEmbeddings(const StepBatch& batch) {
+void CpuModelRunner::ComputeAngles() {
   const auto pairs = static_cast<int64_t>(rope_frequencies_.size());
+  // A sine or cosine costs tens of plain operations.
+  ForRows(pool_, static_cast<int64_t>(rows_.size()), 64 * pairs, [&](int64_t row) {
+    RopeAngles(rope_frequencies_, rows_[static_cast<size_t>(row)].position, cos_.as<float>() + row * pairs,
+               sin_.as<float>() + row * pairs);
+  });
+}
+
+void CpuModelRunner::LookUpEmbeddings(const StepBatch& batch) {
   // Decoding an element costs tens of plain operations.
   ForRows(pool_, static_cast<int64_t>(rows_.size()), 16 * config_.hidden_size, [&](int64_t row) {
     const Row at = rows_[static_cast<size_t>(row)];
     const SequenceInput& sequence = batch.sequences[static_cast<size_t>(at.sequence)];
     const uint32_t token = sequence.tokens[static_cast<size_t>(at.position - sequence.start)];
     LookUpRow(store_.embedding(), token, UsesReference(sequence), hidden_.as<float>() + row * config_.hidden_size);
-    RopeAngles(rope_frequencies_, at.position, cos_.as<float>() + row * pairs, sin_.as<float>() + row * pairs);
   });
 }
 

@@ -6,8 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "common/store/model_store.h"
 #include "common/thread_pool.h"
 #include "executor/cpu_linear.h"
@@ -28,6 +31,16 @@ struct CpuRunnerOptions {
   uint32_t max_step_tokens = 512;  // in [1, 65536]
 };
 
+// Where a pass begins, if not at the embedding.
+struct PassStart {
+  int64_t block = 0;               // first block that runs, in [0, num_layers]; num_layers = only the head
+  absl::Span<const float> hidden;  // [tokens of the step, hidden_size] in front of `block`; not used if block is 0
+};
+
+// Sees the hidden state [tokens of the step, hidden_size] in front of each block that runs and of the head, `block` =
+// num_layers. An error ends the pass.
+using BlockObserver = absl::FunctionRef<absl::Status(int64_t block, absl::Span<const float> hidden)>;
+
 // Computes on the store's mapped planes: weights are not copied, buffers are reserved once and take memory as far as
 // steps use them. A layer is five short parallel regions; what lies between them is done by the caller when it is
 // small.
@@ -39,6 +52,13 @@ class CpuModelRunner : public ModelRunner {
 
   const RunnerInfo& info() const override { return info_; }
   absl::Status RunStep(const StepBatch& batch, StepOutput* output) override;
+  // The part of RunStep from `start` on; blocks in front of it neither read nor write the KV cache. INVALID_ARGUMENT if
+  // start's block or size is out of range; the observer's errors.
+  absl::Status RunFrom(const StepBatch& batch, const PassStart& start, BlockObserver observe, StepOutput* output);
+
+  // What the runner computes with, for work on its results between steps.
+  const CpuKernels& kernels() const { return kernels_; }
+  ThreadPool& pool() { return pool_; }
 
  private:
   CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, int num_threads, const CpuKernels& kernels);
@@ -57,6 +77,7 @@ class CpuModelRunner : public ModelRunner {
   };
 
   void BeginStep(const StepBatch& batch);
+  void ComputeAngles();
   void LookUpEmbeddings(const StepBatch& batch);
   void RunBlock(const StepBatch& batch, int64_t layer);
   void RunHead(const StepBatch& batch, StepOutput* output);

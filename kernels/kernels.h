@@ -111,6 +111,11 @@ struct CpuKernels {
 
   // One pass over logits [n], n >= 1, finite.
   LogitStats (*logit_stats)(const float* logits, int64_t n);
+
+  // KL(softmax(p) || softmax(q)) in nats, >= 0, of two rows of logits [n], n >= 1, finite; log_sum_exp as logit_stats
+  // gives it. An error of log_sum_exp counts only squared, so that distributions that hardly differ are measured to
+  // about 1e-6.
+  double (*kl_divergence)(const float* p, float p_log_sum_exp, const float* q, float q_log_sum_exp, int64_t n);
 };
 
 size_t NestedGemmWorkspaceBytes(const NestedMatrix& w);

@@ -13,6 +13,7 @@ using RunCommand = std::function<absl::Status()>;
 
 // Each adds one subcommand to `app`; parsing it sets `run`. Flags that do not go together throw CLI::ValidationError.
 void AddConvert(CLI::App& app, RunCommand& run);
+void AddCalibrate(CLI::App& app, RunCommand& run);
 void AddInspect(CLI::App& app, RunCommand& run);
 void AddGenerate(CLI::App& app, RunCommand& run);
 void AddChat(CLI::App& app, RunCommand& run);

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
   app.footer(kFooter);
   flexquant::cli::RunCommand run;
   flexquant::cli::AddConvert(app, run);
+  flexquant::cli::AddCalibrate(app, run);
   flexquant::cli::AddInspect(app, run);
   flexquant::cli::AddGenerate(app, run);
   flexquant::cli::AddChat(app, run);

@@ -38,6 +38,7 @@ Json ShapeJson(const ModelConfig& config) {
 struct Inspection {
   std::unique_ptr<ModelStore> store;
   Manifest manifest;
+  std::optional<Calibration> calibration;
   bool verified = false;
 };
 
@@ -45,6 +46,7 @@ absl::StatusOr<Inspection> Inspect(const std::string& folder, const StoreOptions
   Inspection out;
   FQ_ASSIGN_OR_RETURN(out.store, ModelStore::Open(folder, options));
   FQ_ASSIGN_OR_RETURN(out.manifest, Manifest::FromJson(out.store->manifest_json(), folder));
+  FQ_ASSIGN_OR_RETURN(out.calibration, out.store->ReadCalibration());
   out.verified = options.verify_checksum;
   return out;
 }
@@ -86,7 +88,15 @@ absl::StatusOr<std::string> InspectJson(const std::string& folder, const StoreOp
   json["checksum"] = manifest.checksum;
   json["checksum_verified"] = inspection.verified;
   json["provenance"] = {{"source", manifest.source}, {"description", manifest.source_description}};
-  json["calibrated"] = false;
+  json["calibrated"] = inspection.calibration.has_value();
+  if (inspection.calibration.has_value()) {
+    const Calibration& calibration = *inspection.calibration;
+    json["calibration"] = {{"rungs", calibration.rungs.size()},
+                           {"positions", calibration.positions},
+                           {"holdout_positions", calibration.holdout_positions},
+                           {"text", calibration.text_name},
+                           {"text_checksum", calibration.text_checksum}};
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -117,7 +127,14 @@ absl::StatusOr<std::string> InspectText(const std::string& folder, const StoreOp
                         inspection.verified ? "verified" : "not verified; --verify reads the whole file");
   absl::StrAppendFormat(&out, "  format %d, written by FlexQuant %s from %s (%s)\n", manifest.format_version,
                         manifest.flexquant_version, manifest.source, manifest.source_description);
-  absl::StrAppend(&out, "  not calibrated: the ladder of `--precision dynamic` is the uniform widths\n");
+  if (inspection.calibration.has_value()) {
+    const Calibration& calibration = *inspection.calibration;
+    absl::StrAppendFormat(&out, "  calibrated: %d rungs, on %d + %d tokens of %s (xxh3-128 %s)\n",
+                          calibration.rungs.size(), calibration.positions, calibration.holdout_positions,
+                          calibration.text_name, calibration.text_checksum.substr(0, 16));
+  } else {
+    absl::StrAppend(&out, "  not calibrated: the ladder of `--precision dynamic` is the uniform widths\n");
+  }
   return out;
 }
 

@@ -131,8 +131,7 @@ std::string Manifest::ToJson() const {
   json["relative_error"] = errors;
   json["provenance"] = {{"source", source}, {"description", source_description}};
   // Filled in by calibration.
-  json["sensitivity"] = nullptr;
-  json["ladder"] = nullptr;
+  json["calibration"] = nullptr;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 

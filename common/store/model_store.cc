@@ -221,6 +221,11 @@ const NestedMatrix& ModelStore::layer_group(int index) const {
   }
 }
 
+absl::StatusOr<std::optional<Calibration>> ModelStore::ReadCalibration() const {
+  return CalibrationOfManifest(manifest_json_, absl::StrCat(folder_, "/", kManifestFile), revision_,
+                               num_layer_groups());
+}
+
 std::vector<uint64_t> ModelStore::LayerGroupWeights() const {
   std::vector<uint64_t> weights;
   for (int group = 0; group < num_layer_groups(); ++group) {

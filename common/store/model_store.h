@@ -16,11 +16,13 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/calibration/calibration.h"
 #include "common/mapped_file.h"
 #include "common/model_config.h"
 #include "common/nested_matrix.h"
@@ -68,6 +70,8 @@ class ModelStore {
   int num_layer_groups() const { return static_cast<int>(4 * config_.num_layers + 1); }
   // Text of flexquant.json.
   const std::string& manifest_json() const { return manifest_json_; }
+  // nullopt if the package is not calibrated. Errors of CalibrationOfManifest.
+  absl::StatusOr<std::optional<Calibration>> ReadCalibration() const;
   uint64_t file_bytes() const { return file_.bytes().size(); }
 
   const BlockWeights& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/kl_divergence.h"
 #include "kernels/cpu/logit_stats.h"
 #include "kernels/cpu/reference_gemm.h"
 #include "kernels/cpu/tables.h"
@@ -23,7 +24,8 @@ constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested
           &Add<F32>,
           &StoreKv<F32>,
           &Attention<F32>,
-          &ComputeLogitStats<F32>};
+          &ComputeLogitStats<F32>,
+          &KlDivergence<F32>};
 }
 
 }  // namespace flexquant

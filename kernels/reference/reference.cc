@@ -308,4 +308,16 @@ Stats LogitStats(const float* logits, int64_t n) {
   return stats;
 }
 
+double KlDivergence(const float* p, const float* q, int64_t n) {
+  const double p_log_sum = LogitStats(p, n).log_sum_exp;
+  const double q_log_sum = LogitStats(q, n).log_sum_exp;
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double log_p = static_cast<double>(p[i]) - p_log_sum;
+    const double log_q = static_cast<double>(q[i]) - q_log_sum;
+    sum += std::exp(log_p) * (log_p - log_q);
+  }
+  return sum;
+}
+
 }  // namespace flexquant::reference

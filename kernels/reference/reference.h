@@ -64,6 +64,8 @@ struct Stats {
 };
 Stats LogitStats(const float* logits, int64_t n);
 
+double KlDivergence(const float* p, const float* q, int64_t n);
+
 }  // namespace flexquant::reference
 
 #endif  // FLEXQUANT_KERNELS_REFERENCE_REFERENCE_H_

@@ -305,6 +305,39 @@ TEST_P(LogitStatsTest, FindsTheFirstOfEqualsWhereverItStands) {
   }
 }
 
+double Kl(const CpuKernels& kernels, const std::vector<float>& p, const std::vector<float>& q) {
+  const auto n = static_cast<int64_t>(p.size());
+  return kernels.kl_divergence(p.data(), kernels.logit_stats(p.data(), n).log_sum_exp, q.data(),
+                               kernels.logit_stats(q.data(), n).log_sum_exp, n);
+}
+
+TEST_P(LogitStatsTest, DivergenceMatchesTheReference) {
+  for (const int64_t n : {1, 2, 15, 17, 1023, 1025, 49152, 128256}) {
+    const auto p = RandomFloats(n, static_cast<uint32_t>(n), 4.0F);
+    const auto noise = RandomFloats(n, static_cast<uint32_t>(n) + 1, 1.0F);
+    for (const float size : {0.0F, 1e-3F, 1e-2F, 0.3F, 5.0F, 100.0F}) {
+      std::vector<float> q = p;
+      for (size_t i = 0; i < q.size(); ++i) {
+        q[i] += size * noise[i] + 7.0F;
+      }
+      const double want = reference::KlDivergence(p.data(), q.data(), n);
+      EXPECT_NEAR(Kl(kernels(), p, q), want, 2e-6 + 1e-5 * want) << n << " tokens, noise " << size;
+    }
+  }
+}
+
+// Terms of p that underflow count nothing, those of q keep their distance from p.
+TEST_P(LogitStatsTest, DivergenceOfPeaksIsFinite) {
+  for (const size_t n : {3U, 64U, 5000U}) {
+    std::vector<float> p(n, -300.0F);
+    std::vector<float> q(n, -300.0F);
+    p[0] = 100.0F;
+    q[1] = 100.0F;
+    EXPECT_NEAR(Kl(kernels(), p, q), 400.0, 1e-3);
+    EXPECT_EQ(Kl(kernels(), p, p), 0.0);
+  }
+}
+
 TEST_P(LogitStatsTest, SampledTokensAreThoseOfEveryOtherInstructionSet) {
   const auto logits = RandomFloats(2000, 71, 2.0F);
   SamplingConfig config = AtTemperature(0.9F);

@@ -1,0 +1,85 @@
+#include "common/calibration/calibration_progress.h"
+
+#include <algorithm>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/calibration/json_fields.h"
+#include "common/status_macros.h"
+
+namespace flexquant {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr char kRemedy[] = "calibrate with --restart";
+
+absl::StatusOr<CalibrationProgress::GroupSums> ReadSums(const JsonFields& fields) {
+  FQ_ASSIGN_OR_RETURN(const std::vector<double> flat, fields.Numbers("kl", kLowerPrecisions.size() * kEntropyBuckets));
+  CalibrationProgress::GroupSums sums;
+  for (size_t w = 0; w < sums.size(); ++w) {
+    std::copy_n(flat.begin() + static_cast<ptrdiff_t>(w * kEntropyBuckets), kEntropyBuckets, sums[w].begin());
+  }
+  return sums;
+}
+
+absl::StatusOr<CalibrationProgress::RungSamples> ReadSamples(const JsonFields& fields) {
+  CalibrationProgress::RungSamples samples;
+  FQ_ASSIGN_OR_RETURN(const uint64_t positions, fields.Count("positions"));
+  FQ_ASSIGN_OR_RETURN(samples.kl, fields.Numbers("kl", positions));
+  FQ_ASSIGN_OR_RETURN(samples.agreements, fields.Count("agreements"));
+  FQ_ASSIGN_OR_RETURN(samples.nll_nats, fields.Number("nll_nats", std::numeric_limits<double>::max()));
+  return samples;
+}
+
+}  // namespace
+
+std::string CalibrationProgress::ToJson() const {
+  Json json;
+  json["key"] = key;
+  json["units_done"] = units_done;
+  json["bucket_positions"] = bucket_positions;
+  json["groups"] = Json::array();
+  for (const GroupSums& group : sums) {
+    Json flat = Json::array();
+    for (const auto& buckets : group) {
+      for (const double sum : buckets) {
+        flat.push_back(sum);
+      }
+    }
+    json["groups"].push_back({{"kl", flat}});
+  }
+  json["rungs"] = Json::array();
+  for (const RungSamples& rung : rungs) {
+    json["rungs"].push_back(
+        {{"positions", rung.kl.size()}, {"kl", rung.kl}, {"agreements", rung.agreements}, {"nll_nats", rung.nll_nats}});
+  }
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+absl::StatusOr<CalibrationProgress> CalibrationProgress::FromJson(const std::string& text, const std::string& path) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object; ", kRemedy));
+  }
+  const JsonFields fields(json, path, "", kRemedy);
+  CalibrationProgress progress;
+  FQ_ASSIGN_OR_RETURN(progress.key, fields.String("key"));
+  FQ_ASSIGN_OR_RETURN(progress.units_done, fields.Count("units_done"));
+  FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> buckets, fields.Counts("bucket_positions", kEntropyBuckets));
+  std::copy(buckets.begin(), buckets.end(), progress.bucket_positions.begin());
+  FQ_ASSIGN_OR_RETURN(const std::vector<JsonFields> groups, fields.Objects("groups"));
+  for (const JsonFields& group : groups) {
+    FQ_ASSIGN_OR_RETURN(const GroupSums sums, ReadSums(group));
+    progress.sums.push_back(sums);
+  }
+  FQ_ASSIGN_OR_RETURN(const std::vector<JsonFields> rungs, fields.Objects("rungs"));
+  for (const JsonFields& rung : rungs) {
+    FQ_ASSIGN_OR_RETURN(RungSamples samples, ReadSamples(rung));
+    progress.rungs.push_back(std::move(samples));
+  }
+  return progress;
+}
+
+}  // namespace flexquant

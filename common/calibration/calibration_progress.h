@@ -1,0 +1,43 @@
+#ifndef FLEXQUANT_COMMON_CALIBRATION_CALIBRATION_PROGRESS_H_
+#define FLEXQUANT_COMMON_CALIBRATION_CALIBRATION_PROGRESS_H_
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/calibration/calibration.h"
+
+namespace flexquant {
+
+// What an unfinished calibration has measured so far. A value type; written and read without loss, so that a run that
+// was interrupted gives the numbers of one that was not.
+struct CalibrationProgress {
+  // Sums of KL over the positions of each bucket at each of kLowerPrecisions.
+  using GroupSums = std::array<std::array<double, kEntropyBuckets>, kLowerPrecisions.size()>;
+  // A rung on the held-back positions so far.
+  struct RungSamples {
+    std::vector<double> kl;  // [positions]
+    uint64_t agreements = 0;
+    double nll_nats = 0;
+
+    bool operator==(const RungSamples&) const = default;
+  };
+
+  std::string key;          // names the model, text and settings that the numbers are of
+  uint64_t units_done = 0;  // of executor/calibrate.h
+  std::array<uint64_t, kEntropyBuckets> bucket_positions{};
+  std::vector<GroupSums> sums;     // [num_layer_groups]; empty before the first unit
+  std::vector<RungSamples> rungs;  // empty before the first held-back unit
+
+  bool operator==(const CalibrationProgress&) const = default;
+
+  std::string ToJson() const;
+  // INVALID_ARGUMENT names `path` and the field.
+  static absl::StatusOr<CalibrationProgress> FromJson(const std::string& text, const std::string& path);
+};
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_COMMON_CALIBRATION_CALIBRATION_PROGRESS_H_

@@ -1,0 +1,104 @@
+#include "common/calibration/json_fields.h"
+
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace flexquant {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+bool IsNumber(const Json& value, double max) {
+  return value.is_number() && std::isfinite(value.get<double>()) && value.get<double>() >= 0 &&
+         value.get<double>() <= max;
+}
+
+}  // namespace
+
+JsonFields::JsonFields(const Json& object, std::string path, std::string where, std::string remedy)
+    : object_(&object), path_(std::move(path)), where_(std::move(where)), remedy_(std::move(remedy)) {}
+
+absl::Status JsonFields::Error(const std::string& field, const std::string& problem) const {
+  return absl::InvalidArgumentError(absl::StrCat(path_, ": field \"", where_, field, "\" ", problem, "; ", remedy_));
+}
+
+const Json* JsonFields::Find(const std::string& field) const {
+  const auto it = object_->find(field);
+  return it == object_->end() ? nullptr : &*it;
+}
+
+absl::StatusOr<uint64_t> JsonFields::Count(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_number_unsigned()) {
+    return Error(field, "is missing or not a whole number >= 0");
+  }
+  return value->get<uint64_t>();
+}
+
+absl::StatusOr<std::string> JsonFields::String(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_string()) {
+    return Error(field, "is missing or not a string");
+  }
+  return value->get<std::string>();
+}
+
+absl::StatusOr<double> JsonFields::Number(const std::string& field, double max) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !IsNumber(*value, max)) {
+    return Error(field, std::isfinite(max) ? absl::StrCat("is missing or not a number from 0 to ", max)
+                                           : "is missing or not a number >= 0");
+  }
+  return value->get<double>();
+}
+
+absl::StatusOr<std::vector<double>> JsonFields::Numbers(const std::string& field, size_t size) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_array() || value->size() != size) {
+    return Error(field, absl::StrCat("is missing or not a list of ", size, " numbers"));
+  }
+  std::vector<double> numbers;
+  for (const Json& element : *value) {
+    if (!IsNumber(element, std::numeric_limits<double>::max())) {
+      return Error(absl::StrCat(field, "[", numbers.size(), "]"), "is not a number >= 0");
+    }
+    numbers.push_back(element.get<double>());
+  }
+  return numbers;
+}
+
+absl::StatusOr<std::vector<uint64_t>> JsonFields::Counts(const std::string& field, size_t size) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_array() || value->size() != size) {
+    return Error(field, absl::StrCat("is missing or not a list of ", size, " whole numbers"));
+  }
+  std::vector<uint64_t> counts;
+  for (const Json& element : *value) {
+    if (!element.is_number_unsigned()) {
+      return Error(absl::StrCat(field, "[", counts.size(), "]"), "is not a whole number >= 0");
+    }
+    counts.push_back(element.get<uint64_t>());
+  }
+  return counts;
+}
+
+absl::StatusOr<std::vector<JsonFields>> JsonFields::Objects(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_array()) {
+    return Error(field, "is missing or not a list");
+  }
+  std::vector<JsonFields> objects;
+  for (const Json& element : *value) {
+    const std::string name = absl::StrCat(field, "[", objects.size(), "]");
+    if (!element.is_object()) {
+      return Error(name, "is not an object");
+    }
+    objects.emplace_back(element, path_, absl::StrCat(where_, name, "."), remedy_);
+  }
+  return objects;
+}
+
+}  // namespace flexquant

@@ -1,0 +1,44 @@
+#ifndef FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_
+#define FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace flexquant {
+
+// Typed access to an object's fields that never throws. Errors are INVALID_ARGUMENT: "PATH: field "NAME" is ...;
+// REMEDY". The object must outlive this.
+class JsonFields {
+ public:
+  // `where` names the object within the file: "calibration.ladder[3]."
+  JsonFields(const nlohmann::ordered_json& object, std::string path, std::string where, std::string remedy);
+
+  absl::Status Error(const std::string& field, const std::string& problem) const;
+
+  absl::StatusOr<uint64_t> Count(const std::string& field) const;
+  absl::StatusOr<std::string> String(const std::string& field) const;
+  // Finite and in [0, max].
+  absl::StatusOr<double> Number(const std::string& field, double max) const;
+  // `size` of them, each finite and >= 0.
+  absl::StatusOr<std::vector<double>> Numbers(const std::string& field, size_t size) const;
+  absl::StatusOr<std::vector<uint64_t>> Counts(const std::string& field, size_t size) const;
+  // An array of objects, each to be read by fields of its own.
+  absl::StatusOr<std::vector<JsonFields>> Objects(const std::string& field) const;
+
+ private:
+  const nlohmann::ordered_json* Find(const std::string& field) const;
+
+  const nlohmann::ordered_json* object_;
+  std::string path_;
+  std::string where_;
+  std::string remedy_;
+};
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_

@@ -1,0 +1,300 @@
+#include "executor/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/calibration/ladder_builder.h"
+#include "common/status_macros.h"
+#include "executor/calibration_forward.h"
+
+namespace flexquant::executor {
+namespace {
+
+class Calibrator {
+ public:
+  Calibrator(const ModelStore& store, const CalibrationWindows& windows, const CalibrateOptions& options,
+             CalibrationProgress progress)
+      : store_(store),
+        windows_(windows),
+        options_(options),
+        progress_(std::move(progress)),
+        num_layers_(static_cast<int>(store.config().num_layers)) {}
+
+  absl::StatusOr<CalibrateResult> Run();
+
+ private:
+  absl::Status Start();
+  absl::Status CheckProgress() const;
+  absl::Status MeasureSensitivities();
+  absl::Status MeasureUnit(int block);
+  absl::Status MeasureRungs();
+  absl::Status FinishUnit();
+
+  // Units of work in front of the held-back windows: the blocks and the head of each window.
+  uint64_t SensitivityUnits() const { return windows_.sensitivity.size() * static_cast<uint64_t>(num_layers_ + 1); }
+  // Multiply-accumulates of one position from `block` on.
+  double PassWork(int64_t block) const;
+  double UnitWork(int block) const;
+  double HoldoutWork(const std::vector<uint32_t>& window) const;
+  void CountWork();
+  void Report(double done, const std::string& what);
+
+  std::vector<GroupSensitivity> Sensitivities() const;
+  std::vector<Rung> PlanRungs() const;
+  std::vector<Rung> MeasuredRungs() const;
+
+  const ModelStore& store_;
+  const CalibrationWindows& windows_;
+  const CalibrateOptions& options_;
+  CalibrationProgress progress_;
+  const int num_layers_;
+  std::unique_ptr<CalibrationForward> forward_;
+  std::vector<Rung> rungs_;  // not measured; from the top down
+  double work_done_ = 0;     // in this run
+  double work_total_ = 0;
+};
+
+absl::StatusOr<CalibrateResult> Calibrator::Run() {
+  FQ_RETURN_IF_ERROR(Start());
+  CountWork();
+  FQ_RETURN_IF_ERROR(MeasureSensitivities());
+  rungs_ = PlanRungs();
+  FQ_RETURN_IF_ERROR(MeasureRungs());
+  CalibrateResult result;
+  result.measured = MeasuredRungs();
+  Calibration& calibration = result.calibration;
+  calibration.bucket_positions = progress_.bucket_positions;
+  calibration.positions =
+      std::accumulate(progress_.bucket_positions.begin(), progress_.bucket_positions.end(), uint64_t{0});
+  calibration.holdout_positions = progress_.rungs.front().kl.size();
+  calibration.sensitivities = Sensitivities();
+  calibration.rungs = MonotoneRungs(result.measured);
+  return result;
+}
+
+absl::Status Calibrator::Start() {
+  CalibrationForward::Options options;
+  options.num_threads = options_.num_threads;
+  options.isa = options_.isa;
+  options.cancelled = options_.cancelled;
+  size_t longest = 0;
+  for (const auto* windows : {&windows_.sensitivity, &windows_.holdout}) {
+    if (windows->empty()) {
+      return absl::InvalidArgumentError("there are no windows to calibrate on; at least one of each kind is needed");
+    }
+    for (const std::vector<uint32_t>& window : *windows) {
+      longest = std::max(longest, window.size());
+    }
+  }
+  options.max_positions = static_cast<int64_t>(longest) - 1;
+  FQ_ASSIGN_OR_RETURN(forward_, CalibrationForward::Create(store_, std::move(options)));
+  if (progress_.units_done == 0) {
+    progress_.sums.resize(static_cast<size_t>(store_.num_layer_groups()));
+  }
+  return CheckProgress();
+}
+
+absl::Status Calibrator::CheckProgress() const {
+  const uint64_t holdout_units = progress_.units_done - std::min(progress_.units_done, SensitivityUnits());
+  bool fits = progress_.sums.size() == static_cast<size_t>(store_.num_layer_groups()) &&
+              holdout_units <= windows_.holdout.size() && (holdout_units == 0 || !progress_.rungs.empty());
+  size_t positions = 0;
+  for (size_t i = 0; fits && i < holdout_units; ++i) {
+    positions += windows_.holdout[i].size() - 1;
+  }
+  for (const CalibrationProgress::RungSamples& rung : progress_.rungs) {
+    fits = fits && rung.kl.size() == positions;
+  }
+  return fits ? absl::OkStatus()
+              : absl::InvalidArgumentError(
+                    "what the interrupted calibration left does not fit this model and text; calibrate with --restart");
+}
+
+absl::Status Calibrator::MeasureSensitivities() {
+  const uint64_t units_a_window = static_cast<uint64_t>(num_layers_) + 1;
+  while (progress_.units_done < SensitivityUnits()) {
+    const std::vector<uint32_t>& window = windows_.sensitivity[progress_.units_done / units_a_window];
+    FQ_RETURN_IF_ERROR(forward_->SetWindow(window));
+    if (progress_.units_done % units_a_window == 0) {
+      for (const TopPosition& position : forward_->top()) {
+        ++progress_.bucket_positions[EntropyBucket(position.entropy_nats)];
+      }
+    }
+    do {
+      FQ_RETURN_IF_ERROR(MeasureUnit(static_cast<int>(progress_.units_done % units_a_window)));
+      FQ_RETURN_IF_ERROR(FinishUnit());
+    } while (progress_.units_done % units_a_window != 0);
+  }
+  return absl::OkStatus();
+}
+
+// Each layer group of a block, or the head, at each lower precision.
+absl::Status Calibrator::MeasureUnit(int block) {
+  const int first = block * kLayerGroupsPerBlock;
+  const int count = block == num_layers_ ? 1 : kLayerGroupsPerBlock;
+  // Counted only once the unit is whole: what is saved must not hold parts of one.
+  std::vector<CalibrationProgress::GroupSums> sums(static_cast<size_t>(count));
+  PrecisionPlan plan = PrecisionPlan::Uniform(kTopPrecision, store_.num_layer_groups());
+  const double work = UnitWork(block) / static_cast<double>(count * static_cast<int>(kLowerPrecisions.size()));
+  double done = 0;
+  for (int group = first; group < first + count; ++group) {
+    uint8_t& bits = plan.bits[static_cast<size_t>(group)];
+    for (size_t w = 0; w < kLowerPrecisions.size(); ++w) {
+      Report(done, LayerGroupName(group, num_layers_));
+      bits = static_cast<uint8_t>(kLowerPrecisions[w]);
+      FQ_ASSIGN_OR_RETURN(const auto divergences, forward_->Measure(plan));
+      for (size_t i = 0; i < divergences.size(); ++i) {
+        sums[static_cast<size_t>(group - first)][w][EntropyBucket(forward_->top()[i].entropy_nats)] +=
+            divergences[i].kl_nats;
+      }
+      done += work * static_cast<double>(divergences.size());
+    }
+    bits = kTopPrecision;
+  }
+  for (size_t g = 0; g < sums.size(); ++g) {
+    for (size_t w = 0; w < kLowerPrecisions.size(); ++w) {
+      for (size_t bucket = 0; bucket < kEntropyBuckets; ++bucket) {
+        progress_.sums[static_cast<size_t>(first) + g][w][bucket] += sums[g][w][bucket];
+      }
+    }
+  }
+  work_done_ += done;
+  return absl::OkStatus();
+}
+
+absl::Status Calibrator::MeasureRungs() {
+  if (progress_.rungs.empty()) {
+    progress_.rungs.resize(rungs_.size());
+  } else if (progress_.rungs.size() != rungs_.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("the interrupted calibration measured ", progress_.rungs.size(),
+                                                   " rungs, this one has ", rungs_.size(),
+                                                   "; calibrate with --restart"));
+  }
+  while (progress_.units_done < SensitivityUnits() + windows_.holdout.size()) {
+    const std::vector<uint32_t>& window = windows_.holdout[progress_.units_done - SensitivityUnits()];
+    FQ_RETURN_IF_ERROR(forward_->SetWindow(window));
+    std::vector<CalibrationProgress::RungSamples> samples = progress_.rungs;
+    const double work = HoldoutWork(window);
+    for (size_t r = 0; r < rungs_.size(); ++r) {
+      Report(work * static_cast<double>(r) / static_cast<double>(rungs_.size()),
+             absl::StrCat("rung ", r + 1, " of ", rungs_.size()));
+      FQ_ASSIGN_OR_RETURN(const auto divergences, forward_->Measure(rungs_[r].plan));
+      for (const PositionDivergence& position : divergences) {
+        samples[r].kl.push_back(position.kl_nats);
+        samples[r].agreements += position.top1_agrees ? 1 : 0;
+        samples[r].nll_nats += position.nll_nats;
+      }
+    }
+    progress_.rungs = std::move(samples);
+    work_done_ += work;
+    FQ_RETURN_IF_ERROR(FinishUnit());
+  }
+  Report(0, "done");
+  return absl::OkStatus();
+}
+
+absl::Status Calibrator::FinishUnit() {
+  ++progress_.units_done;
+  return options_.save ? options_.save(progress_) : absl::OkStatus();
+}
+
+double Calibrator::PassWork(int64_t block) const {
+  double work = 0;
+  for (int group = static_cast<int>(block) * kLayerGroupsPerBlock; group < store_.num_layer_groups(); ++group) {
+    const auto weights = static_cast<double>(store_.layer_group(group).num_weights());
+    // 15-bit activations are two products.
+    const bool twice = ActivationBits(LayerGroupKindOf(group, num_layers_), kTopPrecision) > 8;
+    work += twice ? 2 * weights : weights;
+  }
+  return work;
+}
+
+double Calibrator::UnitWork(int block) const {
+  const int groups = block == num_layers_ ? 1 : kLayerGroupsPerBlock;
+  return groups * static_cast<double>(kLowerPrecisions.size()) * PassWork(block);
+}
+
+double Calibrator::HoldoutWork(const std::vector<uint32_t>& window) const {
+  return options_.num_rungs * PassWork(0) * static_cast<double>(window.size() - 1);
+}
+
+void Calibrator::CountWork() {
+  uint64_t unit = 0;
+  for (const std::vector<uint32_t>& window : windows_.sensitivity) {
+    for (int block = 0; block <= num_layers_; ++block) {
+      if (unit++ >= progress_.units_done) {
+        work_total_ += UnitWork(block) * static_cast<double>(window.size() - 1);
+      }
+    }
+  }
+  for (const std::vector<uint32_t>& window : windows_.holdout) {
+    if (unit++ >= progress_.units_done) {
+      work_total_ += HoldoutWork(window);
+    }
+  }
+}
+
+void Calibrator::Report(double done, const std::string& what) {
+  if (options_.progress) {
+    constexpr double kBillion = 1e9;
+    options_.progress(static_cast<uint64_t>((work_done_ + done) / kBillion),
+                      static_cast<uint64_t>(std::ceil(work_total_ / kBillion)), what);
+  }
+}
+
+std::vector<GroupSensitivity> Calibrator::Sensitivities() const {
+  const auto& counts = progress_.bucket_positions;
+  const auto positions = static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0}));
+  std::vector<GroupSensitivity> sensitivities(progress_.sums.size());
+  for (size_t group = 0; group < sensitivities.size(); ++group) {
+    for (size_t w = 0; w < kLowerPrecisions.size(); ++w) {
+      Sensitivity& sensitivity = sensitivities[group][w];
+      const auto& sums = progress_.sums[group][w];
+      for (size_t bucket = 0; bucket < kEntropyBuckets; ++bucket) {
+        sensitivity.bucket_kl[bucket] = counts[bucket] > 0 ? sums[bucket] / static_cast<double>(counts[bucket]) : 0;
+      }
+      sensitivity.mean_kl = std::accumulate(sums.begin(), sums.end(), 0.0) / positions;
+    }
+  }
+  return sensitivities;
+}
+
+std::vector<Rung> Calibrator::PlanRungs() const {
+  std::vector<GroupBytes> bytes(progress_.sums.size());
+  for (size_t group = 0; group < bytes.size(); ++group) {
+    for (size_t level = 0; level < kPrecisions.size(); ++level) {
+      bytes[group][level] = store_.layer_group(static_cast<int>(group)).BytesRead(kPrecisions[level]);
+    }
+  }
+  return ThinOut(GreedyPath(Sensitivities(), bytes), options_.num_rungs);
+}
+
+std::vector<Rung> Calibrator::MeasuredRungs() const {
+  std::vector<Rung> rungs = rungs_;
+  for (size_t r = 0; r < rungs.size(); ++r) {
+    std::vector<double> kl = progress_.rungs[r].kl;
+    const auto positions = static_cast<double>(kl.size());
+    rungs[r].mean_kl = std::accumulate(kl.begin(), kl.end(), 0.0) / positions;
+    std::sort(kl.begin(), kl.end());
+    // The smallest value that the fraction of all values does not exceed.
+    const auto quantile = [&](double fraction) { return kl[static_cast<size_t>(std::ceil(fraction * positions)) - 1]; };
+    rungs[r].median_kl = quantile(0.5);
+    rungs[r].p99_kl = quantile(0.99);
+    rungs[r].top1_agreement = static_cast<double>(progress_.rungs[r].agreements) / positions;
+    rungs[r].perplexity = std::exp(progress_.rungs[r].nll_nats / positions);
+  }
+  return rungs;
+}
+
+}  // namespace
+
+absl::StatusOr<CalibrateResult> Calibrate(const ModelStore& store, const CalibrationWindows& windows,
+                                          const CalibrateOptions& options, CalibrationProgress progress) {
+  return Calibrator(store, windows, options, std::move(progress)).Run();
+}
+
+}  // namespace flexquant::executor

@@ -1,0 +1,54 @@
+#ifndef FLEXQUANT_TESTS_CALIBRATION_MADE_UP_H_
+#define FLEXQUANT_TESTS_CALIBRATION_MADE_UP_H_
+
+#include <string>
+#include <utility>
+
+#include "common/calibration/calibration.h"
+
+namespace flexquant {
+
+// A rung whose plan has 5 layer groups of `bits`.
+inline Rung MadeUpRung(uint64_t bytes, double mean_kl, int bits = 4) {
+  Rung rung;
+  rung.plan = PrecisionPlan::Uniform(bits, 5);
+  rung.bytes = bytes;
+  rung.predicted_kl = mean_kl * 1.1;
+  rung.mean_kl = mean_kl;
+  rung.median_kl = mean_kl / 3;
+  rung.p99_kl = mean_kl * 20;
+  rung.top1_agreement = 1 - mean_kl / 4;
+  rung.perplexity = 20 + mean_kl;
+  return rung;
+}
+
+// Of a model with one block, all numbers distinct.
+inline Calibration MadeUpCalibration() {
+  Calibration calibration;
+  calibration.flexquant_version = "0.1.0";
+  calibration.model_revision = "0123456789abcdef0123456789abcdef";
+  calibration.text_name = "wiki \"quoted\".txt";
+  calibration.text_checksum = "fedcba9876543210fedcba9876543210";
+  calibration.window = 256;
+  calibration.positions = 1500;
+  calibration.holdout_positions = 700;
+  calibration.bucket_positions = {100, 200, 300, 400, 500};
+  double kl = 1.0 / 3;
+  for (int group = 0; group < 5; ++group) {
+    GroupSensitivity sensitivity;
+    for (Sensitivity& width : sensitivity) {
+      width.mean_kl = kl *= 0.7;
+      for (double& bucket : width.bucket_kl) {
+        bucket = kl *= 0.9;
+      }
+    }
+    calibration.sensitivities.push_back(sensitivity);
+  }
+  calibration.rungs = {MadeUpRung(1000, 0.7, 3), MadeUpRung(1300, 0.2, 4), MadeUpRung(1999, 0.01, 6),
+                       MadeUpRung(2500, 0, 8)};
+  return calibration;
+}
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_TESTS_CALIBRATION_MADE_UP_H_
