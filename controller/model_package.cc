@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/calibration/calibration.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
 #include "common/store/manifest.h"
@@ -18,10 +20,7 @@ ModelPackage MakeModelPackage(std::string name, std::string revision, const Mode
   package.revision = std::move(revision);
   package.config = config;
   package.layer_groups = std::make_unique<LayerGroups>(config, group_size, reference_dtype);
-  package.policies.num_layer_groups = package.layer_groups->count();
-  package.policies.has_reference = has_reference;
-  package.policies.ladder = Ladder::Uniform(package.layer_groups->count());
-  package.policies.named_plans = UniformNamedPlans(package.layer_groups->count());
+  package.policies = MakePolicyContext(package.layer_groups->count(), has_reference, std::nullopt);
   package.tokenizer = std::move(tokenizer);
   auto chat_template = ChatTemplate::Recognize(*package.tokenizer);
   package.chat_template_status = chat_template.status();
@@ -58,8 +57,12 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
                                                    " tokens, config.json's vocab_size is ", config->vocab_size,
                                                    "; convert the model again with `flexquant convert`"));
   }
-  return MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size, manifest.has_reference,
-                          manifest.reference_dtype, std::move(tokenizer));
+  ModelPackage package = MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size,
+                                          manifest.has_reference, manifest.reference_dtype, std::move(tokenizer));
+  FQ_ASSIGN_OR_RETURN(const auto calibration, CalibrationOfManifest(manifest_text, manifest_path, package.revision,
+                                                                    package.layer_groups->count()));
+  package.policies = MakePolicyContext(package.layer_groups->count(), manifest.has_reference, calibration);
+  return package;
 }
 
 }  // namespace flexquant::controller

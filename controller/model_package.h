@@ -28,8 +28,9 @@ struct ModelPackage {
   size_t max_token_bytes = 1;                   // of the longest token's text
 };
 
-// Reads a package's flexquant.json, config.json and tokenizer. NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS or UNIMPLEMENTED
-// name the file, the field and the remedy.
+// Reads a package's flexquant.json, config.json and tokenizer. A calibrated package's ladder is the measured one.
+// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION (a calibration of other weights) or UNIMPLEMENTED name the
+// file, the field and the remedy.
 absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder);
 
 // Puts a package together from its parts.

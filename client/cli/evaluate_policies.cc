@@ -47,9 +47,10 @@ struct Summary {
   uint64_t tokens = 0;
 };
 
-absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string& name, int num_layer_groups) {
+absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string& name,
+                                    const controller::PolicyContext& context) {
   if (name == kOracle) {
-    return PolicyCase{name, nullptr, controller::Ladder::Uniform(num_layer_groups).levels, flags.oracle_kl};
+    return PolicyCase{name, nullptr, context.ladder.levels, flags.oracle_kl};
   }
   if (const std::string fault = CheckPrecision(name); !fault.empty()) {
     return absl::InvalidArgumentError(absl::StrCat("--policy: ", fault));
@@ -67,9 +68,6 @@ absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string&
   }
   auto request = std::make_shared<v1::GenerateRequest>();
   FQ_RETURN_IF_ERROR(FillRequest(parameters, *request));
-  controller::PolicyContext context{num_layer_groups, /*has_reference=*/false,
-                                    controller::Ladder::Uniform(num_layer_groups),
-                                    controller::UniformNamedPlans(num_layer_groups)};
   const uint64_t seed = flags.seed;
   // Refused here rather than in the middle of the run.
   FQ_RETURN_IF_ERROR(controller::MakePolicy(request->precision(), context, seed).status());
@@ -232,6 +230,8 @@ absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::s
                                                    "; the longest window of the text has ", windows.front().size(),
                                                    " tokens, of which at least two must be left"));
   }
+  FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
+  const auto context = controller::MakePolicyContext(store.num_layer_groups(), /*has_reference=*/false, calibration);
   std::vector<PolicyCase> direct;
   std::vector<std::string> shuffled;
   for (const std::string& word : policies) {
@@ -241,7 +241,7 @@ absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::s
       shuffled.push_back(name);
     }
     if (std::none_of(direct.begin(), direct.end(), [&](const PolicyCase& c) { return c.name == name; })) {
-      FQ_ASSIGN_OR_RETURN(auto made, MakeCase(flags, name, store.num_layer_groups()));
+      FQ_ASSIGN_OR_RETURN(auto made, MakeCase(flags, name, context));
       direct.push_back(std::move(made));
     }
   }

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/interrupt.h"
 #include "common/status_macros.h"
-#include "executor/divergence.h"
+#include "kernels/kernels.h"
 
 namespace flexquant::cli {
 namespace {
@@ -112,11 +112,11 @@ class Evaluation {
     }
     FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
     top_logits_.resize(active.size());
-    top_tokens_.resize(active.size());
+    top_stats_.resize(active.size());
     for (size_t w = 0; w < active.size(); ++w) {
       FQ_RETURN_IF_ERROR(output_.sequences[w].status);
       top_logits_[w].assign(output_.sequences[w].logits.begin(), output_.sequences[w].logits.end());
-      top_tokens_[w] = output_.sequences[w].token->stats.argmax;
+      top_stats_[w] = output_.sequences[w].token->stats;
     }
     return absl::OkStatus();
   }
@@ -165,7 +165,7 @@ class Evaluation {
       for (size_t s = 0; s < indices.size(); ++s) {
         const size_t w = indices[s];
         FQ_RETURN_IF_ERROR(output_.sequences[s].status);
-        const double kl = executor::KlDivergence(top_logits_[w], output_.sequences[s].logits);
+        const double kl = Divergence(w, output_.sequences[s]);
         if (kl <= c.max_kl || &level == &c.levels.back()) {
           Record(*undecided[w], w, at, output_.sequences[s], level, outcome);
         } else {
@@ -199,11 +199,18 @@ class Evaluation {
                     static_cast<double>(token.stats.margin)});
   }
 
+  // KL of the top precision's distribution to a sequence's, in the `active`th window of this step.
+  double Divergence(size_t active, const executor::SequenceOutput& sequence) const {
+    const std::vector<float>& top = top_logits_[active];
+    return kernels_.kl_divergence(top.data(), top_stats_[active].log_sum_exp, sequence.logits.data(),
+                                  sequence.token->stats.log_sum_exp, static_cast<int64_t>(top.size()));
+  }
+
   void Record(const WindowRun& run, size_t active, size_t at, const executor::SequenceOutput& policy,
               const PrecisionPlan& plan, PolicyOutcome& outcome) const {
-    outcome.kl[run.index].push_back(executor::KlDivergence(top_logits_[active], policy.logits));
+    outcome.kl[run.index].push_back(Divergence(active, policy));
     outcome.plans[run.index].push_back(plan);
-    outcome.num_agreeing += top_tokens_[active] == policy.token->stats.argmax ? 1 : 0;
+    outcome.num_agreeing += top_stats_[active].argmax == policy.token->stats.argmax ? 1 : 0;
     ++outcome.num_tokens;
     if (at + 1 < run.tokens.size()) {
       const float logit = policy.logits[run.tokens[at + 1]];
@@ -215,12 +222,13 @@ class Evaluation {
   const std::vector<PolicyCase>& cases_;
   const size_t prompt_tokens_;
   ModelRunner& runner_;
+  const CpuKernels& kernels_ = GetCpuKernels(BestIsa());
   const SamplingConfig greedy_;
   const TokenCounts no_tokens_;
   PrecisionPlan top_;
   StepOutput output_;
   std::vector<std::vector<float>> top_logits_;  // of the windows of this step
-  std::vector<uint32_t> top_tokens_;            // and their most likely tokens
+  std::vector<LogitStats> top_stats_;
 };
 
 }  // namespace

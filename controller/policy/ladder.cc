@@ -12,6 +12,15 @@ Ladder Ladder::Uniform(int num_layer_groups) {
   return ladder;
 }
 
+Ladder Ladder::Measured(const Calibration& calibration) {
+  Ladder ladder;
+  ladder.calibrated = true;
+  for (const Rung& rung : calibration.rungs) {
+    ladder.levels.push_back(rung.plan);
+  }
+  return ladder;
+}
+
 Ladder Ladder::Restricted(int min_bits, int max_bits) const {
   Ladder restricted;
   restricted.calibrated = calibrated;

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "common/calibration/calibration.h"
 #include "common/precision.h"
 
 namespace flexquant::controller {
@@ -14,6 +15,8 @@ struct Ladder {
 
   // The ladder of a model nobody has calibrated: one uniform plan for every quantised precision.
   static Ladder Uniform(int num_layer_groups);
+  // The rungs that `flexquant calibrate` measured.
+  static Ladder Measured(const Calibration& calibration);
 
   // The levels whose every layer group lies in [min_bits, max_bits]; may be empty.
   Ladder Restricted(int min_bits, int max_bits) const;

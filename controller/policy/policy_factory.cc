@@ -223,6 +223,19 @@ std::vector<NamedPrecisionPlan> UniformNamedPlans(int num_layer_groups) {
   return plans;
 }
 
+PolicyContext MakePolicyContext(int num_layer_groups, bool has_reference,
+                                const std::optional<Calibration>& calibration) {
+  PolicyContext context{num_layer_groups, has_reference, Ladder::Uniform(num_layer_groups),
+                        UniformNamedPlans(num_layer_groups)};
+  if (calibration.has_value()) {
+    context.ladder = Ladder::Measured(*calibration);
+    for (size_t i = 0; i < context.ladder.levels.size(); ++i) {
+      context.named_plans.push_back({absl::StrCat("rung-", i), context.ladder.levels[i]});
+    }
+  }
+  return context;
+}
+
 absl::StatusOr<ResolvedPolicy> MakePolicy(const v1::PrecisionPolicy& request, const PolicyContext& context,
                                           uint64_t sampling_seed) {
   FQ_ASSIGN_OR_RETURN(ResolvedPolicy resolved, MakeChosen(request, context, sampling_seed));

@@ -3,10 +3,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/calibration/calibration.h"
 #include "controller/policy/ladder.h"
 #include "controller/policy/precision_policy.h"
 #include "flexquant/v1/precision.pb.h"
@@ -28,6 +30,11 @@ struct PolicyContext {
   Ladder ladder;
   std::vector<NamedPrecisionPlan> named_plans;
 };
+
+// The uniform ladder and plans, or, of a calibrated model, the measured ladder, whose rungs are named plans too:
+// "rung-0" (the cheapest) and so on.
+PolicyContext MakePolicyContext(int num_layer_groups, bool has_reference,
+                                const std::optional<Calibration>& calibration);
 
 // A policy ready to run.
 struct ResolvedPolicy {

@@ -191,5 +191,23 @@ INSTANTIATE_TEST_SUITE_P(
                   "precision.position.tokens_per_level"}),
     [](const auto& param_info) { return param_info.param.name; });
 
+TEST(PolicyContextTest, ACalibratedModelHasItsRungs) {
+  Calibration calibration;
+  calibration.rungs.resize(2);
+  calibration.rungs[0].plan.bits = {3, 4, 4, 3, 6};
+  calibration.rungs[1].plan = PrecisionPlan::Uniform(8, 5);
+  const PolicyContext context = MakePolicyContext(5, false, calibration);
+  EXPECT_TRUE(context.ladder.calibrated);
+  ASSERT_EQ(context.ladder.levels.size(), 2U);
+  EXPECT_EQ(context.ladder.levels[0], calibration.rungs[0].plan);
+  v1::PrecisionPolicy request;
+  request.set_named_plan("rung-0");
+  const auto resolved = MakePolicy(request, context, 1);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->policy->Next(1), calibration.rungs[0].plan);
+  EXPECT_FALSE(MakePolicyContext(5, false, std::nullopt).ladder.calibrated);
+  EXPECT_FALSE(MakePolicy(request, MakePolicyContext(5, false, std::nullopt), 1).ok());
+}
+
 }  // namespace
 }  // namespace flexquant::controller

@@ -1,11 +1,8 @@
 // KV cache, lazily used memory, row order.
 
-#include <cmath>
 #include <fstream>
 #include <string>
-#include <vector>
 
-#include "executor/divergence.h"
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
 #include "executor/row_order.h"
@@ -100,23 +97,6 @@ TEST(MemoryTest, SomeMemoryIsAvailable) {
   const auto bytes = AvailableMemoryBytes();
   ASSERT_TRUE(bytes.ok()) << bytes.status();
   EXPECT_GT(*bytes, 1U << 20U);
-}
-
-TEST(KlDivergenceTest, OfKnownDistributions) {
-  const std::vector<float> p = {std::log(0.5F), std::log(0.25F), std::log(0.25F)};
-  const std::vector<float> q = {std::log(0.25F), std::log(0.25F), std::log(0.5F)};
-  EXPECT_NEAR(KlDivergence(p, q), 0.5 * std::log(2.0) - 0.25 * std::log(2.0), 1e-7);
-  EXPECT_EQ(KlDivergence(p, p), 0);
-  EXPECT_EQ(KlDivergence({p.data(), 1}, {q.data(), 1}), 0);
-}
-
-TEST(KlDivergenceTest, DoesNotDependOnAConstantAndTakesAnySize) {
-  const std::vector<float> p = {1, 2, 3};
-  const std::vector<float> shifted = {-9999, -9998, -9997};
-  EXPECT_NEAR(KlDivergence(p, shifted), 0, 1e-12);
-  const std::vector<float> sure = {0, -20000, -20000};
-  const std::vector<float> wrong = {-20000, 0, -20000};
-  EXPECT_DOUBLE_EQ(KlDivergence(sure, wrong), 20000);
 }
 
 TEST(RowOrderTest, GroupsRowsByWidth) {
