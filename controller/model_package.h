@@ -29,8 +29,8 @@ struct ModelPackage {
 };
 
 // Reads a package's flexquant.json, config.json and tokenizer. A calibrated package's ladder is the measured one.
-// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION (a calibration of other weights) or UNIMPLEMENTED name the
-// file, the field and the remedy.
+// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION (a calibration of other weights) or UNIMPLEMENTED name
+// the file, the field and the remedy.
 absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder);
 
 // Puts a package together from its parts.
