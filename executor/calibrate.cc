@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,9 +42,7 @@ class Calibrator {
   void CountWork();
   void Report(double done, const std::string& what);
 
-  std::vector<GroupSensitivity> Sensitivities() const;
   std::vector<Rung> PlanRungs() const;
-  std::vector<Rung> MeasuredRungs() const;
 
   const ModelStore& store_;
   const CalibrationWindows& windows_;
@@ -65,13 +62,15 @@ absl::StatusOr<CalibrateResult> Calibrator::Run() {
   rungs_ = PlanRungs();
   FQ_RETURN_IF_ERROR(MeasureRungs());
   CalibrateResult result;
-  result.measured = MeasuredRungs();
+  result.measured = rungs_;
+  for (size_t r = 0; r < rungs_.size(); ++r) {
+    progress_.rungs[r].Summarise(&result.measured[r]);
+  }
   Calibration& calibration = result.calibration;
   calibration.bucket_positions = progress_.bucket_positions;
-  calibration.positions =
-      std::accumulate(progress_.bucket_positions.begin(), progress_.bucket_positions.end(), uint64_t{0});
+  calibration.positions = progress_.Positions();
   calibration.holdout_positions = progress_.rungs.front().kl.size();
-  calibration.sensitivities = Sensitivities();
+  calibration.sensitivities = progress_.Sensitivities();
   calibration.rungs = MonotoneRungs(result.measured);
   return result;
 }
@@ -246,23 +245,6 @@ void Calibrator::Report(double done, const std::string& what) {
   }
 }
 
-std::vector<GroupSensitivity> Calibrator::Sensitivities() const {
-  const auto& counts = progress_.bucket_positions;
-  const auto positions = static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0}));
-  std::vector<GroupSensitivity> sensitivities(progress_.sums.size());
-  for (size_t group = 0; group < sensitivities.size(); ++group) {
-    for (size_t w = 0; w < kLowerPrecisions.size(); ++w) {
-      Sensitivity& sensitivity = sensitivities[group][w];
-      const auto& sums = progress_.sums[group][w];
-      for (size_t bucket = 0; bucket < kEntropyBuckets; ++bucket) {
-        sensitivity.bucket_kl[bucket] = counts[bucket] > 0 ? sums[bucket] / static_cast<double>(counts[bucket]) : 0;
-      }
-      sensitivity.mean_kl = std::accumulate(sums.begin(), sums.end(), 0.0) / positions;
-    }
-  }
-  return sensitivities;
-}
-
 std::vector<Rung> Calibrator::PlanRungs() const {
   std::vector<GroupBytes> bytes(progress_.sums.size());
   for (size_t group = 0; group < bytes.size(); ++group) {
@@ -270,24 +252,7 @@ std::vector<Rung> Calibrator::PlanRungs() const {
       bytes[group][level] = store_.layer_group(static_cast<int>(group)).BytesRead(kPrecisions[level]);
     }
   }
-  return ThinOut(GreedyPath(Sensitivities(), bytes), options_.num_rungs);
-}
-
-std::vector<Rung> Calibrator::MeasuredRungs() const {
-  std::vector<Rung> rungs = rungs_;
-  for (size_t r = 0; r < rungs.size(); ++r) {
-    std::vector<double> kl = progress_.rungs[r].kl;
-    const auto positions = static_cast<double>(kl.size());
-    rungs[r].mean_kl = std::accumulate(kl.begin(), kl.end(), 0.0) / positions;
-    std::sort(kl.begin(), kl.end());
-    // The smallest value that the fraction of all values does not exceed.
-    const auto quantile = [&](double fraction) { return kl[static_cast<size_t>(std::ceil(fraction * positions)) - 1]; };
-    rungs[r].median_kl = quantile(0.5);
-    rungs[r].p99_kl = quantile(0.99);
-    rungs[r].top1_agreement = static_cast<double>(progress_.rungs[r].agreements) / positions;
-    rungs[r].perplexity = std::exp(progress_.rungs[r].nll_nats / positions);
-  }
-  return rungs;
+  return ThinOut(GreedyPath(progress_.Sensitivities(), bytes), options_.num_rungs);
 }
 
 }  // namespace

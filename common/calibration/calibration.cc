@@ -82,7 +82,7 @@ absl::Status CheckConstants(const JsonFields& fields) {
   FQ_ASSIGN_OR_RETURN(const uint64_t version, fields.Count("format_version"));
   if (version > kCalibrationFormatVersion) {
     return fields.Error("format_version", absl::StrCat("is ", version, ", this program reads up to ",
-                                                       kCalibrationFormatVersion, "; use a newer FlexQuant, or"));
+                                                       kCalibrationFormatVersion, ": a newer FlexQuant wrote it"));
   }
   if (version != kCalibrationFormatVersion) {
     return fields.Error("format_version", absl::StrCat("is ", version, ", expected ", kCalibrationFormatVersion));

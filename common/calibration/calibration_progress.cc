@@ -1,8 +1,10 @@
 #include "common/calibration/calibration_progress.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "common/calibration/json_fields.h"
@@ -34,6 +36,40 @@ absl::StatusOr<CalibrationProgress::RungSamples> ReadSamples(const JsonFields& f
 }
 
 }  // namespace
+
+void CalibrationProgress::RungSamples::Summarise(Rung* rung) const {
+  std::vector<double> sorted = kl;
+  std::sort(sorted.begin(), sorted.end());
+  const auto positions = static_cast<double>(sorted.size());
+  // The smallest value that so large a part of all does not exceed.
+  const auto quantile = [&](double part) { return sorted[static_cast<size_t>(std::ceil(part * positions)) - 1]; };
+  rung->mean_kl = std::accumulate(kl.begin(), kl.end(), 0.0) / positions;
+  rung->median_kl = quantile(0.5);
+  rung->p99_kl = quantile(0.99);
+  rung->top1_agreement = static_cast<double>(agreements) / positions;
+  rung->perplexity = std::exp(nll_nats / positions);
+}
+
+uint64_t CalibrationProgress::Positions() const {
+  return std::accumulate(bucket_positions.begin(), bucket_positions.end(), uint64_t{0});
+}
+
+std::vector<GroupSensitivity> CalibrationProgress::Sensitivities() const {
+  const auto positions = static_cast<double>(Positions());
+  std::vector<GroupSensitivity> sensitivities(sums.size());
+  for (size_t group = 0; group < sums.size(); ++group) {
+    for (size_t w = 0; w < kLowerPrecisions.size(); ++w) {
+      const auto& buckets = sums[group][w];
+      Sensitivity& sensitivity = sensitivities[group][w];
+      sensitivity.mean_kl = std::accumulate(buckets.begin(), buckets.end(), 0.0) / positions;
+      for (size_t bucket = 0; bucket < kEntropyBuckets; ++bucket) {
+        const auto count = static_cast<double>(bucket_positions[bucket]);
+        sensitivity.bucket_kl[bucket] = count > 0 ? buckets[bucket] / count : 0;
+      }
+    }
+  }
+  return sensitivities;
+}
 
 std::string CalibrationProgress::ToJson() const {
   Json json;

@@ -20,8 +20,10 @@ struct CalibrationProgress {
   struct RungSamples {
     std::vector<double> kl;  // [positions]
     uint64_t agreements = 0;
-    double nll_nats = 0;
+    double nll_nats = 0;  // sum of -log p(the token that follows)
 
+    // Fills in what a rung has measured. At least one position.
+    void Summarise(Rung* rung) const;
     bool operator==(const RungSamples&) const = default;
   };
 
@@ -32,6 +34,11 @@ struct CalibrationProgress {
   std::vector<RungSamples> rungs;  // empty before the first held-back unit
 
   bool operator==(const CalibrationProgress&) const = default;
+
+  // Over which the sums run.
+  uint64_t Positions() const;
+  // Means of the sums. At least one position.
+  std::vector<GroupSensitivity> Sensitivities() const;
 
   std::string ToJson() const;
   // INVALID_ARGUMENT names `path` and the field.

@@ -3,7 +3,7 @@
 
 // Reads a model package: a folder with config.json, the tokenizer's files, model.safetensors (planes, scales, norms,
 // biases and, if kept, the reference) and flexquant.json (format version, precisions, group size, checksums,
-// provenance).
+// provenance, calibration).
 //
 // Tensors of model.safetensors. A nested matrix NAME (see common/nested_matrix.h) is NAME.base3, NAME.bit4, NAME.bit5,
 // NAME.bit6, NAME.bits78 (U8), NAME.scales (F16) and optionally NAME.reference (F32 or BF16, [rows, cols]). NAMEs are
