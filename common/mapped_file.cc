@@ -6,13 +6,37 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 
 namespace flexquant {
+namespace {
+
+absl::Status WriteError(int error, const std::string& path) {
+  return absl::ErrnoToStatus(
+      error, absl::StrCat("cannot write ", path, "; its folder must be writable and the disk have room"));
+}
+
+absl::Status WriteAll(int fd, absl::string_view text, const std::string& path) {
+  while (!text.empty()) {
+    const ssize_t written = write(fd, text.data(), text.size());
+    if (written < 0 && errno == EINTR) {
+      continue;
+    }
+    if (written <= 0) {
+      return WriteError(written < 0 ? errno : ENOSPC, path);
+    }
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  return fsync(fd) == 0 ? absl::OkStatus() : WriteError(errno, path);
+}
+
+}  // namespace
 
 absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -71,6 +95,25 @@ absl::Status WriteFile(const std::string& path, const std::string& contents) {
     return absl::ErrnoToStatus(errno != 0 ? errno : EIO, absl::StrCat("cannot write ", path));
   }
   return absl::OkStatus();
+}
+
+absl::Status WriteFileAtomically(const std::string& path, const std::string& contents) {
+  const std::string temporary = absl::StrCat(path, ".", getpid());
+  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd < 0) {
+    return WriteError(errno, path);
+  }
+  absl::Status status = WriteAll(fd, contents, path);
+  if (close(fd) != 0 && status.ok()) {
+    status = WriteError(errno, path);
+  }
+  if (status.ok() && std::rename(temporary.c_str(), path.c_str()) != 0) {
+    status = WriteError(errno, path);
+  }
+  if (!status.ok()) {
+    unlink(temporary.c_str());
+  }
+  return status;
 }
 
 }  // namespace flexquant

@@ -36,6 +36,8 @@ class MappedFile {
 absl::StatusOr<std::string> ReadFile(const std::string& path);
 // Writes a whole file. Errors name the path.
 absl::Status WriteFile(const std::string& path, const std::string& contents);
+// Replaces the file at `path` in one step: whatever happens, it has its old or its new contents. Errors name the path.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& contents);
 
 }  // namespace flexquant
 

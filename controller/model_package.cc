@@ -14,13 +14,14 @@
 namespace flexquant::controller {
 
 ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
-                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer) {
+                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
+                              const std::optional<Calibration>& calibration) {
   ModelPackage package;
   package.name = std::move(name);
   package.revision = std::move(revision);
   package.config = config;
   package.layer_groups = std::make_unique<LayerGroups>(config, group_size, reference_dtype);
-  package.policies = MakePolicyContext(package.layer_groups->count(), has_reference, std::nullopt);
+  package.policies = MakePolicyContext(package.layer_groups->count(), has_reference, calibration);
   package.tokenizer = std::move(tokenizer);
   auto chat_template = ChatTemplate::Recognize(*package.tokenizer);
   package.chat_template_status = chat_template.status();
@@ -57,12 +58,11 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
                                                    " tokens, config.json's vocab_size is ", config->vocab_size,
                                                    "; convert the model again with `flexquant convert`"));
   }
-  ModelPackage package = MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size,
-                                          manifest.has_reference, manifest.reference_dtype, std::move(tokenizer));
-  FQ_ASSIGN_OR_RETURN(const auto calibration, CalibrationOfManifest(manifest_text, manifest_path, package.revision,
-                                                                    package.layer_groups->count()));
-  package.policies = MakePolicyContext(package.layer_groups->count(), manifest.has_reference, calibration);
-  return package;
+  FQ_ASSIGN_OR_RETURN(const auto calibration,
+                      CalibrationOfManifest(manifest_text, manifest_path, manifest.checksum,
+                                            NumLayerGroups(static_cast<int>(config->num_layers))));
+  return MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size, manifest.has_reference,
+                          manifest.reference_dtype, std::move(tokenizer), calibration);
 }
 
 }  // namespace flexquant::controller

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -35,7 +36,8 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder);
 
 // Puts a package together from its parts.
 ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
-                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer);
+                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
+                              const std::optional<Calibration>& calibration = std::nullopt);
 
 }  // namespace flexquant::controller
 

@@ -3,7 +3,6 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -68,16 +67,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
       "Exit codes: 0 stopped by a signal, 1 failed, 2 bad usage.");
 }
 
-// A reader sees no file or the whole port.
-absl::Status WritePortFile(const std::string& path, int port) {
-  const std::string unfinished = path + ".tmp";
-  FQ_RETURN_IF_ERROR(WriteFile(unfinished, absl::StrCat(port, "\n")));
-  if (std::rename(unfinished.c_str(), path.c_str()) != 0) {
-    return absl::ErrnoToStatus(errno, absl::StrCat("cannot write the port file ", path));
-  }
-  return absl::OkStatus();
-}
-
 sigset_t StopSignals() {
   sigset_t signals;
   sigemptyset(&signals);
@@ -127,7 +116,8 @@ absl::Status Run(Flags& flags) {
   const std::string host = flags.options.listen.substr(0, flags.options.listen.rfind(':'));
   spdlog::info("listening on {}:{}", host, server->port());
   if (!flags.port_file.empty()) {
-    FQ_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->port()));
+    // A reader sees no file or the whole port.
+    FQ_RETURN_IF_ERROR(WriteFileAtomically(flags.port_file, absl::StrCat(server->port(), "\n")));
   }
   FQ_RETURN_IF_ERROR(ServeUntilSignal(*server, flags.drain_seconds));
   spdlog::info("stopped");

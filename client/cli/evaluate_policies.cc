@@ -5,13 +5,16 @@
 #include <cstdio>
 #include <memory>
 #include <random>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/cli/json_output.h"
 #include "client/cli/policy_evaluation.h"
 #include "client/cli/progress.h"
 #include "common/status_macros.h"
+#include "controller/layer_groups.h"
 #include "controller/policy/policy_factory.h"
 
 namespace flexquant::cli {
@@ -19,6 +22,8 @@ namespace {
 
 constexpr char kShuffledSuffix[] = ":shuffled";
 constexpr char kOracle[] = "oracle";
+constexpr char kGroup[] = "Policies";
+constexpr size_t kResamples = 2'000;
 
 // Plans given beforehand, in order.
 class GivenPlans : public controller::PrecisionPolicy {
@@ -98,7 +103,7 @@ std::vector<std::vector<PrecisionPlan>> Shuffle(const std::vector<std::vector<Pr
 }
 
 // 95 % of the means of windows drawn with repetition.
-std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, size_t resamples, uint64_t seed) {
+std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, uint64_t seed) {
   std::vector<std::pair<double, size_t>> windows;
   for (const auto& window : kl) {
     double sum = 0;
@@ -111,7 +116,7 @@ std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, s
   }
   std::mt19937_64 random(seed);
   std::vector<double> means;
-  for (size_t i = 0; i < resamples; ++i) {
+  for (size_t i = 0; i < kResamples; ++i) {
     double sum = 0;
     size_t count = 0;
     for (size_t j = 0; j < windows.size(); ++j) {
@@ -125,22 +130,15 @@ std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, s
   return {means[means.size() / 40], means[means.size() - 1 - means.size() / 40]};
 }
 
-Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const ModelStore& store,
-                  const PolicyFlags& flags) {
-  const auto bytes_of = [&store](const PrecisionPlan& plan) {
-    double bytes = 0;
-    for (size_t i = 0; i < plan.bits.size(); ++i) {
-      bytes += static_cast<double>(store.layer_group(static_cast<int>(i)).BytesRead(plan.bits[i]));
-    }
-    return bytes;
-  };
+Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const controller::LayerGroups& groups,
+                  uint64_t seed) {
   Summary s{.name = name};
   std::vector<double> all;
   double bytes = 0;
   for (size_t w = 0; w < outcome.kl.size(); ++w) {
     all.insert(all.end(), outcome.kl[w].begin(), outcome.kl[w].end());
     for (const PrecisionPlan& plan : outcome.plans[w]) {
-      bytes += bytes_of(plan);
+      bytes += static_cast<double>(groups.BytesRead(plan));
     }
   }
   std::sort(all.begin(), all.end());
@@ -148,16 +146,77 @@ Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const M
   for (const double x : all) {
     s.mean_kl += x / count;
   }
-  std::tie(s.low_kl, s.high_kl) = Interval(outcome.kl, flags.resamples, flags.seed);
+  std::tie(s.low_kl, s.high_kl) = Interval(outcome.kl, seed);
   s.median_kl = all[all.size() / 2];
   s.p99_kl = all[static_cast<size_t>(0.99 * (count - 1))];
   s.max_kl = all.back();
-  s.tokens = outcome.num_tokens;
+  s.tokens = all.size();
   s.agreement = static_cast<double>(outcome.num_agreeing) / count;
   s.perplexity = std::exp(outcome.nll_nats / static_cast<double>(std::max<uint64_t>(1, outcome.num_scored)));
   s.bytes = bytes / count;
-  s.mean_bits = kTopPrecision * s.bytes / bytes_of(PrecisionPlan::Uniform(kTopPrecision, store.num_layer_groups()));
+  const PrecisionPlan top = PrecisionPlan::Uniform(kTopPrecision, groups.count());
+  s.mean_bits = kTopPrecision * s.bytes / static_cast<double>(groups.BytesRead(top));
   return s;
+}
+
+// What the words of --policy name.
+struct Cases {
+  std::vector<PolicyCase> direct;
+  std::vector<size_t> shuffled;  // of `direct`, whose plans are dealt to other tokens too
+};
+
+absl::StatusOr<Cases> MakeCases(const PolicyFlags& flags, const std::vector<std::string>& words,
+                                const ModelStore& store) {
+  FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
+  const auto context = controller::MakePolicyContext(store.num_layer_groups(), /*has_reference=*/false, calibration);
+  Cases cases;
+  for (const std::string& word : words) {
+    absl::string_view stem = word;
+    const bool shuffled = absl::ConsumeSuffix(&stem, kShuffledSuffix);
+    const std::string name(stem);
+    auto of =
+        std::find_if(cases.direct.begin(), cases.direct.end(), [&](const PolicyCase& c) { return c.name == name; });
+    if (of == cases.direct.end()) {
+      FQ_ASSIGN_OR_RETURN(auto made, MakeCase(flags, name, context));
+      of = cases.direct.insert(of, std::move(made));
+    }
+    if (shuffled) {
+      cases.shuffled.push_back(static_cast<size_t>(of - cases.direct.begin()));
+    }
+  }
+  return cases;
+}
+
+// The direct cases in order, then the shuffled ones.
+absl::StatusOr<std::vector<Summary>> RunCases(const PolicyFlags& flags, const Cases& cases,
+                                              const std::vector<std::vector<uint32_t>>& windows,
+                                              const ModelStore& store, executor::ModelRunner& runner) {
+  // No plan has 16 bits: the reference's type does not count.
+  const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
+  Progress progress("tokens");
+  std::vector<Summary> summaries;
+  const auto run = [&](const std::vector<PolicyCase>& these,
+                       const char* what) -> absl::StatusOr<std::vector<PolicyOutcome>> {
+    FQ_ASSIGN_OR_RETURN(auto outcomes,
+                        RunPolicies(these, windows, flags.prompt_tokens, runner,
+                                    [&](uint64_t done, uint64_t total) { progress.Update(done, total, what); }));
+    for (size_t i = 0; i < these.size(); ++i) {
+      summaries.push_back(Summarise(these[i].name, outcomes[i], groups, flags.seed));
+    }
+    return outcomes;
+  };
+  FQ_ASSIGN_OR_RETURN(const auto outcomes, run(cases.direct, "policies"));
+  std::vector<PolicyCase> controls;
+  for (const size_t of : cases.shuffled) {
+    controls.push_back({absl::StrCat(cases.direct[of].name, kShuffledSuffix),
+                        [plans = Shuffle(outcomes[of].plans, flags.seed)](size_t window) {
+                          return std::make_unique<GivenPlans>(plans[window]);
+                        }});
+  }
+  if (!controls.empty()) {
+    FQ_RETURN_IF_ERROR(run(controls, "controls").status());
+  }
+  return summaries;
 }
 
 void PrintText(const std::vector<Summary>& summaries, const TextWindowOptions& text, size_t num_windows) {
@@ -199,7 +258,7 @@ void PrintAsJson(const std::vector<Summary>& summaries, const TextWindowOptions&
 
 void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFlags& flags) {
   const auto add = [&](const char* name, auto& value, const char* help) {
-    return app.add_option(name, value, help)->group("Policies");
+    return app.add_option(name, value, help)->group(kGroup);
   };
   add("--policy", policies,
       "Decode token by token under policies instead, and compare with the top precision; several with commas: 3 to 8, "
@@ -213,12 +272,7 @@ void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFla
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   add("--seed", flags.seed, "Seed of random, of shuffling and of the intervals")->capture_default_str();
-  add("--min-bits", flags.parameters.min_bits, "Fewest bits of dynamic, random and position");
-  add("--max-bits", flags.parameters.max_bits, "Most bits of dynamic, random and position");
-  add("--entropy-high", flags.parameters.entropy_high, "dynamic: entropy in nats that asks for the top level [2]");
-  add("--hysteresis", flags.parameters.hysteresis, "dynamic: levels that the wanted one must differ by to move [0.5]");
-  add("--pple-weight", flags.parameters.pple_weight, "dynamic: weight of the newest token in the mean entropy [0.3]");
-  add("--tokens-per-level", flags.parameters.tokens_per_level, "position: tokens before the next lower level [16]");
+  AddPolicyParameters(app, kGroup, flags.parameters);
 }
 
 absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::string>& policies,
@@ -230,48 +284,8 @@ absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::s
                                                    "; the longest window of the text has ", windows.front().size(),
                                                    " tokens, of which at least two must be left"));
   }
-  FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
-  const auto context = controller::MakePolicyContext(store.num_layer_groups(), /*has_reference=*/false, calibration);
-  std::vector<PolicyCase> direct;
-  std::vector<std::string> shuffled;
-  for (const std::string& word : policies) {
-    std::string name = word;
-    if (const size_t at = word.rfind(kShuffledSuffix); at != std::string::npos && at + 9 == word.size()) {
-      name = word.substr(0, at);
-      shuffled.push_back(name);
-    }
-    if (std::none_of(direct.begin(), direct.end(), [&](const PolicyCase& c) { return c.name == name; })) {
-      FQ_ASSIGN_OR_RETURN(auto made, MakeCase(flags, name, context));
-      direct.push_back(std::move(made));
-    }
-  }
-  Progress progress("tokens");
-  const auto report = [&progress](const char* what) {
-    return [&progress, what](uint64_t done, uint64_t total) { progress.Update(done, total, what); };
-  };
-  FQ_ASSIGN_OR_RETURN(const auto outcomes,
-                      RunPolicies(direct, windows, flags.prompt_tokens, runner, report("policies")));
-  std::vector<Summary> summaries;
-  for (size_t i = 0; i < direct.size(); ++i) {
-    summaries.push_back(Summarise(direct[i].name, outcomes[i], store, flags));
-  }
-  std::vector<std::vector<std::vector<PrecisionPlan>>> dealt;
-  std::vector<PolicyCase> controls;
-  dealt.reserve(shuffled.size());
-  for (const std::string& name : shuffled) {
-    const auto of = std::find_if(direct.begin(), direct.end(), [&](const PolicyCase& c) { return c.name == name; });
-    dealt.push_back(Shuffle(outcomes[static_cast<size_t>(of - direct.begin())].plans, flags.seed));
-    controls.push_back({absl::StrCat(name, kShuffledSuffix), [&plans = dealt.back()](size_t window) {
-                          return std::make_unique<GivenPlans>(plans[window]);
-                        }});
-  }
-  if (!controls.empty()) {
-    FQ_ASSIGN_OR_RETURN(const auto more,
-                        RunPolicies(controls, windows, flags.prompt_tokens, runner, report("controls")));
-    for (size_t i = 0; i < controls.size(); ++i) {
-      summaries.push_back(Summarise(controls[i].name, more[i], store, flags));
-    }
-  }
+  FQ_ASSIGN_OR_RETURN(const Cases cases, MakeCases(flags, policies, store));
+  FQ_ASSIGN_OR_RETURN(const auto summaries, RunCases(flags, cases, windows, store, runner));
   if (json) {
     PrintAsJson(summaries, text, windows.size(), store, flags);
   } else {

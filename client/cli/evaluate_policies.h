@@ -18,8 +18,7 @@ struct PolicyFlags {
   RequestFlags parameters;    // of the policies; `precision` is not used
   size_t prompt_tokens = 32;  // of each window, at the top precision
   double oracle_kl = 0.02;
-  uint64_t seed = 1;         // of the controls
-  size_t resamples = 2'000;  // of the intervals
+  uint64_t seed = 1;  // of the controls
 };
 
 // --policy and what goes with it.

@@ -211,7 +211,6 @@ class Evaluation {
     outcome.kl[run.index].push_back(Divergence(active, policy));
     outcome.plans[run.index].push_back(plan);
     outcome.num_agreeing += top_stats_[active].argmax == policy.token->stats.argmax ? 1 : 0;
-    ++outcome.num_tokens;
     if (at + 1 < run.tokens.size()) {
       const float logit = policy.logits[run.tokens[at + 1]];
       outcome.nll_nats += static_cast<double>(policy.token->stats.log_sum_exp) - static_cast<double>(logit);

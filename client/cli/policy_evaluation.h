@@ -33,7 +33,6 @@ struct PolicyOutcome {
   double nll_nats = 0;                            // sum over the tokens that have a next one
   uint64_t num_scored = 0;
   uint64_t num_agreeing = 0;  // most likely token is the top precision's
-  uint64_t num_tokens = 0;
 };
 
 // Feeds every window token by token, as in decoding with known answers: the first `prompt_tokens` (>= 1, less than a

@@ -80,20 +80,24 @@ std::string CheckPrecision(const std::string& text) {
   return absl::StrCat("'", text, "' is not ", kPrecisionWords);
 }
 
+void AddPolicyParameters(CLI::App& app, const std::string& group, RequestFlags& flags) {
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    app.add_option(name, value, help)->group(group);
+  };
+  add("--min-bits", flags.min_bits, "Fewest bits of dynamic, random and position");
+  add("--max-bits", flags.max_bits, "Most bits of dynamic, random and position");
+  add("--entropy-high", flags.entropy_high, "dynamic: entropy in nats that asks for the top level [2]");
+  add("--hysteresis", flags.hysteresis, "dynamic: levels that the wanted one must differ by to move [0.5]");
+  add("--pple-weight", flags.pple_weight, "dynamic: weight of the newest token in the mean entropy [0.3]");
+  add("--tokens-per-level", flags.tokens_per_level, "position: tokens before the next lower level [16]");
+}
+
 void AddRequestFlags(CLI::App& app, RequestFlags& flags) {
   app.add_option("--precision", flags.precision, absl::StrCat("Weight bits: ", kPrecisionWords))
       ->check(CheckPrecision)
       ->group("Precision")
       ->capture_default_str();
-  const auto precision = [&](const char* name, auto& value, const char* help) {
-    app.add_option(name, value, help)->group("Precision");
-  };
-  precision("--min-bits", flags.min_bits, "Fewest bits of dynamic, random and position");
-  precision("--max-bits", flags.max_bits, "Most bits of dynamic, random and position");
-  precision("--entropy-high", flags.entropy_high, "dynamic: entropy in nats that asks for the top level [2]");
-  precision("--hysteresis", flags.hysteresis, "dynamic: levels that the wanted one must differ by to move [0.5]");
-  precision("--pple-weight", flags.pple_weight, "dynamic: weight of the newest token in the mean entropy [0.3]");
-  precision("--tokens-per-level", flags.tokens_per_level, "position: tokens before the next lower level [16]");
+  AddPolicyParameters(app, "Precision", flags);
   app.add_option("--batch-mode", flags.batch_mode,
                  "shared: may run at more bits that a batch-mate asked for; isolated: exactly at its own")
       ->check(CLI::IsMember({"shared", "isolated"}))

@@ -27,6 +27,8 @@ struct RequestFlags {
 };
 
 void AddRequestFlags(CLI::App& app, RequestFlags& flags);
+// Of these, the parameters of dynamic, random and position, as one group of the help.
+void AddPolicyParameters(CLI::App& app, const std::string& group, RequestFlags& flags);
 
 // Fills `request` (all but prompt, model and output). INVALID_ARGUMENT for flags that do not go together.
 absl::Status FillRequest(const RequestFlags& flags, v1::GenerateRequest& request);

@@ -11,10 +11,6 @@
 
 namespace flexquant {
 
-// Replaces the file at `path` by `text` in one step: whatever happens, it has its old or its new contents. Errors name
-// the path.
-absl::Status WriteFileAtomically(const std::string& path, const std::string& text);
-
 // Puts the calibration into flexquant.json of the package at `folder`, all other fields kept.
 absl::Status SaveCalibration(const std::string& folder, const Calibration& calibration);
 

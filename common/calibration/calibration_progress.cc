@@ -7,7 +7,7 @@
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
-#include "common/calibration/json_fields.h"
+#include "common/json_fields.h"
 #include "common/status_macros.h"
 
 namespace flexquant {

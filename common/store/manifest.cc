@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/json_fields.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
 #include "common/store/model_store.h"
@@ -18,52 +19,17 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-absl::Status FieldError(const std::string& path, const std::string& field, const std::string& problem) {
-  return absl::InvalidArgumentError(
-      absl::StrCat(path, ": field \"", field, "\" ", problem, "; convert the model again with `flexquant convert`"));
-}
-
-// Typed access that never throws: nlohmann's get<> does on a wrong type.
-class Reader {
- public:
-  Reader(const Json& json, const std::string& path) : json_(json), path_(path) {}
-
-  absl::StatusOr<int64_t> Integer(const std::string& field) const {
-    const auto it = json_.find(field);
-    if (it == json_.end() || !it->is_number_integer()) {
-      return FieldError(path_, field, "is missing or not an integer");
-    }
-    return it->get<int64_t>();
-  }
-  absl::StatusOr<std::string> String(const std::string& field) const {
-    const auto it = json_.find(field);
-    if (it == json_.end() || !it->is_string()) {
-      return FieldError(path_, field, "is missing or not a string");
-    }
-    return it->get<std::string>();
-  }
-  absl::StatusOr<bool> Bool(const std::string& field) const {
-    const auto it = json_.find(field);
-    if (it == json_.end() || !it->is_boolean()) {
-      return FieldError(path_, field, "is missing or not true or false");
-    }
-    return it->get<bool>();
-  }
-
- private:
-  const Json& json_;
-  const std::string& path_;
-};
+constexpr char kRemedy[] = "convert the model again with `flexquant convert`";
 
 std::string Hex(const XXH128_hash_t& hash) { return absl::StrFormat("%016x%016x", hash.high64, hash.low64); }
 
-absl::Status CheckVersion(int64_t version, const std::string& path) {
+absl::Status CheckVersion(int64_t version, const std::string& path, const JsonFields& fields) {
   if (version > kStoreFormatVersion) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": format_version is ", version, ", this program reads up to ",
                                                    kStoreFormatVersion, "; use a newer FlexQuant"));
   }
   if (version != kStoreFormatVersion) {
-    return FieldError(path, "format_version", absl::StrCat("is ", version, ", expected ", kStoreFormatVersion));
+    return fields.Error("format_version", absl::StrCat("is ", version, ", expected ", kStoreFormatVersion));
   }
   return absl::OkStatus();
 }
@@ -140,33 +106,33 @@ absl::StatusOr<Manifest> Manifest::FromJson(const std::string& text, const std::
   if (!json.is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object; convert the model again"));
   }
-  const Reader reader(json, path);
+  const JsonFields fields(json, path, "", kRemedy);
   Manifest manifest;
-  FQ_ASSIGN_OR_RETURN(const int64_t version, reader.Integer("format_version"));
-  FQ_RETURN_IF_ERROR(CheckVersion(version, path));
+  FQ_ASSIGN_OR_RETURN(const int64_t version, fields.Integer("format_version"));
+  FQ_RETURN_IF_ERROR(CheckVersion(version, path, fields));
   manifest.format_version = static_cast<int>(version);
-  FQ_ASSIGN_OR_RETURN(manifest.flexquant_version, reader.String("flexquant_version"));
-  FQ_ASSIGN_OR_RETURN(manifest.model_name, reader.String("model_name"));
+  FQ_ASSIGN_OR_RETURN(manifest.flexquant_version, fields.String("flexquant_version"));
+  FQ_ASSIGN_OR_RETURN(manifest.model_name, fields.String("model_name"));
   if (json.find("precisions") == json.end() || json["precisions"] != Json(kPrecisions)) {
-    return FieldError(path, "precisions", "is not [3, 4, 5, 6, 8]");
+    return fields.Error("precisions", "is not [3, 4, 5, 6, 8]");
   }
-  FQ_ASSIGN_OR_RETURN(manifest.group_size, reader.Integer("group_size"));
+  FQ_ASSIGN_OR_RETURN(manifest.group_size, fields.Integer("group_size"));
   if (manifest.group_size != 32 && manifest.group_size != 64 && manifest.group_size != 128) {
-    return FieldError(path, "group_size", absl::StrCat("is ", manifest.group_size, "; allowed are 32, 64, 128"));
+    return fields.Error("group_size", absl::StrCat("is ", manifest.group_size, "; allowed are 32, 64, 128"));
   }
-  FQ_ASSIGN_OR_RETURN(manifest.has_reference, reader.Bool("has_reference"));
-  FQ_ASSIGN_OR_RETURN(const std::string dtype, reader.String("reference_dtype"));
+  FQ_ASSIGN_OR_RETURN(manifest.has_reference, fields.Bool("has_reference"));
+  FQ_ASSIGN_OR_RETURN(const std::string dtype, fields.String("reference_dtype"));
   if (dtype != "F32" && dtype != "BF16") {
-    return FieldError(path, "reference_dtype", absl::StrCat("is \"", dtype, "\"; allowed are F32 and BF16"));
+    return fields.Error("reference_dtype", absl::StrCat("is \"", dtype, "\"; allowed are F32 and BF16"));
   }
   manifest.reference_dtype = dtype == "F32" ? Dtype::kF32 : Dtype::kBF16;
-  FQ_ASSIGN_OR_RETURN(const std::string checksum, reader.String("checksum"));
+  FQ_ASSIGN_OR_RETURN(const std::string checksum, fields.String("checksum"));
   constexpr char kPrefix[] = "xxh3-128:";
   if (checksum.rfind(kPrefix, 0) != 0 || checksum.size() != sizeof(kPrefix) - 1 + 32) {
-    return FieldError(path, "checksum", absl::StrCat("is \"", checksum, "\", not xxh3-128:<32 hex digits>"));
+    return fields.Error("checksum", absl::StrCat("is \"", checksum, "\", not xxh3-128:<32 hex digits>"));
   }
   manifest.checksum = checksum.substr(sizeof(kPrefix) - 1);
-  FQ_ASSIGN_OR_RETURN(const int64_t file_bytes, reader.Integer("file_bytes"));
+  FQ_ASSIGN_OR_RETURN(const int64_t file_bytes, fields.Integer("file_bytes"));
   manifest.file_bytes = static_cast<uint64_t>(file_bytes);
   FQ_RETURN_IF_ERROR(ReadOptionalFields(json, manifest));
   return manifest;

@@ -1,5 +1,5 @@
-#ifndef FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_
-#define FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_
+#ifndef FLEXQUANT_COMMON_JSON_FIELDS_H_
+#define FLEXQUANT_COMMON_JSON_FIELDS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +20,9 @@ class JsonFields {
 
   absl::Status Error(const std::string& field, const std::string& problem) const;
 
+  absl::StatusOr<bool> Bool(const std::string& field) const;
+  absl::StatusOr<int64_t> Integer(const std::string& field) const;
+  // A whole number >= 0.
   absl::StatusOr<uint64_t> Count(const std::string& field) const;
   absl::StatusOr<std::string> String(const std::string& field) const;
   // Finite and in [0, max].
@@ -41,4 +44,4 @@ class JsonFields {
 
 }  // namespace flexquant
 
-#endif  // FLEXQUANT_COMMON_CALIBRATION_JSON_FIELDS_H_
+#endif  // FLEXQUANT_COMMON_JSON_FIELDS_H_

@@ -1,4 +1,4 @@
-#include "common/calibration/json_fields.h"
+#include "common/json_fields.h"
 
 #include <cmath>
 #include <limits>
@@ -28,6 +28,22 @@ absl::Status JsonFields::Error(const std::string& field, const std::string& prob
 const Json* JsonFields::Find(const std::string& field) const {
   const auto it = object_->find(field);
   return it == object_->end() ? nullptr : &*it;
+}
+
+absl::StatusOr<bool> JsonFields::Bool(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_boolean()) {
+    return Error(field, "is missing or not true or false");
+  }
+  return value->get<bool>();
+}
+
+absl::StatusOr<int64_t> JsonFields::Integer(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_number_integer()) {
+    return Error(field, "is missing or not an integer");
+  }
+  return value->get<int64_t>();
 }
 
 absl::StatusOr<uint64_t> JsonFields::Count(const std::string& field) const {
