@@ -55,6 +55,9 @@ double HalfToDouble(uint16_t half) {
 uint16_t DoubleToHalf(double value) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double magnitude = std::fabs(value);
+  if (magnitude == 0) {
+    return sign;
+  }
   int exponent = 0;
   std::frexp(magnitude, &exponent);
   exponent = std::max(exponent - 1, -14);

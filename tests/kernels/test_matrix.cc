@@ -47,6 +47,28 @@ RandomMatrix::RandomMatrix(int64_t rows, int64_t cols, int64_t group_size, uint3
   view_.scales = scales_.data();
 }
 
+IdentityMatrix::IdentityMatrix(int64_t size, int64_t group_size) {
+  view_.rows = view_.cols = size;
+  view_.group_size = group_size;
+  const int64_t units = view_.tiles() * view_.units();
+  zeros_.assign(static_cast<size_t>(3 * units * kPlaneWordBytes), 0);
+  bits78_.assign(static_cast<size_t>(2 * units * kPlaneWordBytes), 0);
+  for (int64_t i = 0; i < size; ++i) {
+    // Register r of the unit holds columns 4 r .. 4 r + 3.
+    const int64_t unit = i / kTileRows * view_.units() + i / kUnitCols;
+    const int64_t r = i % kUnitCols / 4;
+    const int64_t byte = (2 * unit + r / 4) * kPlaneWordBytes + 4 * (i % kTileRows) + i % 4;
+    bits78_[static_cast<size_t>(byte)] = static_cast<uint8_t>(1 << (2 * (r % 4)));
+  }
+  scales_.assign(static_cast<size_t>(view_.tiles() * view_.groups() * 2 * kTileRows), 0);
+  for (size_t i = 0; i < scales_.size(); ++i) {
+    scales_[i] = i / kTileRows % 2 == 0 ? 0x3C00 : 0;
+  }
+  view_.base3 = view_.bit4 = view_.bit5 = view_.bit6 = zeros_.data();
+  view_.bits78 = bits78_.data();
+  view_.scales = scales_.data();
+}
+
 std::vector<float> RandomFloats(int64_t n, uint32_t seed, float deviation) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0F, deviation);

@@ -23,6 +23,19 @@ class RandomMatrix {
   NestedMatrix view_;
 };
 
+// The identity at 8 bits: code 1 on the diagonal and 0 elsewhere, scale 1, zero 0.
+class IdentityMatrix {
+ public:
+  IdentityMatrix(int64_t size, int64_t group_size);
+  const NestedMatrix& view() const { return view_; }
+
+ private:
+  std::vector<uint8_t> zeros_;  // every plane but bits78
+  std::vector<uint8_t> bits78_;
+  std::vector<uint16_t> scales_;
+  NestedMatrix view_;
+};
+
 // Standard normal values.
 std::vector<float> RandomFloats(int64_t n, uint32_t seed, float deviation = 1.0F);
 

@@ -2,19 +2,19 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
 #include <vector>
 
 #include "common/nested_matrix.h"
 #include "kernels/cuda/elementwise.h"
 #include "tests/kernels/cuda/device_buffer.h"
+#include "tests/kernels/cuda/device_test.h"
 #include "tests/kernels/test_matrix.h"
 
 namespace flexquant::cuda {
 namespace {
 
-using flexquant::testing::RandomFloats;
 using testing::DeviceBuffer;
+using testing::RandomFloats;
 
 class ActivationBlocksTest : public testing::DeviceTest {};
 
@@ -62,22 +62,6 @@ TEST_F(ActivationBlocksTest, HoldTheSameHalvesAsRows) {
       run(what, {nullptr, in_blocks.data(), scale_of_blocks.data(), 0, ActivationBlockRows(rows)});
       EXPECT_EQ(FromBlocks(in_blocks.Download(), rows, n), in_rows.Download()) << n << " columns, " << what;
       EXPECT_EQ(scale_of_blocks.Download(), scale.Download());
-    }
-  }
-}
-
-TEST(ActivationBlocksOrderTest, EveryElementHasAPlace) {
-  for (const int64_t rows : {1, 8, 19}) {
-    for (const int64_t cols : {1, 64, 200}) {
-      std::set<int64_t> places;
-      for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t col = 0; col < cols; ++col) {
-          places.insert(ActivationPair(ActivationBlockRows(rows), row, col) + col % 2);
-        }
-      }
-      EXPECT_EQ(places.size(), static_cast<size_t>(rows * cols));
-      EXPECT_GE(*places.begin(), 0);
-      EXPECT_LT(*places.rbegin(), static_cast<int64_t>(BlockedActivations(rows, cols)));
     }
   }
 }

@@ -2,19 +2,28 @@
 #define FLEXQUANT_TESTS_KERNELS_CUDA_DEVICE_BUFFER_H_
 
 #include <cuda_runtime.h>
-#include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
-namespace flexquant::cuda::testing {
+namespace flexquant::testing {
 
-// Device memory of a test; dies with it.
+// Ends the test.
+inline void CheckCuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  }
+}
+
+// Device memory of a test, zero at first; dies with it.
 template <class T>
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(size_t size) : size_(size) {
-    EXPECT_EQ(cudaMalloc(&data_, (size > 0 ? size : 1) * sizeof(T)), cudaSuccess);
+    CheckCuda(cudaMalloc(&data_, std::max<size_t>(1, size) * sizeof(T)), "cudaMalloc");
     Fill(0);
   }
   explicit DeviceBuffer(const std::vector<T>& values) : DeviceBuffer(values.size()) { Upload(values); }
@@ -25,13 +34,14 @@ class DeviceBuffer {
   T* data() const { return data_; }
   size_t size() const { return size_; }
   void Upload(const std::vector<T>& values) {
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), cudaSuccess);
+    CheckCuda(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "to the device");
   }
-  void Fill(int byte) { EXPECT_EQ(cudaMemset(data_, byte, size_ * sizeof(T)), cudaSuccess); }
+  void Fill(int byte) { CheckCuda(cudaMemset(data_, byte, size_ * sizeof(T)), "cudaMemset"); }
+  // Waits for the whole device first.
   std::vector<T> Download() const {
     std::vector<T> values(size_);
-    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), cudaSuccess);
+    CheckCuda(cudaDeviceSynchronize(), "waiting for the device");
+    CheckCuda(cudaMemcpy(values.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost), "from the device");
     return values;
   }
 
@@ -40,18 +50,6 @@ class DeviceBuffer {
   size_t size_;
 };
 
-// Skips the test, saying why, where there is no device.
-class DeviceTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    int devices = 0;
-    const cudaError_t status = cudaGetDeviceCount(&devices);
-    if (status != cudaSuccess || devices == 0) {
-      GTEST_SKIP() << "no CUDA device: " << cudaGetErrorString(status);
-    }
-  }
-};
-
-}  // namespace flexquant::cuda::testing
+}  // namespace flexquant::testing
 
 #endif  // FLEXQUANT_TESTS_KERNELS_CUDA_DEVICE_BUFFER_H_

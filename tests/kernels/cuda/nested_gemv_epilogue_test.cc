@@ -7,6 +7,7 @@
 
 #include "common/precision.h"
 #include "kernels/cuda/nested_gemv.h"
+#include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/device_matrix.h"
 #include "tests/kernels/cuda/linear.h"
 #include "tests/kernels/test_matrix.h"
@@ -17,9 +18,9 @@ namespace {
 using cuda::GemvEpilogue;
 using cuda::GemvParams;
 using testing::Bits;
-using testing::Check;
+using testing::CheckCuda;
 using testing::CudaGemvTest;
-using testing::DeviceArray;
+using testing::DeviceBuffer;
 using testing::kUntouched;
 using testing::Linear;
 using testing::RandomFloats;
@@ -31,7 +32,7 @@ TEST_F(CudaGemvTest, Epilogues) {
     Linear plain(matrix.view(), 13);
     Linear paired(matrix.view(), 13, /*paired=*/true);
     const auto bias = RandomFloats(2 * half, 14);
-    const DeviceArray<float> device_bias(bias);
+    const DeviceBuffer<float> device_bias(bias);
     for (const bool portable : paths_) {
       for (const int m : {1, 2, 6, 16, 30, 35, 64}) {
         plain.params().portable = paired.params().portable = portable;
@@ -39,7 +40,7 @@ TEST_F(CudaGemvTest, Epilogues) {
         plain.params().epilogue = paired.params().epilogue = GemvEpilogue::kStore;
         const auto y = plain.RunUniform(0, m, 5);
         ASSERT_EQ(Bits(paired.RunUniform(0, m, 5)), Bits(y));
-        plain.params().bias = paired.params().bias = device_bias.get();
+        plain.params().bias = paired.params().bias = device_bias.data();
         plain.params().epilogue = GemvEpilogue::kAdd;
         const auto initial = RandomFloats(m * 2 * half, 15);
         const auto added = plain.Run(0, std::vector<uint8_t>(static_cast<size_t>(m), 5), initial);
@@ -74,8 +75,8 @@ TEST_F(CudaGemvTest, OnlyValidRowsAreComputed) {
         linear.params().valid_rows = nullptr;
         const auto all = linear.RunUniform(0, m, 4);
         for (const int valid : {0, 1, m / 2, m - 1, m}) {
-          const DeviceArray<int32_t> count(std::vector<int32_t>{valid});
-          linear.params().valid_rows = count.get();
+          const DeviceBuffer<int32_t> count(std::vector<int32_t>{valid});
+          linear.params().valid_rows = count.data();
           std::vector<uint8_t> widths(static_cast<size_t>(m), 8);  // of the others: must not matter
           std::fill_n(widths.begin(), valid, uint8_t{4});
           const auto y = linear.Run(0, widths);
@@ -97,25 +98,25 @@ class Chain {
     GemvParams second = down.params();
     first.portable = second.portable = portable;
     first.rows = second.rows = rows;
-    first.x = second.y = hidden_.get();
-    first.y = inner_.get();
-    second.x = inner_.get();
+    first.x = second.y = hidden_.data();
+    first.y = inner_.data();
+    second.x = inner_.data();
     first.ldx = second.ldy = 576;
     first.ldy = second.ldx = 1536;
     first.epilogue = GemvEpilogue::kSiluMul;
     second.epilogue = GemvEpilogue::kAdd;
     second.workspace = first.workspace = down.params().workspace;
-    Check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
-    Check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
+    CheckCuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "stream");
+    CheckCuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");
     for (int layer = 0; layer < 2; ++layer) {
-      first.widths = second.widths = widths_.get() + 64 * layer;
-      Check(cuda::LaunchNestedGemv(first, stream_), "up");
-      Check(cuda::LaunchNestedGemv(second, stream_), "down");
+      first.widths = second.widths = widths_.data() + 64 * layer;
+      CheckCuda(cuda::LaunchNestedGemv(first, stream_), "up");
+      CheckCuda(cuda::LaunchNestedGemv(second, stream_), "down");
     }
     cudaGraph_t graph = nullptr;
-    Check(cudaStreamEndCapture(stream_, &graph), "end of capture");
-    Check(cudaGraphInstantiate(&graph_, graph, 0), "instantiate");
-    Check(cudaGraphDestroy(graph), "destroy");
+    CheckCuda(cudaStreamEndCapture(stream_, &graph), "end of capture");
+    CheckCuda(cudaGraphInstantiate(&graph_, graph, 0), "instantiate");
+    CheckCuda(cudaGraphDestroy(graph), "destroy");
   }
   ~Chain() {
     cudaGraphExecDestroy(graph_);
@@ -123,18 +124,18 @@ class Chain {
   }
 
   std::vector<float> Replay(const std::vector<uint8_t>& widths) {
-    hidden_.Set(RandomFloats(rows_ * 576, 5));
-    widths_.Set(widths);
-    Check(cudaGraphLaunch(graph_, stream_), "replay");
-    Check(cudaStreamSynchronize(stream_), "replay");
-    return hidden_.Get();
+    hidden_.Upload(RandomFloats(rows_ * 576, 5));
+    widths_.Upload(widths);
+    CheckCuda(cudaGraphLaunch(graph_, stream_), "replay");
+    CheckCuda(cudaStreamSynchronize(stream_), "replay");
+    return hidden_.Download();
   }
 
  private:
   int rows_;
-  DeviceArray<float> hidden_;
-  DeviceArray<float> inner_;
-  DeviceArray<uint8_t> widths_;
+  DeviceBuffer<float> hidden_;
+  DeviceBuffer<float> inner_;
+  DeviceBuffer<uint8_t> widths_;
   cudaStream_t stream_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
 };

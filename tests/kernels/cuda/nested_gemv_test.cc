@@ -9,6 +9,7 @@
 
 #include "common/precision.h"
 #include "kernels/reference/reference.h"
+#include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/device_matrix.h"
 #include "tests/kernels/cuda/linear.h"
 #include "tests/kernels/test_matrix.h"
@@ -16,21 +17,16 @@
 namespace flexquant {
 namespace {
 
-using cuda::GemvParams;
 using cuda::GemvTuning;
 using testing::Bits;
-using testing::Check;
 using testing::CudaGemvTest;
-using testing::DeviceArray;
+using testing::DeviceBuffer;
 using testing::DeviceMatrix;
-using testing::ExpectNear;
 using testing::kRows;
 using testing::Linear;
 using testing::RandomFloats;
 using testing::RandomMatrix;
 using testing::RowsOf;
-
-constexpr uint32_t kAllFine = 0x1FF;
 
 struct Shape {
   int64_t rows;
@@ -63,7 +59,8 @@ const GemvTuning kTunings[] = {GemvTuning{},
                                Tuning(64, 8, 0, 32, 0),
                                Tuning(64, 2, 0, 16, 1)};
 
-TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
+// The portable kernels without tuning are those that tests/kernels/ops compares with the reference.
+TEST_F(CudaGemvTest, NeitherPathNorTuningNorBatchMatters) {
   uint32_t seed = 1;
   for (const Shape& shape : kShapes) {
     const RandomMatrix matrix(shape.rows, shape.cols, shape.group, ++seed);
@@ -72,13 +69,6 @@ TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
       linear.params().portable = true;
       linear.params().tuning = {};
       const auto whole = linear.RunUniform(0, kRows, bits);
-      for (const int t : {0, 33, 63}) {
-        const auto a =
-            reference::QuantizeActivations(linear.x().data() + t * shape.cols, shape.cols, 1, shape.cols, shape.group);
-        std::vector<double> magnitude;
-        const auto expected = reference::NestedGemm(matrix.view(), bits, a.view, &magnitude);
-        ExpectNear(whole, t, expected, magnitude, shape.cols, "whole");
-      }
       for (const bool portable : paths_) {
         linear.params().portable = portable;
         for (const int m : {1, 2, 3, 4, 7, 8, 9, 16, 17, 31, 32, 33, 64}) {
@@ -95,13 +85,15 @@ TEST_F(CudaGemvTest, MatchesTheReferenceAndBatchesDoNotMatter) {
   }
 }
 
-TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAlone) {
+TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAloneInEveryTuning) {
   uint32_t seed = 100;
   std::mt19937 random(3);
   for (const Shape& shape : kShapes) {
     const RandomMatrix matrix(shape.rows, shape.cols, shape.group, ++seed);
     Linear linear(matrix.view(), ++seed);
     for (const uint32_t fine : {0U, 1U << 6 | 1U << 8}) {
+      linear.params().portable = true;
+      linear.params().tuning = {};
       linear.params().fine_widths = fine;
       std::vector<std::vector<float>> alone(9);
       for (const int bits : kPrecisions) {
@@ -124,36 +116,6 @@ TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAlone) {
           }
         }
       }
-      linear.params().portable = paths_.back();
-      linear.params().tuning = {};
-    }
-  }
-}
-
-TEST_F(CudaGemvTest, FineActivationsMatchTheReference) {
-  for (const Shape& shape : {Shape{40, 576, 64}, Shape{17, 4096, 128}}) {
-    const RandomMatrix matrix(shape.rows, shape.cols, shape.group, 7);
-    Linear linear(matrix.view(), 8);
-    for (const bool portable : paths_) {
-      linear.params().portable = portable;
-      linear.params().fine_widths = kAllFine & ~(1U << 4);
-      for (const int m : {1, 3, 8, 16, 40}) {
-        for (const int bits : kPrecisions) {
-          const auto y = linear.RunUniform(0, m, bits);
-          const float* x = linear.x().data();
-          const auto a = bits == 4 ? reference::QuantizeActivations(x, shape.cols, 1, shape.cols, shape.group)
-                                   : reference::QuantizeActivations15(x, shape.cols, shape.group);
-          std::vector<double> magnitude;
-          auto expected = reference::NestedGemm(matrix.view(), bits, a.view, &magnitude);
-          const auto rows = static_cast<size_t>(shape.rows);
-          for (size_t n = 0; n < rows && bits != 4; ++n) {
-            expected[n] += expected[rows + n];
-            magnitude[n] += magnitude[rows + n];
-          }
-          expected.resize(rows);
-          ExpectNear(y, 0, expected, magnitude, shape.cols, "fine");
-        }
-      }
     }
   }
 }
@@ -163,8 +125,8 @@ TEST_F(CudaGemvTest, NormIsTheSameFusedOrNotAndNearTheReference) {
     const RandomMatrix matrix(48, cols, 64, 9);
     Linear linear(matrix.view(), 10);
     const auto weight = RandomFloats(cols, 11);
-    const DeviceArray<float> device_weight(weight);
-    linear.params().norm_weight = device_weight.get();
+    const DeviceBuffer<float> device_weight(weight);
+    linear.params().norm_weight = device_weight.data();
     linear.params().norm_eps = 1e-5F;
     linear.params().portable = paths_.front();
     const auto whole = linear.RunUniform(0, kRows, 8);
@@ -188,37 +150,6 @@ TEST_F(CudaGemvTest, NormIsTheSameFusedOrNotAndNearTheReference) {
         }
         // int8 activations: an error of about 0.7 % of each term, independent between terms.
         ASSERT_NEAR(whole[static_cast<size_t>(t * 48 + n)], expected, 0.06 * std::sqrt(squares)) << "output " << n;
-      }
-    }
-  }
-}
-
-TEST_F(CudaGemvTest, LargestSumsDoNotOverflow) {
-  const int64_t cols = 1024;
-  RandomMatrix matrix(16, cols, 128, 7, /*exact=*/true);
-  NestedMatrix w = matrix.view();
-  const std::vector<uint8_t> ones(static_cast<size_t>(w.units() * 3 * kPlaneWordBytes), 0xFF);
-  w.base3 = w.bit4 = w.bit5 = w.bit6 = w.bits78 = ones.data();
-  for (const float value : {1.0F, -1.0F}) {
-    Linear linear(w, 1);
-    const DeviceArray<float> x(std::vector<float>(static_cast<size_t>(kRows * cols), 0.25F * value));
-    const std::vector<float> host(static_cast<size_t>(cols), 0.25F * value);
-    for (const int bits : kPrecisions) {
-      const auto a = reference::QuantizeActivations(host.data(), cols, 1, cols, 128);
-      std::vector<double> magnitude;
-      const auto expected = reference::NestedGemm(w, bits, a.view, &magnitude);
-      const DeviceArray<uint8_t> widths(std::vector<uint8_t>(kRows, static_cast<uint8_t>(bits)));
-      for (const int m : {1, 5}) {
-        const DeviceArray<float> y(static_cast<size_t>(m * 16));
-        GemvParams params = linear.params();
-        params.portable = paths_.front();
-        params.x = x.get();
-        params.rows = m;
-        params.widths = widths.get();
-        params.y = y.get();
-        params.ldy = 16;
-        Check(cuda::LaunchNestedGemv(params, nullptr), "launch");
-        ExpectNear(y.Get(), m - 1, expected, magnitude, cols, "extreme");
       }
     }
   }

@@ -9,15 +9,16 @@
 #include "kernels/reference/reference.h"
 #include "tests/kernels/cuda/device_buffer.h"
 #include "tests/kernels/cuda/device_matrix.h"
+#include "tests/kernels/cuda/device_test.h"
 #include "tests/kernels/test_matrix.h"
 
 namespace flexquant::cuda {
 namespace {
 
-using flexquant::testing::DeviceMatrix;
-using flexquant::testing::RandomFloats;
-using flexquant::testing::RandomMatrix;
 using testing::DeviceBuffer;
+using testing::DeviceMatrix;
+using testing::RandomFloats;
+using testing::RandomMatrix;
 
 class PrefillFusedTest : public testing::DeviceTest {
  protected:

@@ -1,5 +1,5 @@
-#ifndef FLEXQUANT_TESTS_KERNELS_ISA_TEST_H_
-#define FLEXQUANT_TESTS_KERNELS_ISA_TEST_H_
+#ifndef FLEXQUANT_TESTS_KERNELS_CPU_ISA_TEST_H_
+#define FLEXQUANT_TESTS_KERNELS_CPU_ISA_TEST_H_
 
 #include <gtest/gtest.h>
 
@@ -31,4 +31,4 @@ inline std::string IsaTestName(const ::testing::TestParamInfo<Isa>& info) { retu
 
 }  // namespace flexquant::testing
 
-#endif  // FLEXQUANT_TESTS_KERNELS_ISA_TEST_H_
+#endif  // FLEXQUANT_TESTS_KERNELS_CPU_ISA_TEST_H_

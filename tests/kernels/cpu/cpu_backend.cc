@@ -1,0 +1,205 @@
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "common/precision.h"
+#include "common/store/nested_quantizer.h"
+#include "tests/kernels/backend.h"
+
+namespace flexquant::testing {
+namespace {
+
+// Kernels of one instruction set, put together as the executor does.
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(const CpuKernels& kernels) : kernels_(kernels) {}
+
+  std::vector<int64_t> group_sizes() const override { return {32, 64, 128}; }
+  bool SupportsHeadDim(int64_t) const override { return true; }
+  double decode_error() const override { return 3e-6; }
+  double prefill_error() const override { return 3e-6; }
+  double logit_error() const override { return 3e-6; }
+
+  std::vector<float> Product(const NestedMatrix& w, const ProductInput& input) override {
+    const auto m = static_cast<int64_t>(input.widths.size());
+    GuardedRows y(m, w.rows);
+    // Rows of one width next to each other are one product.
+    for (int64_t begin = 0; begin < m;) {
+      const int bits = input.widths[static_cast<size_t>(begin)];
+      int64_t end = begin + 1;
+      while (end < m && input.widths[static_cast<size_t>(end)] == bits) {
+        ++end;
+      }
+      if (input.fine) {
+        MultiplyFine(w, input, begin, end, bits, y);
+      } else {
+        Multiply(w, bits, Quantize(w, input, begin, end), y.row(begin), y.stride());
+      }
+      begin = end;
+    }
+    return y.Take();
+  }
+
+  std::vector<float> Embedding(const NestedMatrix& w, const std::vector<uint32_t>& tokens) override {
+    GuardedRows out(static_cast<int64_t>(tokens.size()), w.cols);
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      DequantizeRow(w, tokens[t], kTopPrecision, {out.row(static_cast<int64_t>(t)), static_cast<size_t>(w.cols)});
+    }
+    return out.Take();
+  }
+
+  std::vector<float> RmsNorm(const std::vector<float>& x, int64_t ldx, const std::vector<float>& weight, int64_t m,
+                             float eps) override {
+    const auto n = static_cast<int64_t>(weight.size());
+    GuardedRows y(m, n);
+    kernels_.rms_norm(x.data(), ldx, weight.data(), m, n, eps, y.row(0), y.stride());
+    return y.Take();
+  }
+
+  std::vector<float> SiluMul(const std::vector<float>& gate_up, int64_t m, int64_t n) override {
+    GuardedRows out(m, n);
+    for (int64_t t = 0; t < m; ++t) {
+      kernels_.silu_mul(gate_up.data() + 2 * t * n, gate_up.data() + (2 * t + 1) * n, n, out.row(t));
+    }
+    return out.Take();
+  }
+
+  std::vector<float> Add(const std::vector<float>& x, const std::vector<float>& y, int64_t m, int64_t n) override {
+    GuardedRows sum(m, n);
+    for (int64_t t = 0; t < m; ++t) {
+      std::copy_n(x.begin() + t * n, n, sum.row(t));
+      kernels_.add(sum.row(t), y.data() + t * n, n);
+    }
+    return sum.Take();
+  }
+
+  RopeOutput RopeAndStore(const RopeInput& input) override {
+    const AttentionShape& shape = input.shape;
+    const int64_t d = shape.head_dim;
+    RopeOutput out{{}, input.k, input.v};
+    for (size_t row = 0; row < input.positions.size(); ++row) {
+      const auto begin = input.qkv.begin() + static_cast<int64_t>(row) * shape.q_stride;
+      std::vector<float> x(begin, begin + shape.q_stride);
+      float* k = x.data() + shape.num_heads * d;
+      if (!input.bias.empty()) {
+        kernels_.add(x.data(), input.bias.data(), shape.q_stride);
+      }
+      if (!input.q_norm.empty()) {
+        kernels_.rms_norm(x.data(), d, input.q_norm.data(), shape.num_heads, d, input.norm_eps, x.data(), d);
+        kernels_.rms_norm(k, d, input.k_norm.data(), shape.num_kv_heads, d, input.norm_eps, k, d);
+      }
+      const int64_t position = input.positions[row];
+      const float* cos = input.cos.data() + position * (d / 2);
+      const float* sin = input.sin.data() + position * (d / 2);
+      kernels_.rope(x.data(), shape.num_heads, d, cos, sin);
+      kernels_.rope(k, shape.num_kv_heads, d, cos, sin);
+      out.q.insert(out.q.end(), x.data(), k);
+      const int64_t block =
+          input.tables[static_cast<size_t>(input.sequences[row] * input.table_stride + position / shape.block_tokens)];
+      const int64_t at = (block * shape.num_kv_heads * shape.block_tokens + position % shape.block_tokens) * d;
+      kernels_.store_kv(k, shape.num_kv_heads, d, out.k.data() + at, shape.block_tokens * d);
+      kernels_.store_kv(k + shape.num_kv_heads * d, shape.num_kv_heads, d, out.v.data() + at, shape.block_tokens * d);
+    }
+    return out;
+  }
+
+  std::vector<float> AttentionDecode(const AttentionInput& input) override { return Attend(input); }
+  std::vector<float> AttentionPrefill(const AttentionInput& input) override { return Attend(input); }
+
+  std::vector<SampledToken> Sample(const std::vector<float>& logits, int64_t vocab,
+                                   const std::vector<SampleRow>& rows) override {
+    std::vector<SampledToken> tokens;
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const auto begin = logits.begin() + static_cast<int64_t>(i) * vocab;
+      std::vector<float> mine(begin, begin + vocab);
+      tokens.push_back(SampleToken(kernels_, absl::MakeSpan(mine), rows[i].config, rows[i].counts, rows[i].draw,
+                                   rows[i].top_logprobs));
+    }
+    return tokens;
+  }
+
+ private:
+  struct Activations {
+    std::vector<int8_t> values;
+    std::vector<float> scales;
+    std::vector<int32_t> sums;
+    QuantizedActivations view;
+  };
+
+  // Rows [begin, end); each as two if fine.
+  Activations Quantize(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end) const {
+    const int64_t columns = (end - begin) * (input.fine ? 2 : 1);
+    const int64_t padded = w.units() * kUnitCols;
+    Activations a;
+    a.values.resize(static_cast<size_t>(columns * padded));
+    a.scales.resize(static_cast<size_t>(columns * w.groups()));
+    a.sums.resize(a.scales.size());
+    if (input.fine) {
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t at = 2 * (row - begin);
+        kernels_.quantize_activations_15(input.x.data() + row * input.ldx, w.cols, w.group_size,
+                                         a.values.data() + at * padded, a.scales.data() + at * w.groups(),
+                                         a.sums.data() + at * w.groups());
+      }
+    } else {
+      kernels_.quantize_activations(input.x.data() + begin * input.ldx, input.ldx, columns, w.cols, w.group_size,
+                                    a.values.data(), a.scales.data(), a.sums.data());
+    }
+    a.view = {columns, w.cols, w.group_size, a.values.data(), a.scales.data(), a.sums.data()};
+    return a;
+  }
+
+  void Multiply(const NestedMatrix& w, int bits, const Activations& a, float* y, int64_t ldy) const {
+    std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
+    kernels_.nested_gemm(w, bits, a.view, 0, w.tiles(), y, ldy, workspace.data());
+  }
+
+  void MultiplyFine(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end, int bits,
+                    GuardedRows& y) const {
+    std::vector<float> pairs(static_cast<size_t>(2 * (end - begin) * w.rows));
+    Multiply(w, bits, Quantize(w, input, begin, end), pairs.data(), w.rows);
+    for (int64_t row = begin; row < end; ++row) {
+      const float* pair = pairs.data() + 2 * (row - begin) * w.rows;
+      std::transform(pair, pair + w.rows, pair + w.rows, y.row(row), std::plus<>());
+    }
+  }
+
+  std::vector<float> Attend(const AttentionInput& input) const {
+    const AttentionShape& shape = input.shape;
+    int64_t rows = 0;
+    for (const int64_t count : input.counts) {
+      rows += count;
+    }
+    GuardedRows out(rows, shape.num_heads * shape.head_dim, shape.out_stride - shape.num_heads * shape.head_dim);
+    int64_t row = 0;
+    for (size_t s = 0; s < input.counts.size(); ++s) {
+      const AttentionSequence sequence{input.q.data() + row * shape.q_stride, out.row(row), input.counts[s],
+                                       input.starts[s], input.cache->table(s)};
+      std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, input.starts[s] + input.counts[s]));
+      kernels_.attention(shape, sequence, input.cache->k().data(), input.cache->v().data(), 0, shape.num_heads,
+                         workspace.data());
+      row += input.counts[s];
+    }
+    return out.Take();
+  }
+
+  const CpuKernels& kernels_;
+};
+
+}  // namespace
+
+std::vector<BackendInfo> LinkedBackends(bool) {
+  std::vector<BackendInfo> backends;
+  for (const Isa isa : AllIsas()) {
+    backends.push_back({std::string(IsaName(isa)), [isa]() -> absl::StatusOr<std::unique_ptr<Backend>> {
+                          if (!IsaSupported(isa)) {
+                            return absl::UnavailableError("not supported by this machine");
+                          }
+                          return std::make_unique<CpuBackend>(GetCpuKernels(isa));
+                        }});
+  }
+  return backends;
+}
+
+}  // namespace flexquant::testing
