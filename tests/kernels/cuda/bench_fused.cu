@@ -1,6 +1,5 @@
 // Times of the fused prefill product in the shapes of Llama-3-8B, beside cuBLAS in the same process.
 
-#include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -10,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/cuda/prefill_fused.h"
+#include "tests/kernels/cuda/bench_cublas.cuh"
 #include "tests/kernels/cuda/bench_harness.cuh"
 
 namespace flexquant::cuda {
@@ -23,30 +23,14 @@ struct FusedCase {
   bool paired;
 };
 
-double TimeCublas(cublasHandle_t handle, const FusedCase& c, int m, int copies, bool zeros) {
-  const auto weights = static_cast<size_t>(c.rows * c.cols);
-  auto* w = zeros ? Allocate<__nv_bfloat16>(weights * static_cast<size_t>(copies))
-                  : Randoms<__nv_bfloat16>(weights * static_cast<size_t>(copies), 0.02F);
-  auto* x = zeros ? Allocate<__nv_bfloat16>(static_cast<size_t>(m * c.cols))
-                  : Randoms<__nv_bfloat16>(static_cast<size_t>(m * c.cols));
+double TimeCublas(const Cublas& cublas, const FusedCase& c, int m, int copies, bool zeros) {
+  const size_t weights = static_cast<size_t>(c.rows * c.cols) * static_cast<size_t>(copies);
+  const auto inputs = static_cast<size_t>(m * c.cols);
+  auto* w = zeros ? Allocate<__nv_bfloat16>(weights) : Randoms<__nv_bfloat16>(weights, 0.02F);
+  auto* x = zeros ? Allocate<__nv_bfloat16>(inputs) : Randoms<__nv_bfloat16>(inputs);
   auto* y = Allocate<__nv_bfloat16>(static_cast<size_t>(m * c.rows));
-  auto* workspace = Allocate<uint8_t>(32 << 20);
-  const float one = 1;
-  const float zero = 0;
-  const double us = Time(
-      [&](cudaStream_t s) {
-        CHECK_CUDA(cublasSetStream(handle, s));
-        CHECK_CUDA(cublasSetWorkspace(handle, workspace, 32 << 20));
-        for (int i = 0; i < copies; ++i) {
-          CHECK_CUDA(cublasGemmEx(handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(c.rows), m,
-                                  static_cast<int>(c.cols), &one, w + static_cast<size_t>(i) * weights, CUDA_R_16BF,
-                                  static_cast<int>(c.cols), x, CUDA_R_16BF, static_cast<int>(c.cols), &zero, y,
-                                  CUDA_R_16BF, static_cast<int>(c.rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-        }
-      },
-      copies);
-  for (void* each :
-       {static_cast<void*>(w), static_cast<void*>(x), static_cast<void*>(y), static_cast<void*>(workspace)}) {
+  const double us = TimeCublas(cublas, {c.rows, c.cols, m, CUDA_R_16BF, w, copies, x, CUDA_R_16BF, y});
+  for (__nv_bfloat16* each : {w, x, y}) {
     CHECK_CUDA(cudaFree(each));
   }
   return us;
@@ -84,8 +68,7 @@ void BenchFusedDivisions(const FusedGemmParams& p, const uint8_t* memory, int co
 void BenchFused(bool divisions) {
   std::printf(
       "fused prefill product, us a launch in a PDL graph, beside cuBLAS bf16 with random values and with zeros\n");
-  cublasHandle_t handle;
-  CHECK_CUDA(cublasCreate(&handle));
+  const Cublas cublas;
   for (const FusedCase& c : {FusedCase{"qkv", 6144, 4096, false}, FusedCase{"o", 4096, 4096, false},
                              FusedCase{"gate_up", 28672, 4096, true}, FusedCase{"down", 4096, 14336, false}}) {
     FusedGemmParams p;
@@ -102,8 +85,8 @@ void BenchFused(bool divisions) {
     p.y = Allocate<float>(static_cast<size_t>(2048 * p.y_stride));
     for (const int m : {17, 64, 128, 256, 512, 1024, 2048}) {
       p.num_rows = m;
-      std::printf("  %-7s m %4d: cuBLAS %.1f, zeros %.1f; fused", c.name, m, TimeCublas(handle, c, m, copies, false),
-                  TimeCublas(handle, c, m, copies, true));
+      std::printf("  %-7s m %4d: cuBLAS %.1f, zeros %.1f; fused", c.name, m, TimeCublas(cublas, c, m, copies, false),
+                  TimeCublas(cublas, c, m, copies, true));
       for (const int bits : {3, 4, 5, 6, 8}) {
         p.bits = bits;
         const double us = TimeFused(p, memory, copies, {});

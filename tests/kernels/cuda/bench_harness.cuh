@@ -69,16 +69,19 @@ T* Randoms(size_t count, float deviation = 1.0F) {
   return data;
 }
 
-// Median microseconds of one replay of what `body` launches, divided by `parts`.
-inline double Time(const std::function<void(cudaStream_t)>& body, int parts, int repeats = 15) {
-  cudaStream_t stream;
-  CHECK_CUDA(cudaStreamCreate(&stream));
+inline cudaGraphExec_t Capture(cudaStream_t stream, const std::function<void(cudaStream_t)>& body) {
   cudaGraph_t graph;
   cudaGraphExec_t exec;
   CHECK_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
   body(stream);
   CHECK_CUDA(cudaStreamEndCapture(stream, &graph));
   CHECK_CUDA(cudaGraphInstantiate(&exec, graph, 0));
+  CHECK_CUDA(cudaGraphDestroy(graph));
+  return exec;
+}
+
+// Median microseconds of one `step`, from `repeats` measurements of `steps` steps each after three that warm up.
+inline double Median(cudaStream_t stream, int steps, int repeats, const std::function<void()>& step) {
   cudaEvent_t begin;
   cudaEvent_t end;
   CHECK_CUDA(cudaEventCreate(&begin));
@@ -86,29 +89,43 @@ inline double Time(const std::function<void(cudaStream_t)>& body, int parts, int
   std::vector<double> times;
   for (int i = 0; i < repeats + 3; ++i) {
     CHECK_CUDA(cudaEventRecord(begin, stream));
-    CHECK_CUDA(cudaGraphLaunch(exec, stream));
+    for (int k = 0; k < steps; ++k) {
+      step();
+    }
     CHECK_CUDA(cudaEventRecord(end, stream));
     CHECK_CUDA(cudaEventSynchronize(end));
     float ms = 0;
     CHECK_CUDA(cudaEventElapsedTime(&ms, begin, end));
     if (i >= 3) {
-      times.push_back(static_cast<double>(ms) * 1e3 / parts);
+      times.push_back(static_cast<double>(ms) * 1e3 / steps);
     }
   }
-  CHECK_CUDA(cudaGraphExecDestroy(exec));
-  CHECK_CUDA(cudaGraphDestroy(graph));
-  CHECK_CUDA(cudaStreamDestroy(stream));
+  CHECK_CUDA(cudaEventDestroy(begin));
+  CHECK_CUDA(cudaEventDestroy(end));
   std::sort(times.begin(), times.end());
   return times[times.size() / 2];
 }
 
-inline double ReadBandwidth(uint16_t* memory, size_t bytes) {
+// Median microseconds of one replay of what `body` launches, divided by `parts`.
+inline double Time(const std::function<void(cudaStream_t)>& body, int parts, int repeats = 15) {
+  cudaStream_t stream;
+  CHECK_CUDA(cudaStreamCreate(&stream));
+  cudaGraphExec_t exec = Capture(stream, body);
+  const double us = Median(stream, 1, repeats, [&] { CHECK_CUDA(cudaGraphLaunch(exec, stream)); });
+  CHECK_CUDA(cudaGraphExecDestroy(exec));
+  CHECK_CUDA(cudaStreamDestroy(stream));
+  return us / parts;
+}
+
+// TB/s of a kernel that only reads.
+inline double ReadBandwidth(const void* memory, size_t bytes) {
   auto* out = Allocate<uint32_t>(1);
   double best = 0;
-  for (const int blocks : {264, 528, 1056, 4224}) {
+  for (const int blocks : {264, 528, 1056, 2112, 4224}) {
     const double us = Time([&](cudaStream_t s) { CHECK_CUDA(LaunchReadOnly(memory, bytes, blocks, out, s)); }, 1);
     best = std::max(best, static_cast<double>(bytes) / us * 1e-6);
   }
+  CHECK_CUDA(cudaFree(out));
   return best;
 }
 

@@ -22,11 +22,8 @@
 #include "kernels/cuda/nested_gemv.h"
 #include "tests/kernels/cuda/bench_model.cuh"
 
-namespace flexquant {
+namespace flexquant::cuda {
 namespace {
-
-using cuda::GemvEpilogue;
-using cuda::GemvParams;
 
 constexpr int kReplays = 10;
 constexpr int kRepeats = 7;
@@ -74,21 +71,6 @@ bool Wanted(const Options& options, int group) {
   return it == options.end() || std::count(it->second.begin(), it->second.end(), kind) != 0;
 }
 
-cudaGraphExec_t Capture(const Model& model, const Options& options, int rows) {
-  CHECK(cudaStreamBeginCapture(model.stream, cudaStreamCaptureModeThreadLocal));
-  for (int group = 0; group < kGroups; ++group) {
-    if (Wanted(options, group)) {
-      CHECK(cuda::LaunchNestedGemv(Params(model, options, group, rows), model.stream));
-    }
-  }
-  cudaGraph_t graph = nullptr;
-  cudaGraphExec_t exec = nullptr;
-  CHECK(cudaStreamEndCapture(model.stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  CHECK(cudaGraphDestroy(graph));
-  return exec;
-}
-
 // Fills the table; the bytes a step reads with it.
 double SetWidths(const Model& model, const Options& options, int width, int rows, std::mt19937& random) {
   static constexpr int kWidths[] = {3, 4, 5, 6, 8};
@@ -109,50 +91,15 @@ double SetWidths(const Model& model, const Options& options, int width, int rows
 }
 
 void CopyWidths(const Model& model) {
-  CHECK(cudaMemcpyAsync(model.widths, model.host_widths, kGroups * kMaxRows, cudaMemcpyHostToDevice, model.stream));
-}
-
-// Median milliseconds of one `step`.
-template <class Step>
-double Median(cudaStream_t stream, const Step& step) {
-  cudaEvent_t begin = nullptr;
-  cudaEvent_t end = nullptr;
-  CHECK(cudaEventCreate(&begin));
-  CHECK(cudaEventCreate(&end));
-  std::vector<float> times;
-  for (int repeat = 0; repeat <= kRepeats; ++repeat) {
-    CHECK(cudaEventRecord(begin, stream));
-    for (int i = 0; i < kReplays; ++i) {
-      step();
-    }
-    CHECK(cudaEventRecord(end, stream));
-    CHECK(cudaEventSynchronize(end));
-    float time = 0;
-    CHECK(cudaEventElapsedTime(&time, begin, end));
-    if (repeat > 0) {
-      times.push_back(time / kReplays);
-    }
-  }
-  std::sort(times.begin(), times.end());
-  return times[times.size() / 2];
-}
-
-double ReadBandwidth(const Model& model) {
-  double best = 0;
-  for (const int blocks : {132 * 4, 132 * 8, 132 * 16}) {
-    const double ms = Median(model.stream, [&] {
-      CHECK(cuda::LaunchReadOnly(model.data, model.bytes, blocks, reinterpret_cast<uint32_t*>(model.logits),
-                                 model.stream));
-    });
-    best = std::max(best, static_cast<double>(model.bytes) / ms * 1e-6);
-  }
-  return best;
+  CHECK_CUDA(
+      cudaMemcpyAsync(model.widths, model.host_widths, kGroups * kMaxRows, cudaMemcpyHostToDevice, model.stream));
 }
 
 double Checksum(const Model& model, const Options& options, int rows) {
   const bool head = Wanted(options, kGroups - 1);
   std::vector<float> y(static_cast<size_t>(head ? kVocab : kHidden) * static_cast<size_t>(rows));
-  CHECK(cudaMemcpy(y.data(), head ? model.logits : model.hidden, y.size() * sizeof(float), cudaMemcpyDeviceToHost));
+  CHECK_CUDA(
+      cudaMemcpy(y.data(), head ? model.logits : model.hidden, y.size() * sizeof(float), cudaMemcpyDeviceToHost));
   double sum = 0;
   for (const float value : y) {
     sum += std::abs(static_cast<double>(value));
@@ -167,17 +114,23 @@ void Run(const Model& model, const Options& options, double read) {
   const std::vector<int> widths =
       options.count("widths") != 0 ? options.at("widths") : std::vector<int>{3, 4, 5, 6, 8, 0};
   for (const int rows : batches) {
-    cudaGraphExec_t exec = Capture(model, options, rows);
+    cudaGraphExec_t exec = Capture(model.stream, [&](cudaStream_t stream) {
+      for (int group = 0; group < kGroups; ++group) {
+        if (Wanted(options, group)) {
+          CHECK_CUDA(LaunchNestedGemv(Params(model, options, group, rows), stream));
+        }
+      }
+    });
     for (const int width : widths) {
       const double bytes = SetWidths(model, options, width, rows, random);
       CopyWidths(model);
       const bool update = Get(options, "update", 0) != 0;
-      const double ms = Median(model.stream, [&] {
-        if (update) {
-          CopyWidths(model);
-        }
-        CHECK(cudaGraphLaunch(exec, model.stream));
-      });
+      const double ms = 1e-3 * Median(model.stream, kReplays, kRepeats, [&] {
+                          if (update) {
+                            CopyWidths(model);
+                          }
+                          CHECK_CUDA(cudaGraphLaunch(exec, model.stream));
+                        });
       const double rate = bytes / ms * 1e-6;
       std::printf("batch %2d  bits %s  %7.3f ms  %6.3f GB  %6.0f GB/s  %5.1f %% of read-only  (mean |y| %.3f)\n", rows,
                   width == 0   ? "mix"
@@ -186,7 +139,7 @@ void Run(const Model& model, const Options& options, double read) {
                   ms, bytes * 1e-9, rate, 100.0 * rate / read, Checksum(model, options, rows));
       std::fflush(stdout);
     }
-    CHECK(cudaGraphExecDestroy(exec));
+    CHECK_CUDA(cudaGraphExecDestroy(exec));
   }
 }
 
@@ -205,14 +158,14 @@ Options Parse(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace flexquant
+}  // namespace flexquant::cuda
 
 // Several option sets, separated by "--", run over one model.
 int main(int argc, char** argv) {
   cudaDeviceProp properties{};
-  CHECK(cudaGetDeviceProperties(&properties, 0));
-  const flexquant::Model model = flexquant::MakeModel();
-  const double read = flexquant::ReadBandwidth(model);
+  CHECK_CUDA(cudaGetDeviceProperties(&properties, 0));
+  const flexquant::cuda::Model model = flexquant::cuda::MakeModel();
+  const double read = 1e3 * flexquant::cuda::ReadBandwidth(model.data, model.bytes);
   std::printf("%s, %d SMs; %.2f GB of records; read-only kernel %.0f GB/s\n", properties.name,
               properties.multiProcessorCount, static_cast<double>(model.bytes) * 1e-9, read);
   for (int begin = 1; begin <= argc;) {
@@ -222,7 +175,7 @@ int main(int argc, char** argv) {
       std::printf(" %s", argv[i]);
     }
     std::printf("\n");
-    flexquant::Run(model, flexquant::Parse(end - begin + 1, argv + begin - 1), read);
+    flexquant::cuda::Run(model, flexquant::cuda::Parse(end - begin + 1, argv + begin - 1), read);
     begin = end + 1;
     if (end >= argc) {
       break;

@@ -6,17 +6,13 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
 #include <vector>
 
 #include "kernels/cuda/bench_support.h"
 #include "kernels/cuda/nested_gemv.h"
+#include "tests/kernels/cuda/bench_harness.cuh"
 
-namespace flexquant {
-
-using cuda::DeviceNestedMatrix;
+namespace flexquant::cuda {
 
 inline constexpr int kLayers = 32;
 inline constexpr int kHidden = 4096;
@@ -25,15 +21,6 @@ inline constexpr int kInner = 14336;
 inline constexpr int kVocab = 128256;
 inline constexpr int kGroups = 4 * kLayers + 1;
 inline constexpr int kMaxRows = 64;
-
-#define CHECK(call)                                                                       \
-  do {                                                                                    \
-    const cudaError_t error = (call);                                                     \
-    if (error != cudaSuccess) {                                                           \
-      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error)); \
-      std::exit(1);                                                                       \
-    }                                                                                     \
-  } while (false)
 
 struct Model {
   uint8_t* data = nullptr;
@@ -71,40 +58,29 @@ inline Model MakeModel() {
   for (int group = 0; group < kGroups; ++group) {
     model.matrices.push_back(Shape(group));
     model.bytes += static_cast<size_t>(model.matrices.back().bytes());
-    workspace = std::max(workspace, cuda::GemvWorkspaceBytes(model.matrices.back(), kMaxRows, true));
+    workspace = std::max(workspace, GemvWorkspaceBytes(model.matrices.back(), kMaxRows, true));
   }
-  CHECK(cudaMalloc(&model.data, model.bytes));
+  model.data = Allocate<uint8_t>(model.bytes);
   size_t at = 0;
   for (DeviceNestedMatrix& matrix : model.matrices) {
     matrix.data = model.data + at;
-    CHECK(cuda::LaunchRandomRecords(matrix, static_cast<uint32_t>(&matrix - model.matrices.data()), nullptr));
+    CHECK_CUDA(LaunchRandomRecords(matrix, static_cast<uint32_t>(&matrix - model.matrices.data()), nullptr));
     at += static_cast<size_t>(matrix.bytes());
   }
-  CHECK(cudaMalloc(&model.hidden, sizeof(float) * kMaxRows * kHidden));
-  CHECK(cudaMalloc(&model.qkv, sizeof(float) * kMaxRows * kQkv));
-  CHECK(cudaMalloc(&model.inner, sizeof(float) * kMaxRows * kInner));
-  CHECK(cudaMalloc(&model.logits, sizeof(float) * kMaxRows * size_t{kVocab}));
-  CHECK(cudaMalloc(&model.norm, sizeof(float) * kInner));
-  CHECK(cudaMalloc(&model.widths, kGroups * kMaxRows));
-  CHECK(cudaMallocHost(&model.host_widths, kGroups * kMaxRows));
-  CHECK(cudaMalloc(&model.workspace, workspace));
-  CHECK(cudaMemset(model.workspace, 0, cuda::kGemvCounterBytes));
-  CHECK(cudaStreamCreateWithFlags(&model.stream, cudaStreamNonBlocking));
-  std::vector<float> x(static_cast<size_t>(kMaxRows) * kHidden);
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (float& value : x) {
-    value = normal(random);
-  }
-  CHECK(cudaMemcpy(model.hidden, x.data(), x.size() * sizeof(float), cudaMemcpyHostToDevice));
-  std::vector<float> ones(kInner, 1.0F);
-  CHECK(cudaMemcpy(model.norm, ones.data(), ones.size() * sizeof(float), cudaMemcpyHostToDevice));
-  CHECK(cudaMemset(model.qkv, 0, sizeof(float) * kMaxRows * kQkv));
-  CHECK(cudaMemset(model.inner, 0, sizeof(float) * kMaxRows * kInner));
-  CHECK(cudaDeviceSynchronize());
+  constexpr size_t kRows = kMaxRows;
+  model.hidden = Randoms<float>(kRows * kHidden);
+  model.qkv = Allocate<float>(kRows * kQkv);
+  model.inner = Allocate<float>(kRows * kInner);
+  model.logits = Allocate<float>(kRows * kVocab);
+  model.norm = Upload(std::vector<float>(kInner, 1.0F));
+  model.widths = Allocate<uint8_t>(kGroups * kRows);
+  CHECK_CUDA(cudaMallocHost(&model.host_widths, kGroups * kRows));
+  model.workspace = Allocate<uint8_t>(workspace);
+  CHECK_CUDA(cudaStreamCreateWithFlags(&model.stream, cudaStreamNonBlocking));
+  CHECK_CUDA(cudaDeviceSynchronize());
   return model;
 }
 
-}  // namespace flexquant
+}  // namespace flexquant::cuda
 
 #endif  // FLEXQUANT_TESTS_KERNELS_CUDA_BENCH_MODEL_CUH_

@@ -1,7 +1,6 @@
 // Times of the kernels beside the decode GEMV, in the shapes of Llama-3-8B, each against a ceiling measured in the same
 // process: read-only bandwidth for what moves bytes, cuBLAS for the prefill product.
 
-#include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -21,6 +20,7 @@
 #include "kernels/cuda/prefill_gemm.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sampling.h"
+#include "tests/kernels/cuda/bench_cublas.cuh"
 #include "tests/kernels/cuda/bench_harness.cuh"
 
 namespace flexquant::cuda {
@@ -127,9 +127,7 @@ void BenchPrefillAttention(const uint16_t* memory) {
 
 void BenchGemm() {
   std::printf("prefill product, 8 bits; cuBLAS alone with the whole weights in fp16 and bf16\n");
-  cublasHandle_t handle;
-  CHECK_CUDA(cublasCreate(&handle));
-  void* cublas_workspace = Allocate<uint8_t>(64 << 20);
+  const Cublas cublas;
   auto* workspace = Allocate<uint8_t>(64 << 20);
   struct Shape {
     int64_t rows;
@@ -139,29 +137,18 @@ void BenchGemm() {
   for (const Shape& shape : {Shape{6144, 4096, false}, Shape{28672, 4096, true}, Shape{4096, 14336, false}}) {
     DeviceNestedMatrix matrix{nullptr, shape.rows, shape.cols, 64, shape.paired};
     matrix.data = reinterpret_cast<uint8_t*>(Randoms<__half>(static_cast<size_t>(matrix.bytes() / 2), 0.02F));
-    const auto* weights = Randoms<__half>(static_cast<size_t>(shape.rows * shape.cols), 0.02F);
-    const auto* bf16 = Randoms<__nv_bfloat16>(static_cast<size_t>(shape.rows * shape.cols), 0.02F);
-    const auto* x = Randoms<__half>(static_cast<size_t>(2048 * shape.cols));
-    const auto* x_bf16 = Randoms<__nv_bfloat16>(static_cast<size_t>(2048 * shape.cols));
+    const void* weights = Randoms<__half>(static_cast<size_t>(shape.rows * shape.cols), 0.02F);
+    const void* bf16 = Randoms<__nv_bfloat16>(static_cast<size_t>(shape.rows * shape.cols), 0.02F);
+    const void* x = Randoms<__half>(static_cast<size_t>(2048 * shape.cols));
+    const void* x_bf16 = Randoms<__nv_bfloat16>(static_cast<size_t>(2048 * shape.cols));
     auto* y = Allocate<float>(static_cast<size_t>(2048 * shape.rows));
     for (const int m : {64, 256, 512, 1024, 2048}) {
       const double flops = 2.0 * static_cast<double>(m * shape.rows * shape.cols);
       std::printf("  %5ld x %5ld m %4d:", shape.rows, shape.cols, m);
       for (const bool half : {true, false}) {
-        const cudaDataType type = half ? CUDA_R_16F : CUDA_R_16BF;
-        const float one = 1;
-        const float zero = 0;
-        const double us = Time(
-            [&](cudaStream_t s) {
-              CHECK_CUDA(cublasSetStream(handle, s));
-              CHECK_CUDA(cublasSetWorkspace(handle, cublas_workspace, 64 << 20));
-              CHECK_CUDA(cublasGemmEx(
-                  handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(shape.rows), m, static_cast<int>(shape.cols), &one,
-                  half ? static_cast<const void*>(weights) : bf16, type, static_cast<int>(shape.cols),
-                  half ? static_cast<const void*>(x) : x_bf16, type, static_cast<int>(shape.cols), &zero, y, CUDA_R_32F,
-                  static_cast<int>(shape.rows), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-            },
-            1);
+        const cudaDataType_t type = half ? CUDA_R_16F : CUDA_R_16BF;
+        const double us = TimeCublas(
+            cublas, {shape.rows, shape.cols, m, type, half ? weights : bf16, 1, half ? x : x_bf16, CUDA_R_32F, y});
         std::printf("  %s %7.1f us %3.0f TF", half ? "fp16" : "bf16", us, flops / us * 1e-6);
       }
       if (m == 64) {
@@ -177,7 +164,7 @@ void BenchGemm() {
       }
       PrefillGemmParams p;
       p.matrix = matrix;
-      p.x = reinterpret_cast<const uint16_t*>(x);
+      p.x = static_cast<const uint16_t*>(x);
       p.x_stride = shape.cols;
       p.num_rows = m;
       p.y = y;
@@ -185,13 +172,7 @@ void BenchGemm() {
       p.workspace = workspace;
       for (const int mib : {16, 32, 64}) {
         p.workspace_bytes = static_cast<size_t>(mib) << 20;
-        const double us = Time(
-            [&](cudaStream_t s) {
-              CHECK_CUDA(cublasSetStream(handle, s));
-              CHECK_CUDA(cublasSetWorkspace(handle, cublas_workspace, 64 << 20));
-              CHECK_CUDA(LaunchPrefillGemm(p, handle, s));
-            },
-            1);
+        const double us = Time([&](cudaStream_t s) { CHECK_CUDA(LaunchPrefillGemm(p, cublas.On(s), s)); }, 1);
         std::printf("  %d MiB %7.1f us %3.0f TF", mib, us, flops / us * 1e-6);
       }
       std::printf("\n");
