@@ -5,6 +5,15 @@
 #endif
 
 namespace flexquant::executor {
+#ifndef FLEXQUANT_HAVE_CUDA
+namespace {
+
+absl::Status NotBuilt() {
+  return absl::UnimplementedError("this build has no GPU executor; build with -DFLEXQUANT_CUDA=ON");
+}
+
+}  // namespace
+#endif
 
 absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& options,
                                                  const std::function<absl::Status(int, int)>& progress) {
@@ -13,7 +22,18 @@ absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& optio
 #else
   (void)options;
   (void)progress;
-  return absl::UnimplementedError("this build has no GPU executor; build with -DFLEXQUANT_CUDA=ON");
+  return NotBuilt();
+#endif
+}
+
+absl::StatusOr<LoadBenchResult> RunLoadBench(const LoadBenchOptions& options,
+                                             const std::function<absl::Status(uint64_t, uint64_t)>& progress) {
+#ifdef FLEXQUANT_HAVE_CUDA
+  return RunCudaLoadBench(options, progress);
+#else
+  (void)options;
+  (void)progress;
+  return NotBuilt();
 #endif
 }
 

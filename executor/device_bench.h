@@ -1,7 +1,7 @@
 #ifndef FLEXQUANT_EXECUTOR_DEVICE_BENCH_H_
 #define FLEXQUANT_EXECUTOR_DEVICE_BENCH_H_
 
-// Speed of whole steps of a model's shape on a GPU, with weights made on the device.
+// Speed of whole steps of a model's shape on a GPU, with weights made on the device, and of loading a package.
 
 #include <cstdint>
 #include <functional>
@@ -57,10 +57,33 @@ struct DeviceBenchResult {
   std::vector<PrefillResult> prefill;
 };
 
+struct LoadBenchOptions {
+  // Gives the folder of a model package; called once, when the device is known to be there.
+  std::function<absl::StatusOr<std::string>()> package;
+  int device = 0;
+  int repetitions = 5;  // after one that warms up the page cache and the device
+};
+
+// Bytes of device memory are measured, beside what the process had before it loaded anything.
+struct LoadBenchResult {
+  std::string device;
+  std::string model;
+  uint64_t store_bytes = 0;      // planes, scales and vectors of the package, references not
+  uint64_t weight_bytes = 0;     // as computed for the device, not measured
+  uint64_t workspace_bytes = 0;  // likewise: activations of an executor with its default options, one KV block
+  uint64_t loading_bytes = 0;    // most while loading
+  uint64_t ready_bytes = 0;      // with weights and workspace
+  StepTime open;                 // ms to open the package
+  StepTime load;                 // ms from the open package to all weights on the device
+};
+
 // UNIMPLEMENTED in a build without CUDA; else errors of the device. `progress` is called before each case with the
 // number of cases done and of all; an error that it returns ends the benchmark.
 absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& options,
                                                  const std::function<absl::Status(int, int)>& progress);
+// The same for loading; `progress` is called with bytes loaded and of all repetitions.
+absl::StatusOr<LoadBenchResult> RunLoadBench(const LoadBenchOptions& options,
+                                             const std::function<absl::Status(uint64_t, uint64_t)>& progress);
 
 }  // namespace flexquant::executor
 

@@ -135,8 +135,7 @@ absl::StatusOr<StepTime> CudaBench::Time(absl::FunctionRef<absl::Status()> step)
       times.push_back(static_cast<double>(ms) / kStepsARepetition);
     }
   }
-  std::sort(times.begin(), times.end());
-  return StepTime{times[times.size() / 2], times.front(), times.back()};
+  return SummaryOf(std::move(times));
 }
 
 absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {

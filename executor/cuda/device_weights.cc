@@ -1,15 +1,13 @@
 #include "executor/cuda/device_weights.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
-#include "common/check.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
+#include "common/store/package_layout.h"
+#include "executor/cuda/weight_uploader.h"
 #include "kernels/cuda/bench_support.h"
-#include "kernels/cuda/repack.h"
 
 namespace flexquant::executor {
 namespace {
@@ -18,105 +16,8 @@ using cuda::DeviceNestedMatrix;
 
 constexpr size_t kMatrixAlignment = 256;
 constexpr size_t kVectorAlignment = 64;  // floats
-constexpr size_t kStagingBytes = size_t{32} << 20;
-constexpr size_t kStagingBuffers = 2;
-
 size_t RoundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 uint64_t ToMiB(uint64_t bytes) { return (bytes + (uint64_t{1} << 20) - 1) >> 20; }
-
-struct Plane {
-  const uint8_t* data;
-  size_t tile_bytes;
-};
-
-// In the order of StagedPlanes' pointers.
-std::array<Plane, 6> PlanesOf(const NestedMatrix& w) {
-  const auto word = static_cast<size_t>(w.units() * kPlaneWordBytes);
-  return {{{w.base3, 3 * word},
-           {w.bit4, word},
-           {w.bit5, word},
-           {w.bit6, word},
-           {w.bits78, 2 * word},
-           {reinterpret_cast<const uint8_t*>(w.scales), static_cast<size_t>(w.groups()) * 64}}};
-}
-
-// Copies tiles of matrices to the device in pieces through two pinned buffers, so that reading the file, the bus and
-// repacking overlap.
-class Uploader {
- public:
-  static absl::StatusOr<std::unique_ptr<Uploader>> Create() {
-    auto uploader = std::unique_ptr<Uploader>(new Uploader);
-    for (Stage& stage : uploader->stages_) {
-      FQ_ASSIGN_OR_RETURN(stage.host, AllocatePinned(kStagingBytes, "staging of weights"));
-      FQ_ASSIGN_OR_RETURN(stage.device, AllocateDevice(kStagingBytes, "staging of weights"));
-      FQ_RETURN_IF_CUDA_ERROR(cudaEventCreateWithFlags(&stage.done, cudaEventDisableTiming));
-    }
-    FQ_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&uploader->stream_, cudaStreamNonBlocking));
-    return uploader;
-  }
-  ~Uploader() {
-    for (const Stage& stage : stages_) {
-      if (stage.done != nullptr) {
-        cudaEventDestroy(stage.done);
-      }
-    }
-    if (stream_ != nullptr) {
-      cudaStreamDestroy(stream_);
-    }
-  }
-  Uploader(const Uploader&) = delete;
-  Uploader& operator=(const Uploader&) = delete;
-
-  absl::Status Upload(const NestedMatrix& from, const DeviceNestedMatrix& to) {
-    FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRepackClear(to, stream_));
-    size_t tile_bytes = 0;
-    for (const Plane& plane : PlanesOf(from)) {
-      tile_bytes += plane.tile_bytes;
-    }
-    const auto tiles_a_piece =
-        std::max<int64_t>(1, static_cast<int64_t>((kStagingBytes - 6 * kMatrixAlignment) / tile_bytes));
-    for (int64_t tile = 0; tile < from.tiles(); tile += tiles_a_piece) {
-      FQ_RETURN_IF_ERROR(UploadPiece(from, to, tile, std::min(tiles_a_piece, from.tiles() - tile)));
-    }
-    return absl::OkStatus();
-  }
-
-  absl::Status Finish() { return CudaStatus(cudaStreamSynchronize(stream_), "uploading weights"); }
-
- private:
-  struct Stage {
-    PinnedBuffer host;
-    DeviceBuffer device;
-    cudaEvent_t done = nullptr;
-  };
-
-  Uploader() = default;
-
-  absl::Status UploadPiece(const NestedMatrix& from, const DeviceNestedMatrix& to, int64_t first, int64_t count) {
-    Stage& stage = stages_[next_++ % kStagingBuffers];
-    FQ_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(stage.done));
-    std::array<const uint8_t*, 6> staged{};
-    size_t used = 0;
-    size_t index = 0;
-    for (const Plane& plane : PlanesOf(from)) {
-      const size_t bytes = static_cast<size_t>(count) * plane.tile_bytes;
-      FQ_CHECK(used + bytes <= kStagingBytes);
-      std::memcpy(stage.host.as<uint8_t>() + used, plane.data + static_cast<size_t>(first) * plane.tile_bytes, bytes);
-      staged[index++] = stage.device.as<uint8_t>() + used;
-      used = RoundUp(used + bytes, kMatrixAlignment);
-    }
-    FQ_RETURN_IF_CUDA_ERROR(cudaMemcpyAsync(stage.device.as<void>(), stage.host.as<void>(),
-                                            std::min(used, kStagingBytes), cudaMemcpyHostToDevice, stream_));
-    const cuda::StagedPlanes planes{first,     count,     staged[0], staged[1],
-                                    staged[2], staged[3], staged[4], reinterpret_cast<const uint16_t*>(staged[5])};
-    FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRepack(planes, to, stream_));
-    return CudaStatus(cudaEventRecord(stage.done, stream_), "cudaEventRecord");
-  }
-
-  std::array<Stage, kStagingBuffers> stages_;
-  cudaStream_t stream_ = nullptr;
-  size_t next_ = 0;
-};
 
 }  // namespace
 
@@ -137,21 +38,12 @@ const DeviceNestedMatrix& DeviceWeights::layer_group(int index) const {
   }
 }
 
-absl::Status DeviceWeights::AllocateMatrices(const ModelConfig& config, int64_t group_size, uint64_t reserve_bytes) {
-  if (group_size != 64 && group_size != 128) {
-    return absl::InvalidArgumentError(absl::StrCat("the package has groups of ", group_size,
-                                                   "; the GPU executor needs 64 or 128: convert it again with "
-                                                   "--group-size 64"));
-  }
-  std::vector<std::pair<DeviceNestedMatrix*, size_t>> placed;
-  size_t bytes = 0;
+DeviceWeights::Layout DeviceWeights::LayOutMatrices(const ModelConfig& config, int64_t group_size) {
+  Layout layout;
   const auto place = [&](DeviceNestedMatrix& matrix, int64_t rows, int64_t cols, bool paired) {
-    matrix.rows = rows;
-    matrix.cols = cols;
-    matrix.group_size = group_size;
-    matrix.paired = paired;
-    placed.emplace_back(&matrix, bytes);
-    bytes = RoundUp(bytes + static_cast<size_t>(matrix.bytes()), kMatrixAlignment);
+    matrix = {nullptr, rows, cols, group_size, paired};
+    layout.places.emplace_back(&matrix, layout.bytes);
+    layout.bytes = RoundUp(layout.bytes + static_cast<size_t>(matrix.bytes()), kMatrixAlignment);
   };
   blocks_.resize(static_cast<size_t>(config.num_layers));
   for (DeviceBlock& block : blocks_) {
@@ -164,16 +56,45 @@ absl::Status DeviceWeights::AllocateMatrices(const ModelConfig& config, int64_t 
   if (!config.tied_head) {
     place(lm_head_, config.vocab_size, config.hidden_size, false);
   }
+  return layout;
+}
+
+uint64_t DeviceWeights::Bytes(const ModelConfig& config, int64_t group_size) {
+  DeviceWeights weights;
+  uint64_t bytes = weights.LayOutMatrices(config, group_size).bytes;
+  for (const VectorSpec& vector : PackageVectors(config)) {
+    bytes += RoundUp(static_cast<size_t>(vector.size), kVectorAlignment) * sizeof(float);
+  }
+  return bytes;
+}
+
+uint64_t DeviceWeights::StagingBytes(const ModelConfig& config, int64_t group_size) {
+  return WeightUploader::DeviceBytes(WeightUploader::BufferBytes(config, group_size));
+}
+
+absl::Status DeviceWeights::CheckFits(uint64_t weight_bytes, uint64_t reserve_bytes, uint64_t free, uint64_t total) {
+  if (weight_bytes <= free && reserve_bytes <= free - weight_bytes) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the weights need ", ToMiB(weight_bytes), " MiB and buffers ", ToMiB(reserve_bytes),
+                   " MiB of device memory, but ", ToMiB(free), " of ", ToMiB(total),
+                   " MiB are free: ", ToMiB(weight_bytes + reserve_bytes - free), " MiB are missing"));
+}
+
+absl::Status DeviceWeights::AllocateMatrices(const ModelConfig& config, int64_t group_size, uint64_t reserve_bytes) {
+  if (group_size != 64 && group_size != 128) {
+    return absl::InvalidArgumentError(absl::StrCat("the package has groups of ", group_size,
+                                                   "; the GPU executor needs 64 or 128: convert it again with "
+                                                   "--group-size 64"));
+  }
+  const Layout layout = LayOutMatrices(config, group_size);
   size_t free = 0;
   size_t total = 0;
   FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
-  if (bytes + reserve_bytes > free) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the weights need ", ToMiB(bytes), " MiB and buffers ", ToMiB(reserve_bytes), " MiB of device memory, but ",
-        ToMiB(free), " of ", ToMiB(total), " MiB are free: ", ToMiB(bytes + reserve_bytes - free), " MiB are missing"));
-  }
-  FQ_ASSIGN_OR_RETURN(matrices_, AllocateDevice(bytes, "weights"));
-  for (const auto& [matrix, offset] : placed) {
+  FQ_RETURN_IF_ERROR(CheckFits(layout.bytes, reserve_bytes, free, total));
+  FQ_ASSIGN_OR_RETURN(matrices_, AllocateDevice(layout.bytes, "weights"));
+  for (const auto& [matrix, offset] : layout.places) {
     matrix->data = matrices_.as<uint8_t>() + offset;
   }
   if (config.tied_head) {
@@ -214,28 +135,37 @@ absl::Status DeviceWeights::LoadVectors(const ModelStore& store) {
   return absl::OkStatus();
 }
 
-absl::Status DeviceWeights::LoadMatrices(const ModelStore& store) {
-  FQ_ASSIGN_OR_RETURN(const std::unique_ptr<Uploader> uploader, Uploader::Create());
+absl::Status DeviceWeights::LoadMatrices(const ModelStore& store, Progress progress) {
+  std::vector<std::pair<const NestedMatrix*, const DeviceNestedMatrix*>> matrices;
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     const BlockWeights& from = store.block(static_cast<int64_t>(layer));
     const DeviceBlock& to = blocks_[layer];
-    FQ_RETURN_IF_ERROR(uploader->Upload(from.qkv, to.qkv));
-    FQ_RETURN_IF_ERROR(uploader->Upload(from.o, to.o));
-    FQ_RETURN_IF_ERROR(uploader->Upload(from.gate_up, to.gate_up));
-    FQ_RETURN_IF_ERROR(uploader->Upload(from.down, to.down));
+    matrices.insert(matrices.end(),
+                    {{&from.qkv, &to.qkv}, {&from.o, &to.o}, {&from.gate_up, &to.gate_up}, {&from.down, &to.down}});
   }
-  FQ_RETURN_IF_ERROR(uploader->Upload(store.embedding(), embedding_));
+  matrices.emplace_back(&store.embedding(), &embedding_);
   if (!store.config().tied_head) {
-    FQ_RETURN_IF_ERROR(uploader->Upload(store.lm_head(), lm_head_));
+    matrices.emplace_back(&store.lm_head(), &lm_head_);
+  }
+  uint64_t total = 0;
+  for (const auto& [from, to] : matrices) {
+    total += from->BytesRead(kTopPrecision);
+  }
+  FQ_ASSIGN_OR_RETURN(const std::unique_ptr<WeightUploader> uploader,
+                      WeightUploader::Create(WeightUploader::BufferBytes(store.config(), store.group_size())));
+  uint64_t done = 0;
+  for (const auto& [from, to] : matrices) {
+    FQ_RETURN_IF_ERROR(uploader->Upload(*from, *to, [&](uint64_t bytes) { return progress(done += bytes, total); }));
   }
   return uploader->Finish();
 }
 
-absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Load(const ModelStore& store, uint64_t reserve_bytes) {
+absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Load(const ModelStore& store, uint64_t reserve_bytes,
+                                                                   Progress progress) {
   auto weights = std::unique_ptr<DeviceWeights>(new DeviceWeights);
   FQ_RETURN_IF_ERROR(weights->AllocateMatrices(store.config(), store.group_size(), reserve_bytes));
   FQ_RETURN_IF_ERROR(weights->LoadVectors(store));
-  FQ_RETURN_IF_ERROR(weights->LoadMatrices(store));
+  FQ_RETURN_IF_ERROR(weights->LoadMatrices(store, progress));
   return weights;
 }
 

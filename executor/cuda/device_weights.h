@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -36,14 +38,26 @@ struct DeviceBlock {
 // A model's weights in device memory, in the device layout; one copy serves every precision. Immutable.
 class DeviceWeights {
  public:
-  // Streams the store's planes through pinned memory and repacks them on the device. RESOURCE_EXHAUSTED before anything
-  // is allocated if `reserve_bytes` more than the weights do not fit, saying how much is missing; INVALID_ARGUMENT for
-  // a group size that the kernels do not have.
-  static absl::StatusOr<std::unique_ptr<DeviceWeights>> Load(const ModelStore& store, uint64_t reserve_bytes);
+  // Bytes of the store's matrices uploaded so far, and of all; an error that it returns ends loading.
+  using Progress = absl::FunctionRef<absl::Status(uint64_t done, uint64_t total)>;
+
+  // Streams the store's planes through pinned memory, which several threads fill, and repacks them on the device.
+  // RESOURCE_EXHAUSTED before anything is allocated if `reserve_bytes` more than the weights do not fit, saying how
+  // much is missing; INVALID_ARGUMENT for a group size that the kernels do not have.
+  static absl::StatusOr<std::unique_ptr<DeviceWeights>> Load(
+      const ModelStore& store, uint64_t reserve_bytes,
+      Progress progress = [](uint64_t, uint64_t) { return absl::OkStatus(); });
   // Weights of `config`'s shape that the device makes from a hash of `seed`, for benchmarks: no file is read. Norms are
   // 1, biases 0.
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Random(const ModelConfig& config, int64_t group_size,
                                                                uint64_t reserve_bytes, uint32_t seed);
+
+  // Device memory of a loaded model's weights, and what Load takes besides while it runs. No device is needed.
+  static uint64_t Bytes(const ModelConfig& config, int64_t group_size);
+  static uint64_t StagingBytes(const ModelConfig& config, int64_t group_size);
+  // What Load and Random check before they allocate: RESOURCE_EXHAUSTED saying how much of `free` (of `total`) bytes is
+  // missing for weights and reserve.
+  static absl::Status CheckFits(uint64_t weight_bytes, uint64_t reserve_bytes, uint64_t free, uint64_t total);
 
   const DeviceBlock& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
   const cuda::DeviceNestedMatrix& embedding() const { return embedding_; }
@@ -58,10 +72,15 @@ class DeviceWeights {
 
  private:
   DeviceWeights() = default;
-  // Lays out all matrices and allocates them.
+  // Shapes of all matrices, each with its offset from the start of their memory, and the bytes of all.
+  struct Layout {
+    std::vector<std::pair<cuda::DeviceNestedMatrix*, size_t>> places;
+    size_t bytes = 0;
+  };
+  Layout LayOutMatrices(const ModelConfig& config, int64_t group_size);
   absl::Status AllocateMatrices(const ModelConfig& config, int64_t group_size, uint64_t reserve_bytes);
   absl::Status LoadVectors(const ModelStore& store);
-  absl::Status LoadMatrices(const ModelStore& store);
+  absl::Status LoadMatrices(const ModelStore& store, Progress progress);
 
   std::vector<DeviceBlock> blocks_;
   cuda::DeviceNestedMatrix embedding_;

@@ -8,6 +8,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/executor/test_model.h"
+#include "tests/kernels/cuda/device_test.h"
 
 namespace flexquant::executor {
 namespace {
@@ -34,15 +35,8 @@ std::vector<double> Errors(const std::vector<float>& a, const std::vector<float>
   return errors;
 }
 
-class CudaRunnerTest : public ::testing::Test {
+class CudaRunnerTest : public testing::DeviceTest {
  protected:
-  void SetUp() override {
-    int devices = 0;
-    if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || devices == 0) {
-      GTEST_SKIP() << "no GPU: " << cudaGetErrorString(error);
-    }
-  }
-
   static ModelConfig Config() {
     ModelConfig config = FakeModelSource::TinyConfig();
     config.max_context = 512;
