@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "client/cli/answer.h"
 #include "client/cli/bench_device.h"
+#include "client/cli/bench_load.h"
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
 #include "client/cli/interrupt.h"
@@ -225,6 +226,7 @@ void AddBench(CLI::App& app, RunCommand& run) {
   auto* command = app.add_subcommand("bench", "Measure decode and prefill speed at every precision");
   command->require_subcommand(0, 1);
   AddDeviceBench(*command, run);
+  AddLoadBench(*command, run);
   command->add_option("--model", flags->connection.embedded.model_dir, "Folder made by `flexquant convert`");
   AddEmbeddedFlags(*command, flags->connection.embedded);
   command->add_option("--tokens", flags->decode_tokens, "Tokens to decode")
@@ -248,8 +250,9 @@ void AddBench(CLI::App& app, RunCommand& run) {
       return;
     }
     if (flags->connection.embedded.model_dir.empty()) {
-      RequireUsage(absl::InvalidArgumentError(
-          "--model is required: a folder made by `flexquant convert`; or `decode` or `prefill` for a GPU's speed"));
+      RequireUsage(
+          absl::InvalidArgumentError("--model is required: a folder made by `flexquant convert`; or `decode`, "
+                                     "`prefill` or `load` for a GPU's speed"));
     }
     if (!flags->against.empty() && flags->connection.embedded.threads == 0) {
       RequireUsage(absl::InvalidArgumentError("--against needs --threads of at least 1, the same for both"));

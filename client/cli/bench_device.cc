@@ -1,7 +1,6 @@
 #include "client/cli/bench_device.h"
 
 #include <cstdio>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,8 +10,8 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json_output.h"
+#include "client/cli/model_shapes.h"
 #include "client/cli/progress.h"
-#include "common/model_config.h"
 #include "common/status_macros.h"
 #include "executor/device_bench.h"
 
@@ -36,45 +35,6 @@ struct Flags {
   bool portable = false;
   bool json = false;
 };
-
-ModelConfig Shape(const std::string& family, int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads,
-                  int64_t kv_heads, int64_t head_dim, int64_t vocab, bool tied) {
-  ModelConfig config;
-  config.family = family;
-  config.hidden_size = hidden;
-  config.intermediate_size = intermediate;
-  config.num_layers = layers;
-  config.num_heads = heads;
-  config.num_kv_heads = kv_heads;
-  config.head_dim = head_dim;
-  config.vocab_size = vocab;
-  config.tied_head = tied;
-  config.qkv_bias = family == "qwen2";
-  config.qk_norm = family == "qwen3";
-  return config;
-}
-
-// Shapes of the models' config.json.
-const std::map<std::string, ModelConfig>& Shapes() {
-  static const auto* shapes = new std::map<std::string, ModelConfig>{
-      {"llama-3.1-8b", Shape("llama", 4096, 14336, 32, 32, 8, 128, 128256, false)},
-      {"llama-3.2-1b", Shape("llama", 2048, 8192, 16, 32, 8, 64, 128256, true)},
-      {"llama-3.2-3b", Shape("llama", 3072, 8192, 28, 24, 8, 128, 128256, true)},
-      {"mistral-7b", Shape("mistral", 4096, 14336, 32, 32, 8, 128, 32768, false)},
-      {"qwen2.5-7b", Shape("qwen2", 3584, 18944, 28, 28, 4, 128, 152064, false)},
-      {"qwen3-8b", Shape("qwen3", 4096, 12288, 36, 32, 8, 128, 151936, false)},
-      {"smollm2-135m", Shape("llama", 576, 1536, 30, 9, 3, 64, 49152, true)},
-  };
-  return *shapes;
-}
-
-std::vector<std::string> ShapeNames() {
-  std::vector<std::string> names;
-  for (const auto& [name, config] : Shapes()) {
-    names.push_back(name);
-  }
-  return names;
-}
 
 Json TimeJson(const StepTime& time) {
   return {{"median_ms", time.median}, {"least_ms", time.least}, {"most_ms", time.most}};
@@ -142,7 +102,7 @@ void PrintText(const Flags& flags, const DeviceBenchResult& result) {
 
 absl::Status Run(const Flags& flags, bool decode) {
   executor::DeviceBenchOptions options;
-  options.config = Shapes().at(flags.shapes);
+  options.config = ModelShapes().at(flags.shapes);
   options.group_size = flags.group_size;
   options.device = flags.device;
   options.portable = flags.portable;
@@ -167,8 +127,8 @@ CLI::App* AddCommon(CLI::App& bench, const std::string& name, const std::string&
   auto* command = bench.add_subcommand(name, about);
   command
       ->add_option("--shapes", flags.shapes,
-                   absl::StrCat("Model whose shapes to take: ", absl::StrJoin(ShapeNames(), ", ")))
-      ->check(CLI::IsMember(ShapeNames()))
+                   absl::StrCat("Model whose shapes to take: ", absl::StrJoin(ModelShapeNames(), ", ")))
+      ->check(CLI::IsMember(ModelShapeNames()))
       ->capture_default_str();
   command->add_flag("--random", flags.random, "Weights that the device makes, no file (the only kind here)");
   command->add_option("--gpu", flags.device, "Which GPU")->check(CLI::Range(0, 1023))->capture_default_str();

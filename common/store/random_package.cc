@@ -61,6 +61,18 @@ absl::Status WriteTensors(const std::vector<PackageTensor>& tensors, WeightsFile
   return absl::OkStatus();
 }
 
+double StoredBitsPerWeight(const ModelConfig& config, const std::vector<PackageTensor>& tensors) {
+  uint64_t bytes = 0;
+  for (const PackageTensor& tensor : tensors) {
+    bytes += tensor.dtype == "F32" ? 0 : tensor.bytes;
+  }
+  int64_t weights = 0;
+  for (const MatrixSpec& matrix : PackageMatrices(config)) {
+    weights += matrix.rows * matrix.cols;
+  }
+  return 8 * static_cast<double>(bytes) / static_cast<double>(weights);
+}
+
 }  // namespace
 
 absl::Status WriteRandomPackage(const ModelConfig& config, int64_t group_size, const std::string& destination,
@@ -82,6 +94,7 @@ absl::Status WriteRandomPackage(const ModelConfig& config, int64_t group_size, c
   manifest.file_bytes = writer.file_bytes();
   manifest.source_description = "random weights";
   manifest.num_parameters = config.NumParameters();
+  manifest.stored_bits_per_weight = StoredBitsPerWeight(config, tensors);
   FQ_RETURN_IF_ERROR(WriteFile(absl::StrCat(staging.path(), "/", kConfigFile), config.ToJson()));
   FQ_RETURN_IF_ERROR(WriteFile(absl::StrCat(staging.path(), "/", kManifestFile), manifest.ToJson()));
   return staging.Commit();

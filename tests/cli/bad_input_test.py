@@ -36,6 +36,9 @@ class BadInputTest(harness.CliTest):
             (["DEST"], ["convert", "a"]),
             (["--against", "--threads"],
              ["bench", "--model", package, "--against", "x.gguf", "--rival-python", "python3"]),
+            (["--model", "--random"], ["bench", "load"]),
+            (["--random", "--model"], ["bench", "load", "--random", "--model", package]),
+            (["--shapes", "--random"], ["bench", "load", "--model", package, "--shapes", "llama-3.2-1b"]),
         ):
             self.check(USAGE, parts, *arguments)
 
