@@ -33,10 +33,15 @@ class DeviceBuffer {
 
   T* data() const { return data_; }
   size_t size() const { return size_; }
+  // Both wait: streams that do not follow the default one may read it next.
   void Upload(const std::vector<T>& values) {
     CheckCuda(cudaMemcpy(data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "to the device");
+    CheckCuda(cudaStreamSynchronize(nullptr), "to the device");
   }
-  void Fill(int byte) { CheckCuda(cudaMemset(data_, byte, size_ * sizeof(T)), "cudaMemset"); }
+  void Fill(int byte) {
+    CheckCuda(cudaMemset(data_, byte, size_ * sizeof(T)), "cudaMemset");
+    CheckCuda(cudaStreamSynchronize(nullptr), "cudaMemset");
+  }
   // Waits for the whole device first.
   std::vector<T> Download() const {
     std::vector<T> values(size_);
