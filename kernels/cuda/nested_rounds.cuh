@@ -41,9 +41,7 @@ __device__ __forceinline__ void FreeSums(const GemvArgs& args, const WarpWork& w
   const uint32_t barrier = SharedAddress(&scratch.free[work.finish_slot][at]);
   __syncwarp();
   if (args.cluster_shift == 0) {
-    if (lane == 0) {
-      BarrierArrive(barrier);
-    }
+    BarrierArrive(barrier);
     return;
   }
   if (lane == 0 && (!kShares || work.turn == 0)) {
@@ -104,9 +102,7 @@ __device__ __forceinline__ void EndRound(const GemvArgs& args, const WarpWork& w
   }
   StoreSums(lane, work.columns, [=](int i, const float4& value) { sums[i] = value; });
   __syncwarp();
-  if (lane.lane == 0) {
-    BarrierArrive(ready);
-  }
+  BarrierArrive(ready);
 }
 
 // Barriers of this warp's index. Blocks of a cluster meet after it: ClusterWait.
@@ -122,8 +118,9 @@ __device__ __forceinline__ void InitBarriers(const GemvArgs& args, const WarpWor
     }
     for (int i = 0; i < 4; ++i) {
       const uint32_t ready = SharedAddress(&scratch.ready[work.warp * 4 + i]);
-      BarrierInit(ready, args.cluster_shift == 0 ? tree : 1);
-      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), SharesTiles<Shape, kHopper>() ? tree : 1);
+      const int arrivals = args.cluster_shift == 0 ? kArrivalsOfAWarp : 1;
+      BarrierInit(ready, args.cluster_shift == 0 ? tree * arrivals : 1);
+      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), (SharesTiles<Shape, kHopper>() ? tree : 1) * arrivals);
       if (args.cluster_shift != 0) {
         BarrierArriveExpect(ready, ClusterSumBytes(work));
       }

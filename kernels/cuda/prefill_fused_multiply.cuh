@@ -160,9 +160,7 @@ class Multiplier {
 
   __device__ __forceinline__ void ReleaseWeights() {
     __syncwarp();
-    if (lane_ == 0) {
-      BarrierArrive(rings_.WeightsEmpty(weights_.stage));
-    }
+    BarrierArrive(rings_.WeightsEmpty(weights_.stage));
     weights_.Next();
   }
 

@@ -70,7 +70,7 @@ struct Rings {
     }
     for (int i = 0; i < S::kWeightStages; ++i) {
       BarrierInit(WeightsFull(i), 1);
-      BarrierInit(WeightsEmpty(i), S::kMultipliers);
+      BarrierInit(WeightsEmpty(i), S::kMultipliers * kArrivalsOfAWarp);
     }
     BarrierInitFence();
   }

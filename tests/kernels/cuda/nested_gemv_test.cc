@@ -85,6 +85,24 @@ TEST_F(CudaGemvTest, NeitherPathNorTuningNorBatchMatters) {
   }
 }
 
+// Small enough for compute-sanitizer.
+TEST_F(CudaGemvTest, EveryInstanceOnce) {
+  const RandomMatrix matrix(24, 2340, 64, 51);
+  Linear linear(matrix.view(), 52);
+  linear.params().portable = true;
+  const auto whole = linear.RunUniform(0, kRows, 5);
+  for (const bool portable : paths_) {
+    linear.params().portable = portable;
+    for (const int m : {1, 2, 8, 16, 33}) {
+      for (const GemvTuning& tuning : {GemvTuning{}, Tuning(0, 2, 1, 0, 0), Tuning(-1, 8, 0, 16, 1)}) {
+        linear.params().tuning = tuning;
+        EXPECT_EQ(Bits(linear.RunUniform(0, m, 5)), Bits(RowsOf(whole, matrix.view().rows, 0, m)))
+            << "batch " << m << " portable " << portable << " parts " << tuning.parts;
+      }
+    }
+  }
+}
+
 TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAloneInEveryTuning) {
   uint32_t seed = 100;
   std::mt19937 random(3);

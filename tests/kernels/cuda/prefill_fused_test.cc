@@ -194,6 +194,12 @@ TEST_F(PrefillFusedTest, AnyDivision) {
   }
 }
 
+// Small enough for compute-sanitizer.
+TEST_F(PrefillFusedTest, RingsGoRound) {
+  Check({144, 1088, 30, 8, GemvEpilogue::kAdd});
+  Check({144, 576, 70, 3, GemvEpilogue::kSiluMul, 64, {64, 2, 2}});
+}
+
 TEST_F(PrefillFusedTest, NoTokensAndBadParameters) {
   const RandomMatrix matrix(32, 64, 64, 1);
   const DeviceMatrix device(matrix.view());
