@@ -17,7 +17,7 @@ namespace flexquant::executor {
 // Windows of text, each of at least two tokens: the last one is only predicted.
 struct CalibrationWindows {
   std::vector<std::vector<uint32_t>> sensitivity;  // at least one
-  std::vector<std::vector<uint32_t>> holdout;      // at least one; of other text
+  std::vector<std::vector<uint32_t>> holdout;      // at least two, of four tokens or more; of other text
 };
 
 struct CalibrateOptions {
@@ -40,9 +40,9 @@ struct CalibrateResult {
       measured;  // all rungs that were measured, from dearest to cheapest; `calibration` keeps the monotone
 };
 
-// Measures every layer group at every lower precision on `windows.sensitivity`, builds the ladder and measures its
-// rungs on `windows.holdout`. Goes on from `progress`, which must be of the same model, windows and num_rungs, or
-// empty. Errors of CalibrationForward.
+// Measures every layer group at every lower precision on `windows.sensitivity`, builds the ladder, measures its rungs
+// on `windows.holdout` and fits the precision requirement model to them. Goes on from `progress`, which must be of the
+// same model, windows and num_rungs, or empty. Errors of CalibrationForward.
 absl::StatusOr<CalibrateResult> Calibrate(const ModelStore& store, const CalibrationWindows& windows,
                                           const CalibrateOptions& options, CalibrationProgress progress);
 

@@ -4,16 +4,10 @@
 #include <cstdint>
 
 #include "absl/strings/string_view.h"
+#include "common/calibration/token_signals.h"
 #include "common/precision.h"
 
 namespace flexquant::controller {
-
-// Signals of one generated token, from the model's distribution before temperature and filters.
-struct TokenSignals {
-  double entropy_nats = 0;
-  double top1_probability = 1;
-  double margin = 0;  // top-1 minus top-2 logit
-};
 
 // Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. Calls come in order:
 // before Next(i) every token below i - lookahead has been observed and no other, so with lookahead 1 the token before
