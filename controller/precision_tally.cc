@@ -20,7 +20,7 @@ int NearestPrecision(double bits) {
 PrecisionTally::PrecisionTally(const LayerGroups& groups)
     : groups_(&groups), top_bytes_(groups.BytesRead(PrecisionPlan::Uniform(kTopPrecision, groups.count()))) {}
 
-double PrecisionTally::Add(const PrecisionPlan& plan) {
+double PrecisionTally::Add(const PrecisionPlan& plan, std::optional<double> predicted_kl) {
   if (!(plan == last_plan_)) {
     use_.plan_changes += tokens_ > 0 ? 1 : 0;
     last_plan_ = plan;
@@ -29,6 +29,9 @@ double PrecisionTally::Add(const PrecisionPlan& plan) {
   }
   ++tokens_;
   bits_sum_ += last_bits_;
+  if (predicted_kl.has_value()) {
+    kl_sum_ = kl_sum_.value_or(0) + *predicted_kl;
+  }
   use_.weight_bytes_read += last_bytes_;
   use_.weight_bytes_top += top_bytes_;
   ++use_.histogram[NearestPrecision(last_bits_)];
@@ -38,6 +41,9 @@ double PrecisionTally::Add(const PrecisionPlan& plan) {
 PrecisionUse PrecisionTally::Report() const {
   PrecisionUse use = use_;
   use.mean_bits = tokens_ > 0 ? bits_sum_ / static_cast<double>(tokens_) : 0;
+  if (kl_sum_.has_value()) {
+    use.predicted_mean_kl = *kl_sum_ / static_cast<double>(tokens_);
+  }
   return use;
 }
 

@@ -89,7 +89,9 @@ void Sequence::Sent(const SequenceStep& step) {
   blocks_sent_ += static_cast<uint32_t>(step.new_kv_blocks.size());
   if (step.sample) {
     ++requested_;
-    plans_in_use_.push_back(step.plan);
+    // The first token comes out of the prefill, which no policy chose.
+    const bool chosen = step.token_ids.empty();
+    plans_in_use_.push_back({step.plan, chosen ? spec_->policy->Charge(step.plan) : std::nullopt});
   }
 }
 
@@ -107,7 +109,7 @@ void Sequence::Accept(const SampledToken& token, absl::Time now) {
     return;
   }
   AnswerDelta delta;
-  delta.tokens.push_back({token, tally_.Add(plans_in_use_.front())});
+  delta.tokens.push_back({token, tally_.Add(plans_in_use_.front().plan, plans_in_use_.front().predicted_kl)});
   plans_in_use_.pop_front();
   first_token_ = accepted_ == 0 ? now : first_token_;
   last_token_ = now;
@@ -150,6 +152,7 @@ void Sequence::Finish(bool stopped, std::string cause) {
   end.precision = tally_.Report();
   end.precision.policy = std::string(spec_->policy->name());
   end.precision.calibrated = spec_->calibrated;
+  end.precision.target = spec_->target;
   sink_->OnFinished(std::move(end));
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,9 @@ class Sequence {
   void Start(std::vector<uint32_t> kv_blocks, absl::Time now);
   const std::vector<uint32_t>& kv_blocks() const { return kv_blocks_; }
 
+  // As PrecisionPolicy's: of the decode step that NextDecode gave last.
+  const LevelDemand* demand() const { return spec_->policy->demand(); }
+
   // Prompt tokens not yet sent.
   uint32_t prefill_remaining() const;
   // The prompt is sent and more answer tokens may be asked for.
@@ -84,11 +88,16 @@ class Sequence {
   std::vector<uint32_t> kv_blocks_;
   uint32_t blocks_sent_ = 0;
   uint32_t positions_sent_ = 0;
-  uint32_t requested_ = 0;                  // answer tokens asked for
-  uint32_t accepted_ = 0;                   // answer tokens received
-  uint32_t observed_ = 0;                   // answer tokens whose signals the policy has seen
-  std::deque<TokenSignals> unobserved_;     // of the tokens after those
-  std::deque<PrecisionPlan> plans_in_use_;  // of the answer tokens asked for but not received
+  uint32_t requested_ = 0;               // answer tokens asked for
+  uint32_t accepted_ = 0;                // answer tokens received
+  uint32_t observed_ = 0;                // answer tokens whose signals the policy has seen
+  std::deque<TokenSignals> unobserved_;  // of the tokens after those
+  // Of the answer tokens asked for but not received.
+  struct InUse {
+    PrecisionPlan plan;
+    std::optional<double> predicted_kl;
+  };
+  std::deque<InUse> plans_in_use_;
   bool ended_ = false;
   absl::Time started_;
   absl::Time first_token_;

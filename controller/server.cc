@@ -187,7 +187,7 @@ class ControllerServerImpl final : public ControllerServer {
 
 absl::StatusOr<std::unique_ptr<ControllerServer>> ControllerServer::Create(const ControllerOptions& options) {
   FQ_RETURN_IF_ERROR(CheckOptions(options));
-  FQ_ASSIGN_OR_RETURN(ModelPackage model, LoadModelPackage(options.model_dir));
+  FQ_ASSIGN_OR_RETURN(ModelPackage model, LoadModelPackage(options.model_dir, options.lookahead));
   auto server = std::make_unique<ControllerServerImpl>(std::move(model));
   FQ_RETURN_IF_ERROR(server->Start(options));
   return server;

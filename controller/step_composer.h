@@ -18,8 +18,9 @@ struct StepLimits {
 };
 
 // The next step of the running sequences, oldest first: every decode that is possible, then prefill chunks. Shared
-// sequences all get the highest precision that any of them asks for, layer group by layer group; isolated ones keep
-// their own plan. Every limit >= 1. Empty if nothing can be sent. The sequences count it as sent.
+// sequences all get one plan: of those that weigh levels the cheapest for all (SharedPlan), raised to the highest
+// precision that any other asks for, layer group by layer group; isolated ones keep their own plan. Every limit >= 1.
+// Empty if nothing can be sent. The sequences count it as sent.
 std::vector<SequenceStep> ComposeStep(const std::vector<std::unique_ptr<Sequence>>& running, const StepLimits& limits);
 
 }  // namespace flexquant::controller

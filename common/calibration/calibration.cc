@@ -1,6 +1,7 @@
 #include "common/calibration/calibration.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -130,6 +131,12 @@ absl::Status CheckOrder(const std::vector<Rung>& rungs, const JsonFields& fields
   for (size_t i = 1; i < rungs.size(); ++i) {
     if (rungs[i].bytes <= rungs[i - 1].bytes || rungs[i].mean_kl >= rungs[i - 1].mean_kl) {
       return fields.Error(absl::StrCat("ladder[", i, "]"), "does not cost more bytes and less KL than the rung before");
+    }
+    const std::vector<uint8_t>& bits = rungs[i].plan.bits;
+    const std::vector<uint8_t>& before = rungs[i - 1].plan.bits;
+    if (bits == before || !std::equal(bits.begin(), bits.end(), before.begin(), std::greater_equal<>())) {
+      return fields.Error(absl::StrCat("ladder[", i, "].bits"),
+                          "has fewer bits somewhere than the rung before, or none more");
     }
   }
   return absl::OkStatus();

@@ -66,7 +66,7 @@ struct Calibration {
   uint64_t holdout_positions = 0;                            // on which rungs were measured
   std::array<uint64_t, kEntropyBuckets> bucket_positions{};  // sum: positions
   std::vector<GroupSensitivity> sensitivities;               // [num_layer_groups]
-  std::vector<Rung> rungs;  // from cheapest to the top precision: bytes rise, mean_kl falls
+  std::vector<Rung> rungs;  // from cheapest to the top precision: bytes rise, bits do not fall, mean_kl falls
   std::array<PrecisionRequirement, kMaxLookahead + 1> requirements;  // at each lookahead
 
   // An object of JSON text.

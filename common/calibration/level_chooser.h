@@ -21,7 +21,7 @@ struct PrecisionGoal {
 // so far, spread over the next kHorizon tokens. Not thread-safe.
 class LevelChooser {
  public:
-  static constexpr double kHorizon = 64;
+  static constexpr double kHorizon = 32;
   // A move to another level must lower the cost by more than this part of it.
   static constexpr double kHysteresis = 0.005;
 

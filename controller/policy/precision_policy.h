@@ -2,12 +2,25 @@
 #define FLEXQUANT_CONTROLLER_POLICY_PRECISION_POLICY_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/strings/string_view.h"
 #include "common/calibration/token_signals.h"
 #include "common/precision.h"
 
+namespace flexquant {
+class LevelChooser;
+}
+
 namespace flexquant::controller {
+
+struct CalibratedLadder;
+
+// A sequence's costs of the levels of a calibrated ladder, which both outlive this.
+struct LevelDemand {
+  const LevelChooser* chooser;
+  const CalibratedLadder* ladder;
+};
 
 // Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. Calls come in order:
 // before Next(i) every token below i - lookahead has been observed and no other, so with lookahead 1 the token before
@@ -20,6 +33,12 @@ class PrecisionPolicy {
   virtual void Observe(const TokenSignals& /*signals*/) {}
   // Plan that computes answer token `answer_index` (>= 1; token 0 comes out of the prefill). Valid until the next call.
   virtual const PrecisionPlan& Next(uint32_t answer_index) = 0;
+  // The token that Next was last called for runs at `plan`: the policy's, or a dearer one that batch-mates of a shared
+  // step asked for. Returns the KL predicted of it in nats, if the policy predicts any.
+  virtual std::optional<double> Charge(const PrecisionPlan& /*plan*/) { return std::nullopt; }
+  // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
+  // null if its plan is not up for negotiation.
+  virtual const LevelDemand* demand() const { return nullptr; }
   // As in PrecisionReport.policy.
   virtual absl::string_view name() const = 0;
 };

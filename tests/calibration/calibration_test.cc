@@ -118,6 +118,8 @@ TEST(CalibrationTest, DamagedValuesAreRefused) {
       {"perplexity", [](Json& j) { j["ladder"][0]["perplexity"] = "20"; }},
       {"ladder[1]\" does not cost more bytes", [](Json& j) { j["ladder"][1]["bytes"] = 1000; }},
       {"ladder[2]\" does not cost more bytes", [](Json& j) { j["ladder"][2]["mean_kl"] = 0.2; }},
+      {"ladder[2].bits\" has fewer bits", [](Json& j) { j["ladder"][2]["bits"] = "68636"; }},
+      {"ladder[1].bits\" has fewer bits", [](Json& j) { j["ladder"][1]["bits"] = "33333"; }},
       {"ladder\" does not end with the top", [](Json& j) { j["ladder"].erase(3); }},
       {"requirements\" has 1 entries, expected 2", [](Json& j) { j["requirements"].erase(1); }},
       {"requirements[0].lookahead\" is 1", [](Json& j) { j["requirements"][0]["lookahead"] = 1; }},

@@ -4,37 +4,15 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <random>
+#include <algorithm>
 #include <vector>
 
-#include "common/calibration/requirement_builder.h"
+#include "tests/calibration/planted.h"
 
 namespace flexquant {
 namespace {
 
 const std::vector<double> kBytes = {300, 400, 500, 600, 800};
-const std::vector<double> kMeanKl = {0.8, 0.2, 0.05, 0.01, 0};
-
-// Windows whose KL follows the entropy two positions before, so that both lookaheads know something of it.
-HoldoutSamples PlantedSamples(size_t windows, size_t positions) {
-  HoldoutSamples samples;
-  samples.kl.resize(kBytes.size() - 1);
-  std::mt19937_64 random(11);
-  std::gamma_distribution<double> gamma(0.5, 2);
-  for (size_t w = 0; w < windows; ++w) {
-    auto& window = samples.signals.emplace_back();
-    for (size_t i = 0; i < positions; ++i) {
-      const double entropy = 1.5 * gamma(random);
-      window.push_back({entropy, std::exp(-entropy), 5 * std::exp(-entropy)});
-      const double scale = i < 2 ? 1 : (window[i - 2].entropy_nats + 0.05) / 1.55;
-      for (size_t r = 0; r < samples.kl.size(); ++r) {
-        samples.kl[r].push_back(kMeanKl[r] * scale * gamma(random));
-      }
-    }
-  }
-  return samples;
-}
 
 class LevelChooserTest : public ::testing::Test {
  protected:
@@ -91,7 +69,7 @@ TEST_F(LevelChooserTest, CurveBuysKlWithBytes) {
   const auto& curve = requirement_.curve;
   EXPECT_NEAR(curve.front().mean_bytes, 300, 1);
   EXPECT_NEAR(curve.back().mean_bytes, 800, 1);
-  EXPECT_NEAR(curve.front().measured_kl, kMeanKl[0], 0.1);
+  EXPECT_NEAR(curve.front().measured_kl, kPlantedKl[0], 0.1);
   for (size_t i = 1; i < curve.size(); ++i) {
     EXPECT_GE(curve[i].mean_bytes, curve[i - 1].mean_bytes);
     EXPECT_LE(curve[i].predicted_kl, curve[i - 1].predicted_kl);
@@ -162,7 +140,7 @@ TEST_F(LevelChooserTest, GoesUpAtOnceAndDownAgain) {
 }
 
 TEST_F(LevelChooserTest, SurplusBecomesCreditAndOverspendingDebt) {
-  const std::vector<double> kl = kMeanKl;
+  const std::vector<double> kl = kPlantedKl;
   const auto level_after = [&](int forced, int tokens) {
     LevelChooser chooser = Kl(0.05);
     for (int i = 0; i < tokens; ++i) {
