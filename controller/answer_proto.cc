@@ -52,6 +52,15 @@ v1::PrecisionReport ToProto(const PrecisionUse& use) {
   if (use.target.max_mean_kl.has_value() && use.predicted_mean_kl.has_value()) {
     proto.set_within_budget(*use.predicted_mean_kl <= *use.target.max_mean_kl);
   }
+  if (use.audit.has_value()) {
+    v1::AuditReport* audit = proto.mutable_audit();
+    audit->set_tokens(use.audit->tokens);
+    audit->set_mean_kl(use.audit->mean_kl);
+    if (use.audit->margin_kl.has_value()) {
+      audit->set_low_kl(std::max(use.audit->mean_kl - *use.audit->margin_kl, 0.0));
+      audit->set_high_kl(use.audit->mean_kl + *use.audit->margin_kl);
+    }
+  }
   return proto;
 }
 

@@ -81,6 +81,13 @@ struct AnswerDelta {
   std::vector<AnswerToken> tokens;
 };
 
+// What audits measured of an answer, in nats.
+struct AuditSummary {
+  uint32_t tokens = 0;
+  double mean_kl = 0;
+  std::optional<double> margin_kl;  // to each side of the mean, 95 %; with two tokens or more
+};
+
 // Precision an answer really used.
 struct PrecisionUse {
   std::map<int, uint64_t> histogram;  // tokens by nearest precision
@@ -92,6 +99,7 @@ struct PrecisionUse {
   std::string policy;
   PrecisionTarget target;
   std::optional<double> predicted_mean_kl;  // nats; set if the policy predicts any
+  std::optional<AuditSummary> audit;
 };
 
 // How an answer ended.

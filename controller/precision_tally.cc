@@ -5,6 +5,8 @@
 namespace flexquant::controller {
 namespace {
 
+constexpr double kNormal95 = 1.959964;  // standard deviations to each side of 95 %
+
 int NearestPrecision(double bits) {
   int nearest = kReferencePrecision;
   for (const int precision : kPrecisions) {
@@ -38,9 +40,22 @@ double PrecisionTally::Add(const PrecisionPlan& plan, std::optional<double> pred
   return last_bits_;
 }
 
+void PrecisionTally::AddAudit(double kl) {
+  ++audits_;
+  const double difference = kl - audit_mean_;
+  audit_mean_ += difference / audits_;
+  audit_squares_ += difference * (kl - audit_mean_);
+}
+
 PrecisionUse PrecisionTally::Report() const {
   PrecisionUse use = use_;
   use.mean_bits = tokens_ > 0 ? bits_sum_ / static_cast<double>(tokens_) : 0;
+  if (audits_ > 0) {
+    use.audit = AuditSummary{audits_, audit_mean_, std::nullopt};
+  }
+  if (audits_ > 1) {
+    use.audit->margin_kl = kNormal95 * std::sqrt(audit_squares_ / (audits_ - 1) / audits_);
+  }
   if (kl_sum_.has_value()) {
     use.predicted_mean_kl = *kl_sum_ / static_cast<double>(tokens_);
   }

@@ -17,6 +17,8 @@ class PrecisionTally {
 
   // Counts one answer token computed at `plan`, and the KL predicted of it, if any is; returns the plan's mean bits.
   double Add(const PrecisionPlan& plan, std::optional<double> predicted_kl);
+  // The KL measured of an answer token, in nats.
+  void AddAudit(double kl);
   // Everything but `policy`, `calibrated` and `target`.
   PrecisionUse Report() const;
 
@@ -29,6 +31,9 @@ class PrecisionTally {
   uint64_t tokens_ = 0;
   double bits_sum_ = 0;
   std::optional<double> kl_sum_;
+  uint32_t audits_ = 0;
+  double audit_mean_ = 0;
+  double audit_squares_ = 0;  // sum of squared differences from the mean
   PrecisionUse use_;
 };
 

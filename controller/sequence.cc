@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "controller/mix_bits.h"
 
 namespace flexquant::controller {
 namespace {
@@ -95,6 +96,12 @@ void Sequence::Sent(const SequenceStep& step) {
   }
 }
 
+bool Sequence::DrawsAudit(double rate) const {
+  constexpr double kDraws = 0x1p64;
+  return rate > 0 && demand() != nullptr &&
+         static_cast<double>(MixBits(MixBits(spec_->sampling.seed) ^ requested_)) < rate * kDraws;
+}
+
 std::string Sequence::StopCauseOf(uint32_t id) const {
   if (Contains(spec_->eos_token_ids, id)) {
     return "eos";
@@ -102,13 +109,17 @@ std::string Sequence::StopCauseOf(uint32_t id) const {
   return Contains(spec_->stop_token_ids, id) ? absl::StrCat("token:", id) : "";
 }
 
-void Sequence::Accept(const SampledToken& token, absl::Time now) {
+void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl, absl::Time now) {
   FQ_CHECK(!ended_);
   if (plans_in_use_.empty()) {
     Fail(absl::InternalError("the executor sent a token that was not asked for"));
     return;
   }
   AnswerDelta delta;
+  if (const auto predicted = plans_in_use_.front().predicted_kl; audit_kl.has_value() && predicted.has_value()) {
+    tally_.AddAudit(*audit_kl);
+    spec_->policy->Audited(*predicted, *audit_kl);
+  }
   delta.tokens.push_back({token, tally_.Add(plans_in_use_.front().plan, plans_in_use_.front().predicted_kl)});
   plans_in_use_.pop_front();
   first_token_ = accepted_ == 0 ? now : first_token_;

@@ -62,9 +62,12 @@ class Sequence {
   SequenceStep NextPrefill(uint32_t count, uint32_t block_tokens);
   SequenceStep NextDecode(uint32_t block_tokens);
   void Sent(const SequenceStep& step);
+  // Whether the step of NextDecode is among the `rate` that are audited; drawn from seed and position alone, so that
+  // what is measured does not depend on what is expected.
+  bool DrawsAudit(double rate) const;
 
-  // A sampled token. Sends the delta and, at a stop, the end.
-  void Accept(const SampledToken& token, absl::Time now);
+  // A sampled token, and the KL measured of it if it was audited. Sends the delta and, at a stop, the end.
+  void Accept(const SampledToken& token, std::optional<double> audit_kl, absl::Time now);
   // Ends with an error.
   void Fail(absl::Status status);
   // Ends without a word to the sink: the request was not accepted.

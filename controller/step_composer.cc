@@ -51,6 +51,7 @@ std::vector<SequenceStep> ComposeStep(const std::vector<std::unique_ptr<Sequence
   for (const auto& sequence : running) {
     if (has_room() && sequence->can_decode()) {
       members.push_back({sequence.get(), sequence->NextDecode(limits.block_tokens)});
+      members.back().step.audit = sequence->DrawsAudit(limits.audit_rate);
       ++tokens;
     }
   }

@@ -15,6 +15,7 @@ struct StepLimits {
   uint32_t max_step_tokens = 1;
   uint32_t prefill_chunk_tokens = 1;  // of all prefills of a step together, so that decodes keep their pace
   uint32_t block_tokens = 1;
+  double audit_rate = 0;  // of decode steps whose policy predicts KL; 0 = none
 };
 
 // The next step of the running sequences, oldest first: every decode that is possible, then prefill chunks. Shared

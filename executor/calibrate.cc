@@ -45,7 +45,7 @@ class Calibrator {
 
   std::vector<Rung> PlanRungs() const;
   // The precision requirement model of the calibration's rungs.
-  void FitRequirements(Calibration& calibration) const;
+  void FitRequirements(CalibrateResult& result) const;
 
   const ModelStore& store_;
   const CalibrationWindows& windows_;
@@ -75,11 +75,12 @@ absl::StatusOr<CalibrateResult> Calibrator::Run() {
   calibration.holdout_positions = progress_.rungs.front().kl.size();
   calibration.sensitivities = progress_.Sensitivities();
   calibration.rungs = MonotoneRungs(result.measured);
-  FitRequirements(calibration);
+  FitRequirements(result);
   return result;
 }
 
-void Calibrator::FitRequirements(Calibration& calibration) const {
+void Calibrator::FitRequirements(CalibrateResult& result) const {
+  Calibration& calibration = result.calibration;
   HoldoutSamples samples{progress_.holdout_signals, {}};
   std::vector<double> bytes;
   for (const Rung& rung : calibration.rungs) {
@@ -92,6 +93,7 @@ void Calibrator::FitRequirements(Calibration& calibration) const {
   }
   for (size_t lookahead = 0; lookahead < calibration.requirements.size(); ++lookahead) {
     calibration.requirements[lookahead] = BuildRequirement(samples, bytes, static_cast<int>(lookahead));
+    result.quality[lookahead] = CheckRequirement(samples, static_cast<int>(lookahead));
   }
 }
 

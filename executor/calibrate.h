@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_EXECUTOR_CALIBRATE_H_
 #define FLEXQUANT_EXECUTOR_CALIBRATE_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/calibration/calibration.h"
 #include "common/calibration/calibration_progress.h"
+#include "common/calibration/requirement_builder.h"
 #include "common/store/model_store.h"
 
 namespace flexquant::executor {
@@ -36,8 +38,9 @@ struct CalibrateOptions {
 
 struct CalibrateResult {
   Calibration calibration;  // without provenance: what the caller knows of text and model
-  std::vector<Rung>
-      measured;  // all rungs that were measured, from dearest to cheapest; `calibration` keeps the monotone
+  // All rungs that were measured, from dearest to cheapest; `calibration` keeps the monotone.
+  std::vector<Rung> measured;
+  std::array<RequirementQuality, kMaxLookahead + 1> quality;  // of the precision requirement model at each lookahead
 };
 
 // Measures every layer group at every lower precision on `windows.sensitivity`, builds the ladder, measures its rungs

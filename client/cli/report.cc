@@ -48,6 +48,14 @@ std::string GoalText(const v1::PrecisionReport& report) {
   return "";
 }
 
+std::string AuditText(const v1::AuditReport& audit) {
+  std::string text = absl::StrFormat("  audit    KL %.3g nats measured on %d tokens", audit.mean_kl(), audit.tokens());
+  if (audit.has_high_kl()) {
+    absl::StrAppendFormat(&text, " (95 %%: %.3g to %.3g)", audit.low_kl(), audit.high_kl());
+  }
+  return text + "\n";
+}
+
 std::string CalibrationText(const v1::PrecisionReport& report) {
   switch (report.calibration()) {
     case v1::CALIBRATION_STATE_CALIBRATED:
@@ -68,7 +76,7 @@ std::string ReportText(const Answer& answer, bool color) {
   const std::string policy = report.policy().empty() ? "precision" : report.policy();
   std::string text = absl::StrFormat("%s: mean %.2f bits a weight, %d changes of plan (%s)\n", policy,
                                      report.mean_bits(), report.plan_changes(), CalibrationText(report));
-  absl::StrAppend(&text, GoalText(report));
+  absl::StrAppend(&text, GoalText(report), report.has_audit() ? AuditText(report.audit()) : "");
   AppendHistogram(report, color, text);
   if (report.weight_bytes_top() > 0) {
     const auto read = static_cast<double>(report.weight_bytes_read());

@@ -13,6 +13,7 @@ namespace {
 
 constexpr size_t kRequestTokens = 128;
 constexpr size_t kRequestStride = 32;  // requests overlap: there is not text enough for many that do not
+constexpr double kSmallestKl = 1e-9;   // nats, in deviances
 constexpr double kWithin = 0.95;       // of the requests
 
 // Lambda in parts of the bytes between the ladder's ends: from where a nat hardly counts to where little else does.
@@ -62,14 +63,18 @@ RequirementModel FitRows(const HoldoutSamples& samples, const std::vector<Row>& 
   return FitRequirementModel(features, kl);
 }
 
+// Models of either half of the rows, for the rows of the other.
+std::array<RequirementModel, 2> CrossFit(const HoldoutSamples& samples, const std::vector<Row>& rows) {
+  return {FitRows(samples, rows, [](const Row& row) { return row.fold == 1; }),
+          FitRows(samples, rows, [](const Row& row) { return row.fold == 0; })};
+}
+
 // What happens to tokens at the levels that policies choose for them.
 class Simulation {
  public:
   Simulation(const HoldoutSamples& samples, absl::Span<const double> bytes, const std::vector<Row>& rows)
       : bytes_(bytes) {
-    const std::array<RequirementModel, 2> models = {
-        FitRows(samples, rows, [](const Row& row) { return row.fold == 1; }),
-        FitRows(samples, rows, [](const Row& row) { return row.fold == 0; })};
+    const std::array<RequirementModel, 2> models = CrossFit(samples, rows);
     for (const Row& row : rows) {
       predicted_.emplace_back(bytes.size());
       models[row.fold].Predict(row.features, absl::MakeSpan(predicted_.back()));
@@ -130,6 +135,56 @@ class Simulation {
 };
 
 }  // namespace
+
+RequirementQuality CheckRequirement(const HoldoutSamples& samples, int lookahead) {
+  const std::vector<Row> rows = MakeRows(samples, lookahead);
+  const std::array<RequirementModel, 2> models = CrossFit(samples, rows);
+  struct Pair {
+    double relative;
+    double predicted;
+    double measured;
+  };
+  std::vector<Pair> pairs;
+  RequirementQuality quality;
+  std::vector<double> predicted(samples.kl.size() + 1);
+  std::array<std::vector<double>, 2> means;  // of the rows that a model was fitted on
+  for (size_t fold = 0; fold < 2; ++fold) {
+    for (const std::vector<double>& rung : samples.kl) {
+      double sum = 0;
+      double count = 0;
+      for (const Row& row : rows) {
+        sum += row.fold != fold ? rung[row.position] : 0;
+        count += row.fold != fold ? 1 : 0;
+      }
+      means[fold].push_back(std::max(sum / count, kSmallestKl));
+    }
+  }
+  const double count = static_cast<double>(rows.size() * samples.kl.size());
+  for (const Row& row : rows) {
+    models[row.fold].Predict(row.features, absl::MakeSpan(predicted));
+    for (size_t r = 0; r < samples.kl.size(); ++r) {
+      const double measured = samples.kl[r][row.position];
+      const auto deviance = [&](double expected) {
+        const double ratio = std::max(measured, kSmallestKl) / expected;
+        return 2 * (ratio - 1 - std::log(ratio)) / count;
+      };
+      quality.deviance += deviance(predicted[r]);
+      quality.constant_deviance += deviance(means[row.fold][r]);
+      pairs.push_back({predicted[r] / means[row.fold][r], predicted[r], measured});
+    }
+  }
+  std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return a.relative < b.relative; });
+  for (size_t tenth = 0; tenth < 10; ++tenth) {
+    auto& [mean_predicted, mean_measured] = quality.tenths.emplace_back();
+    const size_t begin = tenth * pairs.size() / 10;
+    const size_t end = (tenth + 1) * pairs.size() / 10;
+    for (size_t i = begin; i < end; ++i) {
+      mean_predicted += pairs[i].predicted / static_cast<double>(end - begin);
+      mean_measured += pairs[i].measured / static_cast<double>(end - begin);
+    }
+  }
+  return quality;
+}
 
 PrecisionRequirement BuildRequirement(const HoldoutSamples& samples, absl::Span<const double> bytes, int lookahead) {
   FQ_CHECK(samples.signals.size() >= 2 && bytes.size() == samples.kl.size() + 1);

@@ -2,6 +2,7 @@
 #define FLEXQUANT_COMMON_CALIBRATION_REQUIREMENT_BUILDER_H_
 
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
@@ -18,6 +19,19 @@ struct HoldoutSamples {
 
 // Fewest positions of a held-back window, of which there must be at least two.
 inline constexpr size_t kMinHoldoutPositions = 3;
+
+// How good the model of a lookahead is on the half of the windows that it was not fitted on.
+struct RequirementQuality {
+  // Mean gamma deviance over positions and rungs but the top one: of the model, and of each rung's mean KL alone.
+  double deviance = 0;
+  double constant_deviance = 0;
+  // Mean KL predicted and measured, in tenths of the positions (of every rung but the top one) by what is predicted
+  // relative to the rung's mean, lowest first.
+  std::vector<std::pair<double, double>> tenths;
+};
+
+// As for BuildRequirement.
+RequirementQuality CheckRequirement(const HoldoutSamples& samples, int lookahead);
 
 // Fits the model of a lookahead (0 or 1) to all samples. Curve and aims are cross-fitted: each half of the windows
 // (even, odd) is simulated with a model of the other half. A request is a run of up to 128 positions, across windows.

@@ -201,7 +201,8 @@ absl::StatusOr<ResolvedPolicy> MakeRequirement(const v1::PrecisionPolicy& reques
   FQ_RETURN_IF_ERROR(BoundedLadder(request, context, resolved.effective).status());
   const auto [first, last] = context.calibrated->LevelsWithin(static_cast<int>(resolved.effective.min_bits()),
                                                               static_cast<int>(resolved.effective.max_bits()));
-  resolved.policy = std::make_unique<RequirementPolicy>(context.calibrated, first, last, goal, name);
+  resolved.policy =
+      std::make_unique<RequirementPolicy>(context.calibrated, context.correction, first, last, goal, name);
   return resolved;
 }
 
@@ -287,10 +288,12 @@ std::vector<NamedPrecisionPlan> UniformNamedPlans(int num_layer_groups) {
 
 PolicyContext MakePolicyContext(const LayerGroups& groups, bool has_reference,
                                 const std::optional<Calibration>& calibration, int lookahead) {
-  PolicyContext context{groups.count(), has_reference, Ladder::Uniform(groups.count()),
-                        UniformNamedPlans(groups.count()), nullptr};
+  PolicyContext context{
+      groups.count(), has_reference, Ladder::Uniform(groups.count()), UniformNamedPlans(groups.count()),
+      nullptr,        nullptr};
   if (calibration.has_value()) {
     context.calibrated = std::make_shared<CalibratedLadder>(CalibratedLadder::Make(*calibration, groups, lookahead));
+    context.correction = std::make_shared<KlCorrection>();
     context.ladder = Ladder::Measured(*calibration);
     for (size_t i = 0; i < context.ladder.levels.size(); ++i) {
       context.named_plans.push_back({absl::StrCat("rung-", i), context.ladder.levels[i]});

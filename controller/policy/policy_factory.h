@@ -11,6 +11,7 @@
 #include "common/calibration/calibration.h"
 #include "controller/layer_groups.h"
 #include "controller/policy/calibrated_ladder.h"
+#include "controller/policy/kl_correction.h"
 #include "controller/policy/ladder.h"
 #include "controller/policy/precision_policy.h"
 #include "flexquant/v1/precision.pb.h"
@@ -32,6 +33,7 @@ struct PolicyContext {
   Ladder ladder;
   std::vector<NamedPrecisionPlan> named_plans;
   std::shared_ptr<const CalibratedLadder> calibrated;  // null if the model is not calibrated
+  std::shared_ptr<KlCorrection> correction;            // of a calibrated model
 };
 
 // The uniform ladder and plans, or, of a calibrated model, the measured ladder, whose rungs are named plans too:

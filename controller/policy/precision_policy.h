@@ -36,6 +36,8 @@ class PrecisionPolicy {
   // The token that Next was last called for runs at `plan`: the policy's, or a dearer one that batch-mates of a shared
   // step asked for. Returns the KL predicted of it in nats, if the policy predicts any.
   virtual std::optional<double> Charge(const PrecisionPlan& /*plan*/) { return std::nullopt; }
+  // A token that Charge predicted a KL of was measured.
+  virtual void Audited(double /*predicted_kl*/, double /*measured_kl*/) {}
   // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
   // null if its plan is not up for negotiation.
   virtual const LevelDemand* demand() const { return nullptr; }

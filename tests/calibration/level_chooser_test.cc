@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
 #include <vector>
 
 #include "tests/calibration/planted.h"
@@ -76,6 +77,25 @@ TEST_F(LevelChooserTest, CurveBuysKlWithBytes) {
     EXPECT_NEAR(curve[i].measured_kl, curve[i].predicted_kl, 0.1 * curve[i].predicted_kl + 1e-4) << i;
   }
   EXPECT_EQ(BuildRequirement(samples_, kBytes, 1), requirement_);
+}
+
+TEST_F(LevelChooserTest, QualityIsThatOfTheOtherHalf) {
+  const RequirementQuality quality = CheckRequirement(samples_, 1);
+  EXPECT_LT(quality.deviance, 0.8 * quality.constant_deviance);
+  ASSERT_EQ(quality.tenths.size(), 10U);
+  for (size_t i = 0; i < 10; ++i) {
+    const auto [predicted, measured] = quality.tenths[i];
+    EXPECT_NEAR(measured / predicted, 1, 0.25) << i;
+    EXPECT_TRUE(i == 0 || predicted > quality.tenths[i - 1].first);
+  }
+  // Without a planted relation the signals are worth nothing, and the model says so.
+  HoldoutSamples blind = samples_;
+  std::mt19937_64 random(1);
+  for (auto& rung : blind.kl) {
+    std::shuffle(rung.begin(), rung.end(), random);
+  }
+  const RequirementQuality none = CheckRequirement(blind, 1);
+  EXPECT_NEAR(none.deviance / none.constant_deviance, 1, 0.02);
 }
 
 TEST_F(LevelChooserTest, LambdaLiesWhereTheCurveSays) {

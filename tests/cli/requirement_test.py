@@ -87,6 +87,18 @@ class RequirementTest(harness.CliTest):
         exceeded = self.generate(calibrated(), *arguments, "--max-mean-kl", 0.001, "--max-bits", 3)["precision"]
         self.assertIs(exceeded["within_budget"], False)
 
+    def test_audits_measure_without_changing_the_answer(self):
+        arguments = ("--prompt", "Once upon a time", "--max-tokens", 100, "--ignore-eos", "--max-mean-kl", 0.1)
+        plain = self.generate(calibrated(), *arguments, "--audit-rate", 0)
+        audited = self.generate(calibrated(), *arguments, "--audit-rate", 1)
+        self.assertEqual(plain["tokens"], audited["tokens"])
+        self.assertNotIn("audit", plain["precision"])
+        audit = audited["precision"]["audit"]
+        self.assertEqual(audit["tokens"], 99)  # the prefill computes the first
+        self.assertTrue(0 < audit["low_kl"] < audit["mean_kl"] < audit["high_kl"] < 0.3, audit)
+        _, text = self.flexquant("generate", "--model", calibrated(), *arguments, "--audit-rate", 1)
+        self.assertRegex(text, r"audit    KL 0\.\d+ nats measured on 99 tokens \(95 %: 0\.\d+ to 0\.\d+\)")
+
     def test_bad_input(self):
         prompt = ("--prompt", "x", "--max-tokens", 4)
         for arguments, status, words in (

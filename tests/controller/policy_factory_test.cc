@@ -20,7 +20,7 @@ constexpr int kGroups = 9;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 PolicyContext Context(bool has_reference = false) {
-  return {kGroups, has_reference, Ladder::Uniform(kGroups), UniformNamedPlans(kGroups), nullptr};
+  return {kGroups, has_reference, Ladder::Uniform(kGroups), UniformNamedPlans(kGroups), nullptr, nullptr};
 }
 
 TEST(PolicyFactoryTest, UnsetMeansDynamicWithItsDefaults) {

@@ -36,8 +36,8 @@ class RequirementPolicyTest : public ::testing::Test {
   RequirementPolicyTest() : model_(CalibratedTestModel(1)), ladder_(model_.policies.calibrated) {}
 
   std::unique_ptr<RequirementPolicy> Kl(double aim, int first = 0, int last = 4) const {
-    return std::make_unique<RequirementPolicy>(ladder_, first, last, PrecisionGoal{PrecisionGoal::Kind::kMeanKl, aim},
-                                               "max_mean_kl");
+    return std::make_unique<RequirementPolicy>(ladder_, correction_, first, last,
+                                               PrecisionGoal{PrecisionGoal::Kind::kMeanKl, aim}, "max_mean_kl");
   }
   int BitsAfter(const TokenSignals& signals) const {
     const auto policy = Kl(0.03);
@@ -47,6 +47,7 @@ class RequirementPolicyTest : public ::testing::Test {
 
   const ModelPackage model_;
   const std::shared_ptr<const CalibratedLadder> ladder_;
+  const std::shared_ptr<KlCorrection> correction_ = std::make_shared<KlCorrection>();
 };
 
 TEST_F(RequirementPolicyTest, LadderKnowsItsLevels) {
@@ -184,6 +185,50 @@ TEST_F(RequirementPolicyTest, SurplusIsCreditThatTheBatchSpends) {
     return SharedPlan(Demands(policies, {usual, usual}), {}).bits[0];
   };
   EXPECT_LT(bits_after(8, 100), bits_after(4, 100));
+}
+
+TEST_F(RequirementPolicyTest, AuditsRaiseWhatIsExpectedButNeverLowerIt) {
+  EXPECT_EQ(correction_->factor(), 1);
+  for (int i = 0; i < 2000; ++i) {
+    correction_->Add(0.02, 0.005);
+  }
+  EXPECT_EQ(correction_->factor(), 1);
+  KlCorrection low;
+  low.Add(0.02, 0.04);
+  EXPECT_GT(low.factor(), 1);
+  EXPECT_LT(low.factor(), 1.05);  // slowly
+  for (int i = 0; i < 5000; ++i) {
+    low.Add(0.02, 0.04);
+  }
+  EXPECT_NEAR(low.factor(), 2, 0.1);
+  for (int i = 0; i < 5000; ++i) {
+    low.Add(0.02, 1);
+  }
+  EXPECT_EQ(low.factor(), KlCorrection::kMax);
+  KlCorrection nothing;
+  nothing.Add(0, 0);
+  EXPECT_EQ(nothing.factor(), 1);
+}
+
+TEST_F(RequirementPolicyTest, TheCorrectionIsThatOfTheBeginning) {
+  const auto charge = [](RequirementPolicy& policy) {
+    policy.Observe({1, 0.5, 1});
+    policy.Next(1);
+    return policy.Charge(Bits(4)).value_or(-1);
+  };
+  const auto before = Kl(0.03);
+  const double raw = charge(*Kl(0.03));
+  for (int i = 0; i < 5000; ++i) {
+    before->Audited(0.02, 0.04);
+  }
+  EXPECT_EQ(charge(*before), raw);
+  const auto after = Kl(0.03);
+  EXPECT_NEAR(charge(*after) / raw, 2, 0.1);
+  // What is taught is the model's own prediction: what holds of twice the prediction is no news.
+  for (int i = 0; i < 5000; ++i) {
+    after->Audited(0.04, 0.04);
+  }
+  EXPECT_NEAR(correction_->factor(), 2, 0.15);
 }
 
 class RequirementFactoryTest : public RequirementPolicyTest {

@@ -63,6 +63,40 @@ TEST_F(RequirementServiceTest, ReportSaysWhatWasAskedForAndPredicted) {
   EXPECT_FALSE(fixed.has_predicted_mean_kl() || fixed.has_within_budget());
 }
 
+TEST_F(RequirementServiceTest, AuditsAreReportedAndTeach) {
+  testing::FakeExecutorOptions fake;
+  fake.audit_kl = 0.7;
+  AddExecutor(Wavering(1000), fake);
+  options_.worker.audit_rate = 0.5;
+  StartController();
+  v1::GenerateRequest request = Request("x", 101);
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_precision()->set_max_mean_kl(0.2);
+  const v1::PrecisionReport first = Stream(request).finished.precision();
+  EXPECT_NEAR(first.audit().tokens(), 50, 20);  // four standard deviations
+  EXPECT_DOUBLE_EQ(first.audit().mean_kl(), 0.7);
+  EXPECT_NEAR(first.audit().low_kl(), 0.7, 1e-9);
+  EXPECT_NEAR(first.audit().high_kl(), 0.7, 1e-9);
+  // More than expected was measured: the same answer is planned more carefully.
+  const v1::PrecisionReport second = Stream(request).finished.precision();
+  EXPECT_EQ(second.audit().tokens(), first.audit().tokens());
+  EXPECT_GT(second.mean_bits(), first.mean_bits());
+  // Only what is expected can be checked.
+  request.mutable_precision()->set_fixed_bits(4);
+  EXPECT_FALSE(Stream(request).finished.precision().has_audit());
+  ExpectNoViolations();
+}
+
+TEST_F(RequirementServiceTest, ExecutorsThatCannotAuditAreNotAsked) {
+  AddExecutor(Wavering(1000));
+  options_.worker.audit_rate = 1;
+  StartController();
+  const auto outcome = Stream(Request("x", 50));
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+  EXPECT_FALSE(outcome.finished.precision().has_audit());
+  ExpectNoViolations();
+}
+
 // Two answers in shared steps: the plans of their common decode steps, and both reports.
 class SharedBudgetTest : public RequirementServiceTest {
  protected:
