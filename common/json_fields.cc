@@ -86,6 +86,22 @@ absl::StatusOr<std::vector<double>> JsonFields::Numbers(const std::string& field
   return numbers;
 }
 
+absl::StatusOr<std::vector<double>> JsonFields::SignedNumbers(const std::string& field, size_t size, double max) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_array() || value->size() != size) {
+    return Error(field, absl::StrCat("is missing or not a list of ", size, " numbers"));
+  }
+  std::vector<double> numbers;
+  for (const Json& element : *value) {
+    if (!element.is_number() || !(std::abs(element.get<double>()) <= max)) {
+      return Error(absl::StrCat(field, "[", numbers.size(), "]"),
+                   absl::StrCat("is not a number from ", -max, " to ", max));
+    }
+    numbers.push_back(element.get<double>());
+  }
+  return numbers;
+}
+
 absl::StatusOr<std::vector<uint64_t>> JsonFields::Counts(const std::string& field, size_t size) const {
   const Json* value = Find(field);
   if (value == nullptr || !value->is_array() || value->size() != size) {

@@ -29,6 +29,8 @@ class JsonFields {
   absl::StatusOr<double> Number(const std::string& field, double max) const;
   // `size` of them, each finite and >= 0.
   absl::StatusOr<std::vector<double>> Numbers(const std::string& field, size_t size) const;
+  // `size` of them, each in [-max, max].
+  absl::StatusOr<std::vector<double>> SignedNumbers(const std::string& field, size_t size, double max) const;
   absl::StatusOr<std::vector<uint64_t>> Counts(const std::string& field, size_t size) const;
   // An array of objects, each to be read by fields of its own.
   absl::StatusOr<std::vector<JsonFields>> Objects(const std::string& field) const;

@@ -40,6 +40,27 @@ v1::PrecisionReport ToProto(const PrecisionUse& use) {
   proto.set_calibration(use.calibrated ? v1::CALIBRATION_STATE_CALIBRATED : v1::CALIBRATION_STATE_UNCALIBRATED);
   proto.set_plan_changes(use.plan_changes);
   proto.set_policy(use.policy);
+  if (use.target.max_mean_kl.has_value()) {
+    proto.set_max_mean_kl(*use.target.max_mean_kl);
+  }
+  if (use.target.target_mean_bits.has_value()) {
+    proto.set_target_mean_bits(*use.target.target_mean_bits);
+  }
+  if (use.predicted_mean_kl.has_value()) {
+    proto.set_predicted_mean_kl(*use.predicted_mean_kl);
+  }
+  if (use.target.max_mean_kl.has_value() && use.predicted_mean_kl.has_value()) {
+    proto.set_within_budget(*use.predicted_mean_kl <= *use.target.max_mean_kl);
+  }
+  if (use.audit.has_value()) {
+    v1::AuditReport* audit = proto.mutable_audit();
+    audit->set_tokens(use.audit->tokens);
+    audit->set_mean_kl(use.audit->mean_kl);
+    if (use.audit->margin_kl.has_value()) {
+      audit->set_low_kl(std::max(use.audit->mean_kl - *use.audit->margin_kl, 0.0));
+      audit->set_high_kl(use.audit->mean_kl + *use.audit->margin_kl);
+    }
+  }
   return proto;
 }
 

@@ -57,6 +57,7 @@ void ToProto(const SequenceStep& step, uint32_t plan_id, executor::v1::SequenceS
   proto->set_position(step.position);
   proto->mutable_token_ids()->Add(step.token_ids.begin(), step.token_ids.end());
   proto->set_sample(step.sample);
+  proto->set_audit(step.audit);
   proto->mutable_new_kv_blocks()->Add(step.new_kv_blocks.begin(), step.new_kv_blocks.end());
 }
 
@@ -129,7 +130,8 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
                   .num_kv_blocks = response.num_kv_blocks(),
                   .kv_block_tokens = response.kv_block_tokens(),
                   .max_sequences = std::min(response.max_sequences(), kMaxPlans),
-                  .max_step_tokens = response.max_step_tokens()};
+                  .max_step_tokens = response.max_step_tokens(),
+                  .audits = response.audits()};
   return absl::OkStatus();
 }
 

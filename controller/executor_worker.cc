@@ -196,7 +196,7 @@ absl::Status ExecutorWorker::ApplyResult(const StepResult& result, absl::Time no
     if (!part.status.ok()) {
       sequence->Fail(SequenceError(client_.address(), part.status));
     } else if (part.token.has_value()) {
-      sequence->Accept(*part.token, now);
+      sequence->Accept(*part.token, part.audit_kl, now);
     } else if (step.sampled[i]) {
       return violation("no token for a sequence that samples");
     }
@@ -255,7 +255,7 @@ void ExecutorWorker::Admit(KvAllocator& kv, absl::Time now) {
 void ExecutorWorker::SendSteps(absl::Time now) {
   const ExecutorDescription& description = client_.description();
   const StepLimits limits{description.max_sequences, description.max_step_tokens, options_.prefill_chunk_tokens,
-                          description.kv_block_tokens};
+                          description.kv_block_tokens, description.audits ? options_.audit_rate : 0};
   while (in_flight_.size() <= static_cast<size_t>(options_.lookahead)) {
     const std::vector<SequenceStep> step = ComposeStep(running_, limits);
     if (step.empty()) {

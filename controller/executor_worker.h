@@ -26,6 +26,7 @@ namespace flexquant::controller {
 struct WorkerOptions {
   int lookahead = 1;
   uint32_t prefill_chunk_tokens = 256;
+  double audit_rate = 0;  // share of the decode steps of policies that predict KL, in [0, 1]
   absl::Duration connect_timeout = absl::Seconds(5);
   absl::Duration min_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);

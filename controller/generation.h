@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,12 @@ struct SamplingValues {
   uint64_t seed = 0;
 };
 
+// What a request asked the policy to keep to, of which at most one is set.
+struct PrecisionTarget {
+  std::optional<double> max_mean_kl;       // nats
+  std::optional<double> target_mean_bits;  // bits a weight
+};
+
 // A validated request.
 struct GenerationSpec {
   std::string request_id;
@@ -43,6 +50,7 @@ struct GenerationSpec {
   std::unique_ptr<PrecisionPolicy> policy;
   PrecisionPlan prefill_plan;
   bool calibrated = false;
+  PrecisionTarget target;
   absl::Time arrival = absl::InfinitePast();
   absl::Time deadline = absl::InfiniteFuture();
 };
@@ -73,6 +81,13 @@ struct AnswerDelta {
   std::vector<AnswerToken> tokens;
 };
 
+// What audits measured of an answer, in nats.
+struct AuditSummary {
+  uint32_t tokens = 0;
+  double mean_kl = 0;
+  std::optional<double> margin_kl;  // to each side of the mean, 95 %; with two tokens or more
+};
+
 // Precision an answer really used.
 struct PrecisionUse {
   std::map<int, uint64_t> histogram;  // tokens by nearest precision
@@ -82,6 +97,9 @@ struct PrecisionUse {
   uint32_t plan_changes = 0;
   bool calibrated = false;
   std::string policy;
+  PrecisionTarget target;
+  std::optional<double> predicted_mean_kl;  // nats; set if the policy predicts any
+  std::optional<AuditSummary> audit;
 };
 
 // How an answer ended.

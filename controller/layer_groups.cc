@@ -13,7 +13,10 @@ LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype re
     shape.group_size = group_size;
     shape.reference_dtype = reference_dtype;
     num_weights_.push_back(shape.num_weights());
-    shapes_.push_back(shape);
+    BytesByBits& bytes = bytes_.emplace_back();
+    for (int bits = 0; bits <= kReferencePrecision; ++bits) {
+      bytes[static_cast<size_t>(bits)] = shape.BytesRead(bits);
+    }
   };
   for (int layer = 0; layer < num_layers_; ++layer) {
     add(config.q_size() + 2 * config.kv_size(), config.hidden_size);
@@ -25,10 +28,10 @@ LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype re
 }
 
 uint64_t LayerGroups::BytesRead(const PrecisionPlan& plan) const {
-  FQ_CHECK(plan.bits.size() == shapes_.size());
+  FQ_CHECK(plan.bits.size() == bytes_.size());
   uint64_t bytes = 0;
-  for (size_t group = 0; group < shapes_.size(); ++group) {
-    bytes += shapes_[group].BytesRead(plan.bits[group]);
+  for (size_t group = 0; group < bytes_.size(); ++group) {
+    bytes += bytes_[group][plan.bits[group]];
   }
   return bytes;
 }

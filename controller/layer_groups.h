@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_CONTROLLER_LAYER_GROUPS_H_
 #define FLEXQUANT_CONTROLLER_LAYER_GROUPS_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ class LayerGroups {
  public:
   LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype);
 
-  int count() const { return static_cast<int>(shapes_.size()); }
+  int count() const { return static_cast<int>(bytes_.size()); }
   std::string Name(int index) const { return LayerGroupName(index, num_layers_); }
   const std::vector<uint64_t>& num_weights() const { return num_weights_; }  // [count()]
 
@@ -27,7 +28,8 @@ class LayerGroups {
 
  private:
   int num_layers_;
-  std::vector<NestedMatrix> shapes_;  // no data
+  using BytesByBits = std::array<uint64_t, kReferencePrecision + 1>;
+  std::vector<BytesByBits> bytes_;  // [count()]
   std::vector<uint64_t> num_weights_;
 };
 

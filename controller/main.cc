@@ -41,6 +41,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--prefill-chunk", flags.options.prefill_chunk_tokens, "Most prompt tokens in a step")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
+  app.add_option("--audit-rate", flags.options.audit_rate,
+                 "Share of the tokens under a budget of KL whose KL is measured, by computing them at 8 bits too")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may go on after SIGTERM")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();

@@ -15,13 +15,13 @@ namespace flexquant::controller {
 
 ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
                               bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
-                              const std::optional<Calibration>& calibration) {
+                              const std::optional<Calibration>& calibration, int lookahead) {
   ModelPackage package;
   package.name = std::move(name);
   package.revision = std::move(revision);
   package.config = config;
   package.layer_groups = std::make_unique<LayerGroups>(config, group_size, reference_dtype);
-  package.policies = MakePolicyContext(package.layer_groups->count(), has_reference, calibration);
+  package.policies = MakePolicyContext(*package.layer_groups, has_reference, calibration, lookahead);
   package.tokenizer = std::move(tokenizer);
   auto chat_template = ChatTemplate::Recognize(*package.tokenizer);
   package.chat_template_status = chat_template.status();
@@ -35,7 +35,7 @@ ModelPackage MakeModelPackage(std::string name, std::string revision, const Mode
   return package;
 }
 
-absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
+absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder, int lookahead) {
   const std::filesystem::path path(folder);
   std::error_code error;
   if (!std::filesystem::is_directory(path, error)) {
@@ -62,7 +62,7 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder) {
                       CalibrationOfManifest(manifest_text, manifest_path, manifest.checksum,
                                             NumLayerGroups(static_cast<int>(config->num_layers))));
   return MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size, manifest.has_reference,
-                          manifest.reference_dtype, std::move(tokenizer), calibration);
+                          manifest.reference_dtype, std::move(tokenizer), calibration, lookahead);
 }
 
 }  // namespace flexquant::controller

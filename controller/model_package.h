@@ -29,15 +29,15 @@ struct ModelPackage {
   size_t max_token_bytes = 1;                   // of the longest token's text
 };
 
-// Reads a package's flexquant.json, config.json and tokenizer. A calibrated package's ladder is the measured one.
-// NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION (a calibration of other weights) or UNIMPLEMENTED name
-// the file, the field and the remedy.
-absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder);
+// Reads a package's flexquant.json, config.json and tokenizer, for a controller that sends so many steps ahead. A
+// calibrated package's ladder is the measured one. NOT_FOUND, INVALID_ARGUMENT, DATA_LOSS, FAILED_PRECONDITION (a
+// calibration of other weights) or UNIMPLEMENTED name the file, the field and the remedy.
+absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder, int lookahead = 1);
 
 // Puts a package together from its parts.
 ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
                               bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
-                              const std::optional<Calibration>& calibration = std::nullopt);
+                              const std::optional<Calibration>& calibration = std::nullopt, int lookahead = 1);
 
 }  // namespace flexquant::controller
 

@@ -5,6 +5,8 @@
 namespace flexquant::controller {
 namespace {
 
+constexpr double kNormal95 = 1.959964;  // standard deviations to each side of 95 %
+
 int NearestPrecision(double bits) {
   int nearest = kReferencePrecision;
   for (const int precision : kPrecisions) {
@@ -20,7 +22,7 @@ int NearestPrecision(double bits) {
 PrecisionTally::PrecisionTally(const LayerGroups& groups)
     : groups_(&groups), top_bytes_(groups.BytesRead(PrecisionPlan::Uniform(kTopPrecision, groups.count()))) {}
 
-double PrecisionTally::Add(const PrecisionPlan& plan) {
+double PrecisionTally::Add(const PrecisionPlan& plan, std::optional<double> predicted_kl) {
   if (!(plan == last_plan_)) {
     use_.plan_changes += tokens_ > 0 ? 1 : 0;
     last_plan_ = plan;
@@ -29,15 +31,34 @@ double PrecisionTally::Add(const PrecisionPlan& plan) {
   }
   ++tokens_;
   bits_sum_ += last_bits_;
+  if (predicted_kl.has_value()) {
+    kl_sum_ = kl_sum_.value_or(0) + *predicted_kl;
+  }
   use_.weight_bytes_read += last_bytes_;
   use_.weight_bytes_top += top_bytes_;
   ++use_.histogram[NearestPrecision(last_bits_)];
   return last_bits_;
 }
 
+void PrecisionTally::AddAudit(double kl) {
+  ++audits_;
+  const double difference = kl - audit_mean_;
+  audit_mean_ += difference / audits_;
+  audit_squares_ += difference * (kl - audit_mean_);
+}
+
 PrecisionUse PrecisionTally::Report() const {
   PrecisionUse use = use_;
   use.mean_bits = tokens_ > 0 ? bits_sum_ / static_cast<double>(tokens_) : 0;
+  if (audits_ > 0) {
+    use.audit = AuditSummary{audits_, audit_mean_, std::nullopt};
+  }
+  if (audits_ > 1) {
+    use.audit->margin_kl = kNormal95 * std::sqrt(audit_squares_ / (audits_ - 1) / audits_);
+  }
+  if (kl_sum_.has_value()) {
+    use.predicted_mean_kl = *kl_sum_ / static_cast<double>(tokens_);
+  }
   return use;
 }
 

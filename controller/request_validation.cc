@@ -288,6 +288,12 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   spec.policy = std::move(policy.policy);
   spec.prefill_plan = std::move(policy.prefill_plan);
   spec.calibrated = model.policies.ladder.calibrated;
+  if (policy.effective.has_max_mean_kl()) {
+    spec.target.max_mean_kl = policy.effective.max_mean_kl();
+  }
+  if (policy.effective.has_target_mean_bits()) {
+    spec.target.target_mean_bits = policy.effective.target_mean_bits();
+  }
   *validated.effective.mutable_precision() = std::move(policy.effective);
   FQ_ASSIGN_OR_RETURN(spec.prompt, EncodePrompt(request, model));
   FQ_RETURN_IF_ERROR(FitContext(kv_tokens, model, spec));

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/check.h"
+#include "controller/mix_bits.h"
 
 namespace flexquant::controller {
 namespace {
@@ -89,8 +90,16 @@ void Sequence::Sent(const SequenceStep& step) {
   blocks_sent_ += static_cast<uint32_t>(step.new_kv_blocks.size());
   if (step.sample) {
     ++requested_;
-    plans_in_use_.push_back(step.plan);
+    // The first token comes out of the prefill, which no policy chose.
+    const bool chosen = step.token_ids.empty();
+    plans_in_use_.push_back({step.plan, chosen ? spec_->policy->Charge(step.plan) : std::nullopt});
   }
+}
+
+bool Sequence::DrawsAudit(double rate) const {
+  constexpr double kDraws = 0x1p64;
+  return rate > 0 && demand() != nullptr &&
+         static_cast<double>(MixBits(MixBits(spec_->sampling.seed) ^ requested_)) < rate * kDraws;
 }
 
 std::string Sequence::StopCauseOf(uint32_t id) const {
@@ -100,14 +109,18 @@ std::string Sequence::StopCauseOf(uint32_t id) const {
   return Contains(spec_->stop_token_ids, id) ? absl::StrCat("token:", id) : "";
 }
 
-void Sequence::Accept(const SampledToken& token, absl::Time now) {
+void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl, absl::Time now) {
   FQ_CHECK(!ended_);
   if (plans_in_use_.empty()) {
     Fail(absl::InternalError("the executor sent a token that was not asked for"));
     return;
   }
   AnswerDelta delta;
-  delta.tokens.push_back({token, tally_.Add(plans_in_use_.front())});
+  if (const auto predicted = plans_in_use_.front().predicted_kl; audit_kl.has_value() && predicted.has_value()) {
+    tally_.AddAudit(*audit_kl);
+    spec_->policy->Audited(*predicted, *audit_kl);
+  }
+  delta.tokens.push_back({token, tally_.Add(plans_in_use_.front().plan, plans_in_use_.front().predicted_kl)});
   plans_in_use_.pop_front();
   first_token_ = accepted_ == 0 ? now : first_token_;
   last_token_ = now;
@@ -150,6 +163,7 @@ void Sequence::Finish(bool stopped, std::string cause) {
   end.precision = tally_.Report();
   end.precision.policy = std::string(spec_->policy->name());
   end.precision.calibrated = spec_->calibrated;
+  end.precision.target = spec_->target;
   sink_->OnFinished(std::move(end));
 }
 

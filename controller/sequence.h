@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,9 @@ class Sequence {
   void Start(std::vector<uint32_t> kv_blocks, absl::Time now);
   const std::vector<uint32_t>& kv_blocks() const { return kv_blocks_; }
 
+  // As PrecisionPolicy's: of the decode step that NextDecode gave last.
+  const LevelDemand* demand() const { return spec_->policy->demand(); }
+
   // Prompt tokens not yet sent.
   uint32_t prefill_remaining() const;
   // The prompt is sent and more answer tokens may be asked for.
@@ -58,9 +62,12 @@ class Sequence {
   SequenceStep NextPrefill(uint32_t count, uint32_t block_tokens);
   SequenceStep NextDecode(uint32_t block_tokens);
   void Sent(const SequenceStep& step);
+  // Whether the step of NextDecode is among the `rate` that are audited; drawn from seed and position alone, so that
+  // what is measured does not depend on what is expected.
+  bool DrawsAudit(double rate) const;
 
-  // A sampled token. Sends the delta and, at a stop, the end.
-  void Accept(const SampledToken& token, absl::Time now);
+  // A sampled token, and the KL measured of it if it was audited. Sends the delta and, at a stop, the end.
+  void Accept(const SampledToken& token, std::optional<double> audit_kl, absl::Time now);
   // Ends with an error.
   void Fail(absl::Status status);
   // Ends without a word to the sink: the request was not accepted.
@@ -84,11 +91,16 @@ class Sequence {
   std::vector<uint32_t> kv_blocks_;
   uint32_t blocks_sent_ = 0;
   uint32_t positions_sent_ = 0;
-  uint32_t requested_ = 0;                  // answer tokens asked for
-  uint32_t accepted_ = 0;                   // answer tokens received
-  uint32_t observed_ = 0;                   // answer tokens whose signals the policy has seen
-  std::deque<TokenSignals> unobserved_;     // of the tokens after those
-  std::deque<PrecisionPlan> plans_in_use_;  // of the answer tokens asked for but not received
+  uint32_t requested_ = 0;               // answer tokens asked for
+  uint32_t accepted_ = 0;                // answer tokens received
+  uint32_t observed_ = 0;                // answer tokens whose signals the policy has seen
+  std::deque<TokenSignals> unobserved_;  // of the tokens after those
+  // Of the answer tokens asked for but not received.
+  struct InUse {
+    PrecisionPlan plan;
+    std::optional<double> predicted_kl;
+  };
+  std::deque<InUse> plans_in_use_;
   bool ended_ = false;
   absl::Time started_;
   absl::Time first_token_;

@@ -55,6 +55,9 @@ absl::Status CheckOptions(const ControllerOptions& options) {
   if (options.lookahead < 0 || options.lookahead > 1) {
     return absl::InvalidArgumentError(absl::StrCat("lookahead ", options.lookahead, " is not 0 or 1"));
   }
+  if (!(options.audit_rate >= 0 && options.audit_rate <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat("audit_rate ", options.audit_rate, " is outside [0, 1]"));
+  }
   if (options.max_queued_requests == 0) {
     return absl::InvalidArgumentError("max_queued_requests is 0; at least 1 is needed to accept a request");
   }
@@ -75,6 +78,7 @@ class ControllerServerImpl final : public ControllerServer {
     scheduler_options.max_queued_requests = options.max_queued_requests;
     scheduler_options.worker.lookahead = options.lookahead;
     scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
+    scheduler_options.worker.audit_rate = options.audit_rate;
     const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
                                              [this](bool ready) { SetReady(ready); });
@@ -187,7 +191,7 @@ class ControllerServerImpl final : public ControllerServer {
 
 absl::StatusOr<std::unique_ptr<ControllerServer>> ControllerServer::Create(const ControllerOptions& options) {
   FQ_RETURN_IF_ERROR(CheckOptions(options));
-  FQ_ASSIGN_OR_RETURN(ModelPackage model, LoadModelPackage(options.model_dir));
+  FQ_ASSIGN_OR_RETURN(ModelPackage model, LoadModelPackage(options.model_dir, options.lookahead));
   auto server = std::make_unique<ControllerServerImpl>(std::move(model));
   FQ_RETURN_IF_ERROR(server->Start(options));
   return server;

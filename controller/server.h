@@ -26,6 +26,9 @@ struct ControllerOptions {
   int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
   uint32_t max_queued_requests = 256;
   uint32_t prefill_chunk_tokens = 256;
+  // Share in [0, 1] of the decode steps under `max_mean_kl` and `target_mean_bits` whose KL is measured, on executors
+  // that can.
+  double audit_rate = 0.01;
   bool reflection = true;
 };
 

@@ -30,6 +30,7 @@ struct SequenceStep {
   std::vector<uint32_t> token_ids;  // a prefill chunk; empty = decode
   bool sample = false;
   std::vector<uint32_t> new_kv_blocks;
+  bool audit = false;
 };
 
 // One sequence's result.
@@ -37,6 +38,7 @@ struct SequenceResult {
   uint64_t sequence_id = 0;
   absl::Status status;
   std::optional<SampledToken> token;
+  std::optional<double> audit_kl;  // nats
 };
 
 struct StepResult {
@@ -53,6 +55,7 @@ struct ExecutorDescription {
   uint32_t kv_block_tokens = 0;
   uint32_t max_sequences = 0;
   uint32_t max_step_tokens = 0;
+  bool audits = false;
 };
 
 // What a controller expects of its executors.

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "controller/policy/shared_level.h"
+
 namespace flexquant::controller {
 namespace {
 
@@ -10,20 +12,32 @@ struct Member {
   SequenceStep step;
 };
 
-void RaiseSharedPlans(std::vector<Member>& members) {
-  PrecisionPlan highest;
+void ShareOnePlan(std::vector<Member>& members) {
+  PrecisionPlan plan;
+  std::vector<LevelDemand> demands;
   for (const Member& member : members) {
     if (member.sequence->isolated()) {
       continue;
     }
-    highest.bits.resize(member.step.plan.bits.size(), 0);
-    for (size_t group = 0; group < highest.bits.size(); ++group) {
-      highest.bits[group] = std::max(highest.bits[group], member.step.plan.bits[group]);
+    const bool decodes = member.step.token_ids.empty();
+    if (const LevelDemand* demand = member.sequence->demand(); decodes && demand != nullptr) {
+      demands.push_back(*demand);
+      continue;
     }
+    plan.bits.resize(member.step.plan.bits.size(), 0);
+    for (size_t group = 0; group < plan.bits.size(); ++group) {
+      plan.bits[group] = std::max(plan.bits[group], member.step.plan.bits[group]);
+    }
+  }
+  if (demands.size() == 1 && plan.bits.empty()) {
+    return;  // one that shares with nobody has its plan
+  }
+  if (!demands.empty()) {
+    plan = SharedPlan(demands, plan);
   }
   for (Member& member : members) {
     if (!member.sequence->isolated()) {
-      member.step.plan = highest;
+      member.step.plan = plan;
     }
   }
 }
@@ -37,6 +51,7 @@ std::vector<SequenceStep> ComposeStep(const std::vector<std::unique_ptr<Sequence
   for (const auto& sequence : running) {
     if (has_room() && sequence->can_decode()) {
       members.push_back({sequence.get(), sequence->NextDecode(limits.block_tokens)});
+      members.back().step.audit = sequence->DrawsAudit(limits.audit_rate);
       ++tokens;
     }
   }
@@ -50,7 +65,7 @@ std::vector<SequenceStep> ComposeStep(const std::vector<std::unique_ptr<Sequence
       prefill_left -= chunk;
     }
   }
-  RaiseSharedPlans(members);
+  ShareOnePlan(members);
   std::vector<SequenceStep> steps;
   steps.reserve(members.size());
   for (Member& member : members) {

@@ -1,6 +1,7 @@
 #include "controller/step_stream.h"
 
 #include <chrono>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -39,6 +40,10 @@ StepResult FromProto(const executor::v1::StepResult& proto) {
     out.status = SequenceStatus(sequence);
     if (sequence.has_token()) {
       out.token = FromProto(sequence.token());
+    }
+    // A number that is no KL counts as no audit.
+    if (sequence.has_audit_kl() && sequence.audit_kl() >= 0 && std::isfinite(sequence.audit_kl())) {
+      out.audit_kl = sequence.audit_kl();
     }
   }
   return result;

@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/calibration/ladder_builder.h"
+#include "common/calibration/requirement_builder.h"
 #include "common/status_macros.h"
 #include "executor/calibration_forward.h"
 
@@ -43,6 +44,8 @@ class Calibrator {
   void Report(double done, const std::string& what);
 
   std::vector<Rung> PlanRungs() const;
+  // The precision requirement model of the calibration's rungs.
+  void FitRequirements(CalibrateResult& result) const;
 
   const ModelStore& store_;
   const CalibrationWindows& windows_;
@@ -72,7 +75,26 @@ absl::StatusOr<CalibrateResult> Calibrator::Run() {
   calibration.holdout_positions = progress_.rungs.front().kl.size();
   calibration.sensitivities = progress_.Sensitivities();
   calibration.rungs = MonotoneRungs(result.measured);
+  FitRequirements(result);
   return result;
+}
+
+void Calibrator::FitRequirements(CalibrateResult& result) const {
+  Calibration& calibration = result.calibration;
+  HoldoutSamples samples{progress_.holdout_signals, {}};
+  std::vector<double> bytes;
+  for (const Rung& rung : calibration.rungs) {
+    bytes.push_back(static_cast<double>(rung.bytes));
+    if (bytes.size() < calibration.rungs.size()) {
+      const auto measured =
+          std::find_if(rungs_.begin(), rungs_.end(), [&](const Rung& r) { return r.plan == rung.plan; });
+      samples.kl.push_back(progress_.rungs[static_cast<size_t>(measured - rungs_.begin())].kl);
+    }
+  }
+  for (size_t lookahead = 0; lookahead < calibration.requirements.size(); ++lookahead) {
+    calibration.requirements[lookahead] = BuildRequirement(samples, bytes, static_cast<int>(lookahead));
+    result.quality[lookahead] = CheckRequirement(samples, static_cast<int>(lookahead));
+  }
 }
 
 absl::Status Calibrator::Start() {
@@ -89,6 +111,12 @@ absl::Status Calibrator::Start() {
       longest = std::max(longest, window.size());
     }
   }
+  if (windows_.holdout.size() < 2 || std::any_of(windows_.holdout.begin(), windows_.holdout.end(),
+                                                 [](const auto& w) { return w.size() <= kMinHoldoutPositions; })) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the precision requirement model needs at least two held-back windows of ", kMinHoldoutPositions + 1,
+        " tokens or more, to check one half with the other; give more --holdout or a longer --window"));
+  }
   options.max_positions = static_cast<int64_t>(longest) - 1;
   FQ_ASSIGN_OR_RETURN(forward_, CalibrationForward::Create(store_, std::move(options)));
   if (progress_.units_done == 0) {
@@ -100,10 +128,13 @@ absl::Status Calibrator::Start() {
 absl::Status Calibrator::CheckProgress() const {
   const uint64_t holdout_units = progress_.units_done - std::min(progress_.units_done, SensitivityUnits());
   bool fits = progress_.sums.size() == static_cast<size_t>(store_.num_layer_groups()) &&
-              holdout_units <= windows_.holdout.size() && (holdout_units == 0 || !progress_.rungs.empty());
+              holdout_units <= windows_.holdout.size() && (holdout_units == 0 || !progress_.rungs.empty()) &&
+              progress_.holdout_signals.size() == holdout_units;
   size_t positions = 0;
   for (size_t i = 0; fits && i < holdout_units; ++i) {
-    positions += windows_.holdout[i].size() - 1;
+    const size_t of_window = windows_.holdout[i].size() - 1;
+    fits = progress_.holdout_signals[i].size() == of_window;
+    positions += of_window;
   }
   for (const CalibrationProgress::RungSamples& rung : progress_.rungs) {
     fits = fits && rung.kl.size() == positions;
@@ -120,7 +151,7 @@ absl::Status Calibrator::MeasureSensitivities() {
     FQ_RETURN_IF_ERROR(forward_->SetWindow(window));
     if (progress_.units_done % units_a_window == 0) {
       for (const TopPosition& position : forward_->top()) {
-        ++progress_.bucket_positions[EntropyBucket(position.entropy_nats)];
+        ++progress_.bucket_positions[EntropyBucket(position.signals.entropy_nats)];
       }
     }
     do {
@@ -147,7 +178,7 @@ absl::Status Calibrator::MeasureUnit(int block) {
       bits = static_cast<uint8_t>(kLowerPrecisions[w]);
       FQ_ASSIGN_OR_RETURN(const auto divergences, forward_->Measure(plan));
       for (size_t i = 0; i < divergences.size(); ++i) {
-        sums[static_cast<size_t>(group - first)][w][EntropyBucket(forward_->top()[i].entropy_nats)] +=
+        sums[static_cast<size_t>(group - first)][w][EntropyBucket(forward_->top()[i].signals.entropy_nats)] +=
             divergences[i].kl_nats;
       }
       done += work * static_cast<double>(divergences.size());
@@ -177,6 +208,10 @@ absl::Status Calibrator::MeasureRungs() {
     const std::vector<uint32_t>& window = windows_.holdout[progress_.units_done - SensitivityUnits()];
     FQ_RETURN_IF_ERROR(forward_->SetWindow(window));
     std::vector<CalibrationProgress::RungSamples> samples = progress_.rungs;
+    std::vector<TokenSignals> signals;
+    for (const TopPosition& position : forward_->top()) {
+      signals.push_back(position.signals);
+    }
     const double work = HoldoutWork(window);
     for (size_t r = 0; r < rungs_.size(); ++r) {
       Report(work * static_cast<double>(r) / static_cast<double>(rungs_.size()),
@@ -189,6 +224,7 @@ absl::Status Calibrator::MeasureRungs() {
       }
     }
     progress_.rungs = std::move(samples);
+    progress_.holdout_signals.push_back(std::move(signals));
     work_done_ += work;
     FQ_RETURN_IF_ERROR(FinishUnit());
   }

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_EXECUTOR_CALIBRATE_H_
 #define FLEXQUANT_EXECUTOR_CALIBRATE_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "common/calibration/calibration.h"
 #include "common/calibration/calibration_progress.h"
+#include "common/calibration/requirement_builder.h"
 #include "common/store/model_store.h"
 
 namespace flexquant::executor {
@@ -17,7 +19,7 @@ namespace flexquant::executor {
 // Windows of text, each of at least two tokens: the last one is only predicted.
 struct CalibrationWindows {
   std::vector<std::vector<uint32_t>> sensitivity;  // at least one
-  std::vector<std::vector<uint32_t>> holdout;      // at least one; of other text
+  std::vector<std::vector<uint32_t>> holdout;      // at least two, of four tokens or more; of other text
 };
 
 struct CalibrateOptions {
@@ -36,13 +38,14 @@ struct CalibrateOptions {
 
 struct CalibrateResult {
   Calibration calibration;  // without provenance: what the caller knows of text and model
-  std::vector<Rung>
-      measured;  // all rungs that were measured, from dearest to cheapest; `calibration` keeps the monotone
+  // All rungs that were measured, from dearest to cheapest; `calibration` keeps the monotone.
+  std::vector<Rung> measured;
+  std::array<RequirementQuality, kMaxLookahead + 1> quality;  // of the precision requirement model at each lookahead
 };
 
-// Measures every layer group at every lower precision on `windows.sensitivity`, builds the ladder and measures its
-// rungs on `windows.holdout`. Goes on from `progress`, which must be of the same model, windows and num_rungs, or
-// empty. Errors of CalibrationForward.
+// Measures every layer group at every lower precision on `windows.sensitivity`, builds the ladder, measures its rungs
+// on `windows.holdout` and fits the precision requirement model to them. Goes on from `progress`, which must be of the
+// same model, windows and num_rungs, or empty. Errors of CalibrationForward.
 absl::StatusOr<CalibrateResult> Calibrate(const ModelStore& store, const CalibrationWindows& windows,
                                           const CalibrateOptions& options, CalibrationProgress progress);
 

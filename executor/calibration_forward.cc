@@ -72,7 +72,7 @@ absl::Status CalibrationForward::SetWindow(absl::Span<const uint32_t> tokens) {
     for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
       const float* row = top_logits_.data() + i * vocab;
       top_stats_[i] = runner_->kernels().logit_stats(row, static_cast<int64_t>(vocab));
-      top_[i].entropy_nats = top_stats_[i].entropy_nats;
+      top_[i].signals = {top_stats_[i].entropy_nats, top_stats_[i].top1_probability, top_stats_[i].margin};
       top_[i].nll_nats = static_cast<double>(top_stats_[i].log_sum_exp) - static_cast<double>(row[tokens_[i + 1]]);
     }
   });

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/calibration/token_signals.h"
 #include "common/precision.h"
 #include "common/store/model_store.h"
 #include "executor/cpu_model_runner.h"
@@ -18,7 +19,7 @@ namespace flexquant::executor {
 
 // What the top precision says of one position.
 struct TopPosition {
-  double entropy_nats = 0;
+  TokenSignals signals;
   double nll_nats = 0;  // -log p(the token that follows)
 };
 

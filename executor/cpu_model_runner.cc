@@ -111,6 +111,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
   info_.kv_block_tokens = options.kv_block_tokens;
   info_.max_sequences = options.max_sequences;
   info_.max_step_tokens = options.max_step_tokens;
+  info_.audits = true;
 
   attention_shape_.num_heads = config_.num_heads;
   attention_shape_.num_kv_heads = config_.num_kv_heads;

@@ -66,6 +66,7 @@ struct RunnerInfo {
   uint32_t kv_block_tokens = 0;
   uint32_t max_sequences = 0;    // a step
   uint32_t max_step_tokens = 0;  // a step
+  bool audits = false;           // a position may be computed again, and the last time counts
 };
 
 class ModelRunner {

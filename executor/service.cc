@@ -205,6 +205,7 @@ grpc::ServerUnaryReactor* ExecutorService::Describe(grpc::CallbackServerContext*
   response->set_max_step_tokens(info.max_step_tokens);
   response->set_steps_done(engine_.steps_done());
   response->set_max_streams(options_.max_streams);
+  response->set_audits(info.audits);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

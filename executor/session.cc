@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "executor/session_validation.h"
+#include "kernels/kernels.h"
 
 namespace flexquant::executor {
 namespace {
@@ -34,6 +35,14 @@ void ToProto(const SampledToken& token, v1::SampledToken* proto) {
     proto->add_top_ids(id);
     proto->add_top_logprobs(logprob);
   }
+}
+
+// KL(p || q) of two distributions' logits, in nats.
+double Divergence(const std::vector<float>& p, absl::Span<const float> q) {
+  const CpuKernels& kernels = GetCpuKernels(BestIsa());
+  const auto vocab = static_cast<int64_t>(p.size());
+  return kernels.kl_divergence(p.data(), kernels.logit_stats(p.data(), vocab).log_sum_exp, q.data(),
+                               kernels.logit_stats(q.data(), vocab).log_sum_exp, vocab);
 }
 
 }  // namespace
@@ -110,6 +119,8 @@ absl::Status Session::HandleStep(const v1::StepRequest& step, absl::Time receive
 
   absl::Time start = absl::Now();
   if (!admitted.empty()) {
+    uint64_t audit_bytes = 0;
+    FQ_RETURN_IF_ERROR(Audit(admitted, &audit_bytes));
     StepBatch batch;
     for (const Admitted& one : admitted) {
       batch.sequences.push_back(MakeInput(one));
@@ -120,7 +131,7 @@ absl::Status Session::HandleStep(const v1::StepRequest& step, absl::Time receive
           for (size_t i = 0; i < admitted.size(); ++i) {
             Finish(admitted[i], output.sequences[i]);
           }
-          result->set_weight_bytes_read(output.weight_bytes_read);
+          result->set_weight_bytes_read(audit_bytes + output.weight_bytes_read);
         }));
   }
   result->set_compute_ns(Nanoseconds(absl::Now() - start));
@@ -241,6 +252,34 @@ absl::Status Session::CheckStep(const v1::SequenceStep& request, const Sequence&
   return absl::OkStatus();
 }
 
+absl::Status Session::Audit(std::vector<Admitted>& admitted, uint64_t* weight_bytes_read) {
+  StepBatch batch;
+  std::vector<Admitted*> audited;
+  for (Admitted& one : admitted) {
+    // At the top precision there is nothing to compare.
+    if (one.request->audit() && plans_.at(one.request->plan_id()) != top_plan_) {
+      SequenceInput input = MakeInput(one);
+      input.plan = &top_plan_;
+      input.sample.reset();
+      input.num_logits = 1;
+      batch.sequences.push_back(input);
+      audited.push_back(&one);
+    }
+  }
+  if (audited.empty()) {
+    return absl::OkStatus();
+  }
+  return engine_.RunStep(
+      batch, [] {},
+      [&](const StepOutput& output) {
+        for (size_t i = 0; i < audited.size(); ++i) {
+          // Empty if they are not finite: then there is no result of the audit.
+          audited[i]->top_logits.assign(output.sequences[i].logits.begin(), output.sequences[i].logits.end());
+        }
+        *weight_bytes_read = output.weight_bytes_read;
+      });
+}
+
 SequenceInput Session::MakeInput(const Admitted& admitted) const {
   const Sequence& sequence = *admitted.sequence;
   SequenceInput input;
@@ -252,7 +291,7 @@ SequenceInput Session::MakeInput(const Admitted& admitted) const {
     // The tokens after the prompt are the answer's, so the next one's index follows from the length alone.
     input.sample = SampleSpec{&sequence.sampling, &sequence.counts, sequence.length - sequence.prompt_tokens,
                               sequence.top_logprobs};
-    input.num_logits = sequence.full_logits ? 1 : 0;
+    input.num_logits = sequence.full_logits || admitted.request->audit() ? 1 : 0;
   }
   return input;
 }
@@ -266,7 +305,12 @@ void Session::Finish(const Admitted& admitted, const SequenceOutput& output) {
     admitted.sequence->last_sampled = output.token->id;
     ToProto(*output.token, admitted.result->mutable_token());
   }
-  if (!output.logits.empty()) {
+  if (admitted.request->audit() && plans_.at(admitted.request->plan_id()) == top_plan_) {
+    admitted.result->set_audit_kl(0);
+  } else if (!admitted.top_logits.empty()) {
+    admitted.result->set_audit_kl(Divergence(admitted.top_logits, output.logits));
+  }
+  if (admitted.sequence->full_logits && !output.logits.empty()) {
     static_assert(std::endian::native == std::endian::little);
     admitted.result->set_full_logits(output.logits.data(), output.logits.size() * sizeof(float));
   }

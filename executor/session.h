@@ -21,7 +21,8 @@ namespace flexquant::executor {
 class Session {
  public:
   // `engine` must outlive the session.
-  explicit Session(Engine& engine) : engine_(engine) {}
+  explicit Session(Engine& engine)
+      : engine_(engine), top_plan_(PrecisionPlan::Uniform(kTopPrecision, engine.info().num_layer_groups)) {}
 
   // Handles the next message of the stream, which arrived at `received`. Leaves `response` without a message if there
   // is nothing to send. Not OK: the stream must end with this status, and nothing more may be handled.
@@ -47,6 +48,7 @@ class Session {
     const v1::SequenceStep* request = nullptr;
     v1::SequenceResult* result = nullptr;
     std::vector<uint32_t> tokens;
+    std::vector<float> top_logits;  // of an audit
   };
 
   absl::Status HandleOpen(const v1::OpenStream& open, v1::StreamOpened* opened);
@@ -58,10 +60,14 @@ class Session {
   absl::StatusOr<Admitted> Admit(const v1::SequenceStep& request);
   absl::StatusOr<Sequence> MakeSequence(const v1::SequenceStep& request) const;
   absl::Status CheckStep(const v1::SequenceStep& request, const Sequence& sequence, uint32_t num_tokens) const;
+  // Computes the audited sequences at the top precision and keeps their logits; adds the bytes that were read. The step
+  // itself must follow: it writes the same positions of the KV cache.
+  absl::Status Audit(std::vector<Admitted>& admitted, uint64_t* weight_bytes_read);
   SequenceInput MakeInput(const Admitted& admitted) const;
   void Finish(const Admitted& admitted, const SequenceOutput& output);
 
   Engine& engine_;
+  const PrecisionPlan top_plan_;
   bool open_ = false;
   uint64_t last_step_id_ = 0;
   std::unordered_map<uint32_t, PrecisionPlan> plans_;

@@ -65,6 +65,14 @@ absl::Status ValidateStep(const v1::StepRequest& step, const RunnerInfo& info) {
       return absl::InvalidArgumentError(
           absl::StrCat("step ", step.step_id(), " names sequence ", sequence.sequence_id(), " twice"));
     }
+    if (sequence.audit() && !info.audits) {
+      return absl::UnimplementedError(absl::StrCat("step ", step.step_id(), ", sequence ", sequence.sequence_id(), ": ",
+                                                   info.device, " cannot audit; leave `audit` unset"));
+    }
+    if (sequence.audit() && (!sequence.sample() || sequence.token_ids_size() > 0)) {
+      return absl::InvalidArgumentError(absl::StrCat("step ", step.step_id(), ", sequence ", sequence.sequence_id(),
+                                                     ": `audit` is for decode steps that sample"));
+    }
     tokens += static_cast<uint64_t>(std::max(1, sequence.token_ids_size()));
   }
   if (tokens > info.max_step_tokens) {

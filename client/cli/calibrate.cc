@@ -102,6 +102,28 @@ void PrintTable(const Flags& flags, const ModelStore& store, const executor::Cal
   }
 }
 
+// What the precision requirement model is worth, and what requests that aim at a KL get.
+void PrintRequirements(const executor::CalibrateResult& result) {
+  for (size_t lookahead = 0; lookahead < result.quality.size(); ++lookahead) {
+    const RequirementQuality& quality = result.quality[lookahead];
+    std::printf(
+        "\nlookahead %zu, on windows that the model was not fitted on: gamma deviance %.4f, %.4f without signals\n",
+        lookahead, quality.deviance, quality.constant_deviance);
+    std::printf("tenths by predicted KL, predicted ");
+    for (const auto& [predicted, measured] : quality.tenths) {
+      std::printf(" %.4f", predicted);
+    }
+    std::printf("\n                        measured  ");
+    for (const auto& [predicted, measured] : quality.tenths) {
+      std::printf(" %.4f", measured);
+    }
+    std::printf("\n%12s %12s %12s %24s\n", "KL aimed at", "MB a token", "mean KL", "95 % of requests below");
+    for (const AimPoint& aim : result.calibration.requirements[lookahead].aims) {
+      std::printf("%12.5f %12.2f %12.5f %24.5f\n", aim.aim_kl, aim.mean_bytes * 1e-6, aim.mean_kl, aim.p95_kl);
+    }
+  }
+}
+
 absl::Status CalibrateText(const Flags& flags, const ModelStore& store) {
   FQ_ASSIGN_OR_RETURN(const CalibrationText text, ReadCalibrationText(flags.text, store, flags.share));
   const std::string key = ProgressKey(flags, store, text.checksum);
@@ -118,6 +140,7 @@ absl::Status CalibrateText(const Flags& flags, const ModelStore& store) {
     PrintJson(Json::parse(calibration.ToJson()));
   } else {
     PrintTable(flags, store, result);
+    PrintRequirements(result);
   }
   return absl::OkStatus();
 }

@@ -13,7 +13,7 @@ namespace flexquant::cli {
 // How much of a text a calibration reads; token counts are rounded up to whole windows.
 struct TextShare {
   int64_t tokens = 2048;   // for sensitivities
-  int64_t holdout = 1024;  // for rungs
+  int64_t holdout = 4096;  // for rungs and the precision requirement model
   int64_t window = 256;
 };
 

@@ -41,13 +41,21 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
       ->capture_default_str();
 }
 
+void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--audit-rate", flags.audit_rate,
+                 "Share of the tokens under a budget of KL whose KL is measured, by computing them at 8 bits too")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+}
+
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   auto* where = app.add_option_group("Where (exactly one)");
   where->add_option("--model", flags.embedded.model_dir, "Folder made by `flexquant convert`: run it in this process");
   auto* server = where->add_option("--server", flags.server, "HOST:PORT of a flexquant-controller or flexquant serve");
   where->require_option(1);
   AddEmbeddedFlags(app, flags.embedded);
-  ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb"});
+  AddAuditFlag(app, flags.embedded);
+  ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
@@ -69,6 +77,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
   controller_options.listen = listen;
   controller_options.executors = {{kInProcess, servers->executor_->InProcessChannel()}};
   controller_options.lookahead = flags.lookahead;
+  controller_options.audit_rate = flags.audit_rate;
   FQ_ASSIGN_OR_RETURN(servers->controller_, controller::ControllerServer::Create(controller_options));
   FQ_RETURN_IF_ERROR(servers->controller_->WaitReady(kReadyTimeout));
   FQ_RETURN_IF_ERROR(Interrupt::Check());

@@ -21,6 +21,7 @@ struct EmbeddedFlags {
   std::string isa;
   int lookahead = 1;
   double kv_cache_gb = 0;
+  double audit_rate = 0.01;
   std::string log_level = "error";
 };
 
@@ -32,7 +33,9 @@ struct ConnectionFlags {
 
 // Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
-// Adds --model, --server (exactly one is required) and the embedded flags.
+// Adds --audit-rate, for commands that start a controller.
+void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
+// Adds --model, --server (exactly one is required), the embedded flags and --audit-rate.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 
 // A controller and an executor in this process, joined by an in-process channel: the network's code path without the

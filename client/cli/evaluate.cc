@@ -113,7 +113,9 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
   FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, options));
   if (!flags.policies.empty()) {
     FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
-    return EvaluatePolicies(flags.policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
+    PolicyFlags policy = flags.policy;
+    policy.lookahead = flags.embedded.lookahead;
+    return EvaluatePolicies(policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
   }
   if (!runner->info().has_reference) {
     const auto is_reference = [](const Result& result) { return result.bits == kReferencePrecision; };
@@ -153,7 +155,10 @@ void AddEvaluate(CLI::App& app, RunCommand& run) {
   AddPolicyFlags(*command, flags->policies, flags->policy);
   command->get_option("--policy")->excludes(command->get_option("--precision"));
   AddEmbeddedFlags(*command, flags->embedded);
-  command->remove_option(command->get_option("--lookahead"));
+  command->get_option("--lookahead")
+      ->needs(command->get_option("--policy"))
+      ->description(
+          "With --policy: tokens whose signals a policy does not know yet, as when a controller sends steps ahead");
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback([flags, &run] {
     const auto results = ParsePrecisions(flags->precisions);

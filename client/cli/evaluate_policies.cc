@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "client/cli/json_output.h"
@@ -22,6 +24,8 @@ namespace {
 
 constexpr char kShuffledSuffix[] = ":shuffled";
 constexpr char kOracle[] = "oracle";
+constexpr char kKlPrefix[] = "kl:";
+constexpr char kBitsPrefix[] = "bits:";
 constexpr char kGroup[] = "Policies";
 constexpr size_t kResamples = 2'000;
 
@@ -50,25 +54,44 @@ struct Summary {
   double bytes = 0;      // a token
   double mean_bits = 0;  // such that the top precision's bytes are its bits
   uint64_t tokens = 0;
+  double budget = 0;  // nats; 0 = none
+  double within = 0;  // part of the windows whose mean KL is within it
 };
+
+// A word of --policy as flags of a request.
+absl::Status NamePolicy(const std::string& name, RequestFlags& parameters) {
+  absl::string_view value = name;
+  auto* goal = absl::ConsumePrefix(&value, kKlPrefix)     ? &parameters.max_mean_kl
+               : absl::ConsumePrefix(&value, kBitsPrefix) ? &parameters.target_bits
+                                                          : nullptr;
+  if (goal == nullptr) {
+    parameters.precision = name;
+    const std::string fault = CheckPrecision(name);
+    return fault.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat("--policy: ", fault));
+  }
+  double number = 0;
+  if (!absl::SimpleAtod(value, &number)) {
+    return absl::InvalidArgumentError(absl::StrCat("--policy: '", name, "': '", value, "' is not a number"));
+  }
+  *goal = number;
+  return absl::OkStatus();
+}
 
 absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string& name,
                                     const controller::PolicyContext& context) {
   if (name == kOracle) {
     return PolicyCase{name, nullptr, context.ladder.levels, flags.oracle_kl};
   }
-  if (const std::string fault = CheckPrecision(name); !fault.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("--policy: ", fault));
-  }
   RequestFlags parameters = flags.parameters;
-  parameters.precision = name;
+  FQ_RETURN_IF_ERROR(NamePolicy(name, parameters));
   if (name != "dynamic") {
     parameters.entropy_high = parameters.hysteresis = parameters.pple_weight = std::nullopt;
   }
   if (name != "position") {
     parameters.tokens_per_level = std::nullopt;
   }
-  if (name != "dynamic" && name != "position" && name != "random") {
+  const bool has_goal = parameters.max_mean_kl.has_value() || parameters.target_bits.has_value();
+  if (name != "dynamic" && name != "position" && name != "random" && !has_goal) {
     parameters.min_bits = parameters.max_bits = std::nullopt;
   }
   auto request = std::make_shared<v1::GenerateRequest>();
@@ -76,11 +99,13 @@ absl::StatusOr<PolicyCase> MakeCase(const PolicyFlags& flags, const std::string&
   const uint64_t seed = flags.seed;
   // Refused here rather than in the middle of the run.
   FQ_RETURN_IF_ERROR(controller::MakePolicy(request->precision(), context, seed).status());
-  return PolicyCase{
+  PolicyCase made{
       name, [request, context, seed](size_t window) -> absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>> {
         FQ_ASSIGN_OR_RETURN(auto resolved, controller::MakePolicy(request->precision(), context, seed + window));
         return std::move(resolved.policy);
       }};
+  made.budget = parameters.max_mean_kl.value_or(0);
+  return made;
 }
 
 // The same plans, dealt to other tokens.
@@ -130,9 +155,21 @@ std::pair<double, double> Interval(const std::vector<std::vector<double>>& kl, u
   return {means[means.size() / 40], means[means.size() - 1 - means.size() / 40]};
 }
 
-Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const controller::LayerGroups& groups,
+// Part of the windows with tokens whose mean is at most `budget`.
+double WithinBudget(const std::vector<std::vector<double>>& kl, double budget) {
+  size_t count = 0;
+  size_t within = 0;
+  for (const std::vector<double>& window : kl) {
+    const double sum = std::accumulate(window.begin(), window.end(), 0.0);
+    count += window.empty() ? 0 : 1;
+    within += !window.empty() && sum <= budget * static_cast<double>(window.size()) ? 1 : 0;
+  }
+  return static_cast<double>(within) / static_cast<double>(count);
+}
+
+Summary Summarise(const PolicyCase& c, const PolicyOutcome& outcome, const controller::LayerGroups& groups,
                   uint64_t seed) {
-  Summary s{.name = name};
+  Summary s{.name = c.name, .budget = c.budget};
   std::vector<double> all;
   double bytes = 0;
   for (size_t w = 0; w < outcome.kl.size(); ++w) {
@@ -154,6 +191,7 @@ Summary Summarise(const std::string& name, const PolicyOutcome& outcome, const c
   s.agreement = static_cast<double>(outcome.num_agreeing) / count;
   s.perplexity = std::exp(outcome.nll_nats / static_cast<double>(std::max<uint64_t>(1, outcome.num_scored)));
   s.bytes = bytes / count;
+  s.within = WithinBudget(outcome.kl, s.budget);
   const PrecisionPlan top = PrecisionPlan::Uniform(kTopPrecision, groups.count());
   s.mean_bits = kTopPrecision * s.bytes / static_cast<double>(groups.BytesRead(top));
   return s;
@@ -166,9 +204,9 @@ struct Cases {
 };
 
 absl::StatusOr<Cases> MakeCases(const PolicyFlags& flags, const std::vector<std::string>& words,
-                                const ModelStore& store) {
+                                const ModelStore& store, const controller::LayerGroups& groups) {
   FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
-  const auto context = controller::MakePolicyContext(store.num_layer_groups(), /*has_reference=*/false, calibration);
+  const auto context = controller::MakePolicyContext(groups, /*has_reference=*/false, calibration, flags.lookahead);
   Cases cases;
   for (const std::string& word : words) {
     absl::string_view stem = word;
@@ -190,18 +228,16 @@ absl::StatusOr<Cases> MakeCases(const PolicyFlags& flags, const std::vector<std:
 // The direct cases in order, then the shuffled ones.
 absl::StatusOr<std::vector<Summary>> RunCases(const PolicyFlags& flags, const Cases& cases,
                                               const std::vector<std::vector<uint32_t>>& windows,
-                                              const ModelStore& store, executor::ModelRunner& runner) {
-  // No plan has 16 bits: the reference's type does not count.
-  const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
+                                              const controller::LayerGroups& groups, executor::ModelRunner& runner) {
   Progress progress("tokens");
   std::vector<Summary> summaries;
   const auto run = [&](const std::vector<PolicyCase>& these,
                        const char* what) -> absl::StatusOr<std::vector<PolicyOutcome>> {
     FQ_ASSIGN_OR_RETURN(auto outcomes,
-                        RunPolicies(these, windows, flags.prompt_tokens, runner,
+                        RunPolicies(these, windows, flags.prompt_tokens, flags.lookahead, runner,
                                     [&](uint64_t done, uint64_t total) { progress.Update(done, total, what); }));
     for (size_t i = 0; i < these.size(); ++i) {
-      summaries.push_back(Summarise(these[i].name, outcomes[i], groups, flags.seed));
+      summaries.push_back(Summarise(these[i], outcomes[i], groups, flags.seed));
     }
     return outcomes;
   };
@@ -212,6 +248,7 @@ absl::StatusOr<std::vector<Summary>> RunCases(const PolicyFlags& flags, const Ca
                         [plans = Shuffle(outcomes[of].plans, flags.seed)](size_t window) {
                           return std::make_unique<GivenPlans>(plans[window]);
                         }});
+    controls.back().budget = cases.direct[of].budget;
   }
   if (!controls.empty()) {
     FQ_RETURN_IF_ERROR(run(controls, "controls").status());
@@ -227,15 +264,22 @@ void PrintText(const std::vector<Summary>& summaries, const TextWindowOptions& t
   for (const Summary& s : summaries) {
     std::printf("%-18s %6.3f %9.5f %10.5f-%10.5f %9.5f %9.5f %9.4f %8.2f %10.4f\n", s.name.c_str(), s.mean_bits,
                 s.mean_kl, s.low_kl, s.high_kl, s.median_kl, s.p99_kl, s.max_kl, 100 * s.agreement, s.perplexity);
+    if (s.budget > 0) {
+      std::printf("%18s %.1f %% of the windows keep the budget of %g nats\n", "", 100 * s.within, s.budget);
+    }
   }
   std::printf("* bytes read, as a share of those at %d bits, times %d\n", kTopPrecision, kTopPrecision);
 }
 
 void PrintAsJson(const std::vector<Summary>& summaries, const TextWindowOptions& text, size_t num_windows,
                  const ModelStore& store, const PolicyFlags& flags) {
-  Json json = {{"model", store.model_name()}, {"model_revision", store.revision()},
-               {"text", text.text},           {"window", text.window},
-               {"windows", num_windows},      {"prompt_tokens", flags.prompt_tokens},
+  Json json = {{"model", store.model_name()},
+               {"model_revision", store.revision()},
+               {"text", text.text},
+               {"window", text.window},
+               {"windows", num_windows},
+               {"prompt_tokens", flags.prompt_tokens},
+               {"lookahead", flags.lookahead},
                {"seed", flags.seed}};
   for (const Summary& s : summaries) {
     json["policies"].push_back({{"policy", s.name},
@@ -250,6 +294,10 @@ void PrintAsJson(const std::vector<Summary>& summaries, const TextWindowOptions&
                                 {"perplexity", s.perplexity},
                                 {"weight_bytes_a_token", s.bytes},
                                 {"mean_bits", s.mean_bits}});
+    if (s.budget > 0) {
+      json["policies"].back()["max_mean_kl"] = s.budget;
+      json["policies"].back()["windows_within"] = s.within;
+    }
   }
   PrintJson(json);
 }
@@ -262,7 +310,8 @@ void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFla
   };
   add("--policy", policies,
       "Decode token by token under policies instead, and compare with the top precision; several with commas: 3 to 8, "
-      "dynamic, random, position, plan:NAME; oracle = for each token the fewest bits whose KL is small enough; "
+      "dynamic, random, position, plan:NAME; kl:NATS and bits:BITS = what --max-mean-kl and --target-bits do; oracle = "
+      "for each token the fewest bits whose KL is small enough; "
       "NAME:shuffled = a policy's plans, dealt to other tokens")
       ->delimiter(',');
   add("--prompt-tokens", flags.prompt_tokens, "Tokens of each window that are read at the top precision first")
@@ -284,8 +333,10 @@ absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::s
                                                    "; the longest window of the text has ", windows.front().size(),
                                                    " tokens, of which at least two must be left"));
   }
-  FQ_ASSIGN_OR_RETURN(const Cases cases, MakeCases(flags, policies, store));
-  FQ_ASSIGN_OR_RETURN(const auto summaries, RunCases(flags, cases, windows, store, runner));
+  // No plan has 16 bits: the reference's type does not count.
+  const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
+  FQ_ASSIGN_OR_RETURN(const Cases cases, MakeCases(flags, policies, store, groups));
+  FQ_ASSIGN_OR_RETURN(const auto summaries, RunCases(flags, cases, windows, groups, runner));
   if (json) {
     PrintAsJson(summaries, text, windows.size(), store, flags);
   } else {

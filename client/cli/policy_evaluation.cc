@@ -1,6 +1,7 @@
 #include "client/cli/policy_evaluation.h"
 
 #include <algorithm>
+#include <deque>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -23,13 +24,14 @@ struct WindowRun {
   size_t index = 0;
   absl::Span<const uint32_t> tokens;
   std::vector<std::unique_ptr<controller::PrecisionPolicy>> policies;  // [cases]
+  std::vector<std::deque<TokenSignals>> unseen;                        // of the last tokens, [cases]
   std::vector<std::vector<uint32_t>> blocks;                           // KV blocks, [1 + cases]
 };
 
 class Evaluation {
  public:
-  Evaluation(const std::vector<PolicyCase>& cases, size_t prompt_tokens, ModelRunner& runner)
-      : cases_(cases), prompt_tokens_(prompt_tokens), runner_(runner) {
+  Evaluation(const std::vector<PolicyCase>& cases, size_t prompt_tokens, int lookahead, ModelRunner& runner)
+      : cases_(cases), prompt_tokens_(prompt_tokens), lookahead_(static_cast<size_t>(lookahead)), runner_(runner) {
     top_ = PrecisionPlan::Uniform(kTopPrecision, runner.info().num_layer_groups);
   }
 
@@ -48,7 +50,7 @@ class Evaluation {
   }
 
   absl::StatusOr<WindowRun> Begin(size_t index, absl::Span<const uint32_t> tokens, uint32_t& next_block) {
-    WindowRun run{index, tokens, {}, {}};
+    WindowRun run{index, tokens, {}, std::vector<std::deque<TokenSignals>>(cases_.size()), {}};
     const uint32_t block_tokens = runner_.info().kv_block_tokens;
     for (size_t i = 0; i <= cases_.size(); ++i) {
       run.blocks.emplace_back((tokens.size() + block_tokens - 1) / block_tokens);
@@ -78,7 +80,7 @@ class Evaluation {
         FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
         FQ_RETURN_IF_ERROR(output_.sequences[0].status);
         if (last && i > 0 && run.policies[i - 1] != nullptr) {
-          Observe(*output_.sequences[0].token, *run.policies[i - 1]);
+          run.unseen[i - 1].push_back(SignalsOf(*output_.sequences[0].token));
         }
       }
     }
@@ -128,7 +130,12 @@ class Evaluation {
       for (size_t i = 0; i < cases_.size(); ++i) {
         controller::PrecisionPolicy* policy = active[w]->policies[i].get();
         if (policy != nullptr) {
+          auto& unseen = active[w]->unseen[i];
+          for (; unseen.size() > lookahead_; unseen.pop_front()) {
+            policy->Observe(unseen.front());
+          }
           const PrecisionPlan& plan = policy->Next(static_cast<uint32_t>(at - prompt_tokens_ + 1));
+          policy->Charge(plan);
           batch.sequences.push_back(Input(active[w]->tokens.subspan(at, 1), at, plan, active[w]->blocks[1 + i]));
           of.emplace_back(w, i);
         }
@@ -143,7 +150,7 @@ class Evaluation {
       const executor::SequenceOutput& output = output_.sequences[s];
       FQ_RETURN_IF_ERROR(output.status);
       Record(*active[w], w, at, output, *batch.sequences[s].plan, outcomes[i]);
-      Observe(*output.token, *active[w]->policies[i]);
+      active[w]->unseen[i].push_back(SignalsOf(*output.token));
     }
     return absl::OkStatus();
   }
@@ -194,9 +201,8 @@ class Evaluation {
     return input;
   }
 
-  static void Observe(const SampledToken& token, controller::PrecisionPolicy& policy) {
-    policy.Observe({static_cast<double>(token.stats.entropy_nats), static_cast<double>(token.stats.top1_probability),
-                    static_cast<double>(token.stats.margin)});
+  static TokenSignals SignalsOf(const SampledToken& token) {
+    return {token.stats.entropy_nats, token.stats.top1_probability, token.stats.margin};
   }
 
   // KL of the top precision's distribution to a sequence's, in the `active`th window of this step.
@@ -220,6 +226,7 @@ class Evaluation {
 
   const std::vector<PolicyCase>& cases_;
   const size_t prompt_tokens_;
+  const size_t lookahead_;
   ModelRunner& runner_;
   const CpuKernels& kernels_ = GetCpuKernels(BestIsa());
   const SamplingConfig greedy_;
@@ -234,7 +241,7 @@ class Evaluation {
 
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
                                                        const std::vector<std::vector<uint32_t>>& windows,
-                                                       size_t prompt_tokens, ModelRunner& runner,
+                                                       size_t prompt_tokens, int lookahead, ModelRunner& runner,
                                                        const std::function<void(uint64_t, uint64_t)>& progress) {
   size_t longest = 0;
   uint64_t total = 0;
@@ -242,7 +249,7 @@ absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyC
     longest = std::max(longest, window.size());
     total += window.size() - std::min(window.size(), prompt_tokens);
   }
-  Evaluation evaluation(cases, prompt_tokens, runner);
+  Evaluation evaluation(cases, prompt_tokens, lookahead, runner);
   FQ_ASSIGN_OR_RETURN(const size_t at_once, evaluation.WindowsAtOnce(longest));
   std::vector<PolicyOutcome> outcomes(cases.size());
   for (PolicyOutcome& outcome : outcomes) {

@@ -24,6 +24,7 @@ struct PolicyCase {
   std::function<absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>>(size_t window)> make;
   std::vector<PrecisionPlan> levels = {};
   double max_kl = 0;
+  double budget = 0;  // of the mean KL, in nats; 0 = none
 };
 
 // What a policy did, of the tokens after each window's prompt.
@@ -41,7 +42,8 @@ struct PolicyOutcome {
 // RESOURCE_EXHAUSTED if the KV cache is too small for a window of every case.
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
                                                        const std::vector<std::vector<uint32_t>>& windows,
-                                                       size_t prompt_tokens, executor::ModelRunner& runner,
+                                                       size_t prompt_tokens, int lookahead,
+                                                       executor::ModelRunner& runner,
                                                        const std::function<void(uint64_t, uint64_t)>& progress);
 
 }  // namespace flexquant::cli

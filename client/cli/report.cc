@@ -35,6 +35,27 @@ void AppendHistogram(const v1::PrecisionReport& report, bool color, std::string&
   }
 }
 
+// What was asked for and what is expected of it; empty if the policy had no goal.
+std::string GoalText(const v1::PrecisionReport& report) {
+  if (report.has_max_mean_kl()) {
+    return absl::StrFormat("  budget   %.3g nats of KL a token, predicted %.3g: %s\n", report.max_mean_kl(),
+                           report.predicted_mean_kl(), report.within_budget() ? "within" : "exceeded");
+  }
+  if (report.has_target_mean_bits()) {
+    return absl::StrFormat("  target   %.2f bits a weight, predicted KL %.3g nats a token\n", report.target_mean_bits(),
+                           report.predicted_mean_kl());
+  }
+  return "";
+}
+
+std::string AuditText(const v1::AuditReport& audit) {
+  std::string text = absl::StrFormat("  audit    KL %.3g nats measured on %d tokens", audit.mean_kl(), audit.tokens());
+  if (audit.has_high_kl()) {
+    absl::StrAppendFormat(&text, " (95 %%: %.3g to %.3g)", audit.low_kl(), audit.high_kl());
+  }
+  return text + "\n";
+}
+
 std::string CalibrationText(const v1::PrecisionReport& report) {
   switch (report.calibration()) {
     case v1::CALIBRATION_STATE_CALIBRATED:
@@ -55,6 +76,7 @@ std::string ReportText(const Answer& answer, bool color) {
   const std::string policy = report.policy().empty() ? "precision" : report.policy();
   std::string text = absl::StrFormat("%s: mean %.2f bits a weight, %d changes of plan (%s)\n", policy,
                                      report.mean_bits(), report.plan_changes(), CalibrationText(report));
+  absl::StrAppend(&text, GoalText(report), report.has_audit() ? AuditText(report.audit()) : "");
   AppendHistogram(report, color, text);
   if (report.weight_bytes_top() > 0) {
     const auto read = static_cast<double>(report.weight_bytes_read());

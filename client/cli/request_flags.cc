@@ -25,14 +25,21 @@ void SetIf(const std::optional<T>& value, Setter setter) {
 }
 
 absl::Status FillPrecision(const RequestFlags& flags, v1::PrecisionPolicy& policy) {
-  if (const int bits = ParseWidth(flags.precision); bits != 0) {
+  const bool of_dynamic = flags.entropy_high || flags.hysteresis || flags.pple_weight;
+  if (flags.max_mean_kl.has_value()) {
+    policy.set_max_mean_kl(*flags.max_mean_kl);
+  } else if (flags.target_bits.has_value()) {
+    policy.set_target_mean_bits(*flags.target_bits);
+  } else if (flags.precision.empty() && !of_dynamic) {
+    // Left to the server.
+  } else if (const int bits = ParseWidth(flags.precision); bits != 0) {
     policy.set_fixed_bits(static_cast<uint32_t>(bits));
   } else if (flags.precision == "random") {
     policy.mutable_random();
   } else if (flags.precision == "position") {
     SetIf(flags.tokens_per_level, [&](uint32_t n) { policy.mutable_position()->set_tokens_per_level(n); });
     policy.mutable_position();
-  } else if (flags.precision == "dynamic") {
+  } else if (flags.precision == "dynamic" || flags.precision.empty()) {
     auto* dynamic = policy.mutable_dynamic();
     SetIf(flags.entropy_high, [&](double nats) { dynamic->set_entropy_high_nats(nats); });
     SetIf(flags.hysteresis, [&](double levels) { dynamic->set_hysteresis_levels(levels); });
@@ -40,14 +47,18 @@ absl::Status FillPrecision(const RequestFlags& flags, v1::PrecisionPolicy& polic
   } else {
     policy.set_named_plan(flags.precision.substr(sizeof kPlanPrefix - 1));
   }
-  if (!policy.has_dynamic() && (flags.entropy_high || flags.hysteresis || flags.pple_weight)) {
+  const std::string chosen = flags.max_mean_kl         ? "--max-mean-kl"
+                             : flags.target_bits       ? "--target-bits"
+                             : flags.precision.empty() ? "no --precision"
+                                                       : flags.precision;
+  if (!policy.has_dynamic() && of_dynamic) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--entropy-high, --hysteresis and --pple-weight go with --precision dynamic, not with ",
-                     flags.precision, "; leave them out"));
+        absl::StrCat("--entropy-high, --hysteresis and --pple-weight go with --precision dynamic, not with ", chosen,
+                     "; leave them out"));
   }
   if (!policy.has_position() && flags.tokens_per_level) {
     return absl::InvalidArgumentError(
-        absl::StrCat("--tokens-per-level goes with --precision position, not with ", flags.precision));
+        absl::StrCat("--tokens-per-level goes with --precision position, not with ", chosen));
   }
   SetIf(flags.min_bits, [&](uint32_t bits) { policy.set_min_bits(bits); });
   SetIf(flags.max_bits, [&](uint32_t bits) { policy.set_max_bits(bits); });
@@ -84,8 +95,8 @@ void AddPolicyParameters(CLI::App& app, const std::string& group, RequestFlags& 
   const auto add = [&](const char* name, auto& value, const char* help) {
     app.add_option(name, value, help)->group(group);
   };
-  add("--min-bits", flags.min_bits, "Fewest bits of dynamic, random and position");
-  add("--max-bits", flags.max_bits, "Most bits of dynamic, random and position");
+  add("--min-bits", flags.min_bits, "Fewest bits of a policy that moves");
+  add("--max-bits", flags.max_bits, "Most bits of a policy that moves");
   add("--entropy-high", flags.entropy_high, "dynamic: entropy in nats that asks for the top level [2]");
   add("--hysteresis", flags.hysteresis, "dynamic: levels that the wanted one must differ by to move [0.5]");
   add("--pple-weight", flags.pple_weight, "dynamic: weight of the newest token in the mean entropy [0.3]");
@@ -93,10 +104,19 @@ void AddPolicyParameters(CLI::App& app, const std::string& group, RequestFlags& 
 }
 
 void AddRequestFlags(CLI::App& app, RequestFlags& flags) {
-  app.add_option("--precision", flags.precision, absl::StrCat("Weight bits: ", kPrecisionWords))
-      ->check(CheckPrecision)
-      ->group("Precision")
-      ->capture_default_str();
+  auto* precision = app.add_option("--precision", flags.precision,
+                                   absl::StrCat("Weight bits: ", kPrecisionWords,
+                                                " [--max-mean-kl 0.01 if the model is calibrated, or else dynamic]"))
+                        ->check(CheckPrecision)
+                        ->group("Precision");
+  auto* kl = app.add_option("--max-mean-kl", flags.max_mean_kl,
+                            "Fewest bits that keep the mean KL to 8 bits within so many nats (calibrated models)")
+                 ->excludes(precision)
+                 ->group("Precision");
+  app.add_option("--target-bits", flags.target_bits, "Mean bits a weight to come to, best spent (calibrated models)")
+      ->excludes(precision)
+      ->excludes(kl)
+      ->group("Precision");
   AddPolicyParameters(app, "Precision", flags);
   app.add_option("--batch-mode", flags.batch_mode,
                  "shared: may run at more bits that a batch-mate asked for; isolated: exactly at its own")

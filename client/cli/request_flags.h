@@ -20,14 +20,15 @@ struct RequestFlags {
   std::optional<uint64_t> seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;
-  std::string precision = "dynamic";
+  std::string precision;  // empty = not given
+  std::optional<double> max_mean_kl, target_bits;
   std::optional<uint32_t> min_bits, max_bits, tokens_per_level;
   std::optional<double> entropy_high, hysteresis, pple_weight;
   std::string batch_mode = "shared";
 };
 
 void AddRequestFlags(CLI::App& app, RequestFlags& flags);
-// Of these, the parameters of dynamic, random and position, as one group of the help.
+// Of these, the parameters of the policies that move, as one group of the help.
 void AddPolicyParameters(CLI::App& app, const std::string& group, RequestFlags& flags);
 
 // Fills `request` (all but prompt, model and output). INVALID_ARGUMENT for flags that do not go together.

@@ -1,11 +1,13 @@
 #include "common/calibration/calibration.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
+#include "common/calibration/requirement_json.h"
 #include "common/json_fields.h"
 #include "common/status_macros.h"
 
@@ -85,7 +87,8 @@ absl::Status CheckConstants(const JsonFields& fields) {
                                                        kCalibrationFormatVersion, ": a newer FlexQuant wrote it"));
   }
   if (version != kCalibrationFormatVersion) {
-    return fields.Error("format_version", absl::StrCat("is ", version, ", expected ", kCalibrationFormatVersion));
+    return fields.Error("format_version", absl::StrCat("is ", version, ", this program reads ",
+                                                       kCalibrationFormatVersion, ": an older FlexQuant wrote it"));
   }
   FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> widths, fields.Counts("precisions", kLowerPrecisions.size()));
   if (!std::equal(widths.begin(), widths.end(), kLowerPrecisions.begin(),
@@ -129,6 +132,12 @@ absl::Status CheckOrder(const std::vector<Rung>& rungs, const JsonFields& fields
     if (rungs[i].bytes <= rungs[i - 1].bytes || rungs[i].mean_kl >= rungs[i - 1].mean_kl) {
       return fields.Error(absl::StrCat("ladder[", i, "]"), "does not cost more bytes and less KL than the rung before");
     }
+    const std::vector<uint8_t>& bits = rungs[i].plan.bits;
+    const std::vector<uint8_t>& before = rungs[i - 1].plan.bits;
+    if (bits == before || !std::equal(bits.begin(), bits.end(), before.begin(), std::greater_equal<>())) {
+      return fields.Error(absl::StrCat("ladder[", i, "].bits"),
+                          "has fewer bits somewhere than the rung before, or none more");
+    }
   }
   return absl::OkStatus();
 }
@@ -163,6 +172,10 @@ std::string Calibration::ToJson() const {
   for (const Rung& rung : rungs) {
     json["ladder"].push_back(RungJson(rung));
   }
+  json["requirements"] = Json::array();
+  for (size_t lookahead = 0; lookahead < requirements.size(); ++lookahead) {
+    json["requirements"].push_back(RequirementJson(requirements[lookahead], static_cast<int>(lookahead)));
+  }
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -192,6 +205,16 @@ absl::StatusOr<Calibration> Calibration::FromJson(const std::string& text, const
     calibration.rungs.push_back(std::move(read));
   }
   FQ_RETURN_IF_ERROR(CheckOrder(calibration.rungs, fields));
+  FQ_ASSIGN_OR_RETURN(const std::vector<JsonFields> requirements, fields.Objects("requirements"));
+  if (requirements.size() != calibration.requirements.size()) {
+    return fields.Error("requirements", absl::StrCat("has ", requirements.size(), " entries, expected ",
+                                                     calibration.requirements.size()));
+  }
+  for (size_t lookahead = 0; lookahead < requirements.size(); ++lookahead) {
+    FQ_ASSIGN_OR_RETURN(
+        calibration.requirements[lookahead],
+        ReadRequirement(requirements[lookahead], static_cast<int>(lookahead), calibration.rungs.size()));
+  }
   return calibration;
 }
 

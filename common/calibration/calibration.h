@@ -1,9 +1,9 @@
 #ifndef FLEXQUANT_COMMON_CALIBRATION_CALIBRATION_H_
 #define FLEXQUANT_COMMON_CALIBRATION_CALIBRATION_H_
 
-// What `flexquant calibrate` measures of a model: how sensitive each layer group is to a lower precision, and the
-// ladder of plans built from it. KL = KL(top || plan) in nats of the next token's distribution, from the full logits.
-// docs/calibration.md has the definitions.
+// What `flexquant calibrate` measures of a model: how sensitive each layer group is to a lower precision, the ladder of
+// plans built from it, and the precision requirement model. KL = KL(top || plan) in nats of the next token's
+// distribution, from the full logits. docs/calibration.md has the definitions.
 
 #include <array>
 #include <cstddef>
@@ -13,11 +13,12 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/calibration/precision_requirement.h"
 #include "common/precision.h"
 
 namespace flexquant {
 
-inline constexpr int kCalibrationFormatVersion = 1;
+inline constexpr int kCalibrationFormatVersion = 2;
 
 // The precisions below the top one, at which sensitivities are measured.
 inline constexpr std::array<int, 4> kLowerPrecisions = {3, 4, 5, 6};
@@ -50,6 +51,10 @@ struct Rung {
   bool operator==(const Rung&) const = default;
 };
 
+// Steps that a controller may send before it knows the result of the one before them; the precision requirement model
+// is fitted for each.
+inline constexpr int kMaxLookahead = 1;
+
 // A value type.
 struct Calibration {
   std::string flexquant_version;
@@ -61,7 +66,8 @@ struct Calibration {
   uint64_t holdout_positions = 0;                            // on which rungs were measured
   std::array<uint64_t, kEntropyBuckets> bucket_positions{};  // sum: positions
   std::vector<GroupSensitivity> sensitivities;               // [num_layer_groups]
-  std::vector<Rung> rungs;  // from cheapest to the top precision: bytes rise, mean_kl falls
+  std::vector<Rung> rungs;  // from cheapest to the top precision: bytes rise, bits do not fall, mean_kl falls
+  std::array<PrecisionRequirement, kMaxLookahead + 1> requirements;  // at each lookahead
 
   // An object of JSON text.
   std::string ToJson() const;

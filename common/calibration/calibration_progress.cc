@@ -35,6 +35,33 @@ absl::StatusOr<CalibrationProgress::RungSamples> ReadSamples(const JsonFields& f
   return samples;
 }
 
+Json SignalsJson(const std::vector<TokenSignals>& window) {
+  Json entropies = Json::array();
+  Json probabilities = Json::array();
+  Json margins = Json::array();
+  for (const TokenSignals& signals : window) {
+    entropies.push_back(signals.entropy_nats);
+    probabilities.push_back(signals.top1_probability);
+    margins.push_back(signals.margin);
+  }
+  return {{"positions", window.size()},
+          {"entropy_nats", entropies},
+          {"top1_probability", probabilities},
+          {"margin", margins}};
+}
+
+absl::StatusOr<std::vector<TokenSignals>> ReadSignals(const JsonFields& fields) {
+  FQ_ASSIGN_OR_RETURN(const uint64_t positions, fields.Count("positions"));
+  FQ_ASSIGN_OR_RETURN(const std::vector<double> entropies, fields.Numbers("entropy_nats", positions));
+  FQ_ASSIGN_OR_RETURN(const std::vector<double> probabilities, fields.Numbers("top1_probability", positions));
+  FQ_ASSIGN_OR_RETURN(const std::vector<double> margins, fields.Numbers("margin", positions));
+  std::vector<TokenSignals> window(positions);
+  for (size_t i = 0; i < window.size(); ++i) {
+    window[i] = {entropies[i], probabilities[i], margins[i]};
+  }
+  return window;
+}
+
 }  // namespace
 
 void CalibrationProgress::RungSamples::Summarise(Rung* rung) const {
@@ -91,6 +118,10 @@ std::string CalibrationProgress::ToJson() const {
     json["rungs"].push_back(
         {{"positions", rung.kl.size()}, {"kl", rung.kl}, {"agreements", rung.agreements}, {"nll_nats", rung.nll_nats}});
   }
+  json["holdout_signals"] = Json::array();
+  for (const std::vector<TokenSignals>& window : holdout_signals) {
+    json["holdout_signals"].push_back(SignalsJson(window));
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -114,6 +145,11 @@ absl::StatusOr<CalibrationProgress> CalibrationProgress::FromJson(const std::str
   for (const JsonFields& rung : rungs) {
     FQ_ASSIGN_OR_RETURN(RungSamples samples, ReadSamples(rung));
     progress.rungs.push_back(std::move(samples));
+  }
+  FQ_ASSIGN_OR_RETURN(const std::vector<JsonFields> windows, fields.Objects("holdout_signals"));
+  for (const JsonFields& window : windows) {
+    FQ_ASSIGN_OR_RETURN(std::vector<TokenSignals> signals, ReadSignals(window));
+    progress.holdout_signals.push_back(std::move(signals));
   }
   return progress;
 }

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/calibration/calibration.h"
+#include "common/calibration/token_signals.h"
 
 namespace flexquant {
 
@@ -32,6 +33,8 @@ struct CalibrationProgress {
   std::array<uint64_t, kEntropyBuckets> bucket_positions{};
   std::vector<GroupSums> sums;     // [num_layer_groups]; empty before the first unit
   std::vector<RungSamples> rungs;  // empty before the first held-back unit
+  std::vector<std::vector<TokenSignals>>
+      holdout_signals;  // [held-back windows so far][positions], of the top precision
 
   bool operator==(const CalibrationProgress&) const = default;
 

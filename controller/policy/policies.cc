@@ -3,19 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "controller/mix_bits.h"
+
 namespace flexquant::controller {
-namespace {
-
-// SplitMix64's finaliser: well-mixed bits from a counter, the same on every platform.
-uint64_t Mix(uint64_t value) {
-  value += 0x9E3779B97F4A7C15U;
-  value = (value ^ (value >> 30U)) * 0xBF58476D1CE4E5B9U;
-  value = (value ^ (value >> 27U)) * 0x94D049BB133111EBU;
-  return value ^ (value >> 31U);
-}
-
-}  // namespace
-
 DynamicPolicy::DynamicPolicy(Ladder ladder, const Params& params)
     : ladder_(std::move(ladder)), params_(params), level_(ladder_.top_level()) {}
 
@@ -38,7 +28,7 @@ const PrecisionPlan& DynamicPolicy::Next(uint32_t /*answer_index*/) {
 }
 
 const PrecisionPlan& RandomPolicy::Next(uint32_t answer_index) {
-  const uint64_t draw = Mix(Mix(seed_) ^ answer_index);
+  const uint64_t draw = MixBits(MixBits(seed_) ^ answer_index);
   return ladder_.levels[static_cast<size_t>(draw % ladder_.levels.size())];
 }
 

@@ -9,12 +9,14 @@
 #include "absl/strings/str_join.h"
 #include "common/status_macros.h"
 #include "controller/policy/policies.h"
+#include "controller/policy/requirement_policy.h"
 #include "proto/grpc_status.h"
 
 namespace flexquant::controller {
 namespace {
 
 constexpr uint32_t kDefaultTokensPerLevel = 16;
+constexpr double kDefaultMaxMeanKl = 0.01;
 constexpr double kMaxEntropyNats = 20;
 constexpr double kMaxHysteresisLevels = 4;
 
@@ -36,7 +38,7 @@ absl::Status RejectBounds(const v1::PrecisionPolicy& request, absl::string_view 
   }
   return FieldViolation(
       request.has_min_bits() ? "precision.min_bits" : "precision.max_bits",
-      absl::StrCat("bounds do not apply to ", policy, "; leave them unset, or choose dynamic, random or position"));
+      absl::StrCat("bounds do not apply to ", policy, "; leave them unset, or choose a policy that moves"));
 }
 
 // Fills in both bounds and returns the levels between them.
@@ -193,6 +195,59 @@ absl::StatusOr<ResolvedPolicy> MakePosition(const v1::PrecisionPolicy& request, 
   return resolved;
 }
 
+absl::StatusOr<ResolvedPolicy> MakeRequirement(const v1::PrecisionPolicy& request, const PolicyContext& context,
+                                               const PrecisionGoal& goal, const std::string& name) {
+  ResolvedPolicy resolved;
+  FQ_RETURN_IF_ERROR(BoundedLadder(request, context, resolved.effective).status());
+  const auto [first, last] = context.calibrated->LevelsWithin(static_cast<int>(resolved.effective.min_bits()),
+                                                              static_cast<int>(resolved.effective.max_bits()));
+  resolved.policy =
+      std::make_unique<RequirementPolicy>(context.calibrated, context.correction, first, last, goal, name);
+  return resolved;
+}
+
+absl::Status RequireCalibrated(const PolicyContext& context, absl::string_view field) {
+  if (context.calibrated != nullptr) {
+    return absl::OkStatus();
+  }
+  return WithErrorInfo(
+      absl::FailedPreconditionError(absl::StrCat(
+          field,
+          ": this model is not calibrated; calibrate its package with `flexquant calibrate` and start again, or "
+          "use dynamic or fixed_bits")),
+      "NOT_CALIBRATED");
+}
+
+absl::StatusOr<ResolvedPolicy> MakeMaxMeanKl(double budget, const v1::PrecisionPolicy& request,
+                                             const PolicyContext& context) {
+  if (!(budget > 0 && std::isfinite(budget))) {  // NaN too
+    return FieldViolation("precision.max_mean_kl", absl::StrCat(budget,
+                                                                " is not a finite number of nats above 0; 0.01 "
+                                                                "is a good budget, fixed_bits 8 costs none"));
+  }
+  FQ_RETURN_IF_ERROR(RequireCalibrated(context, "precision.max_mean_kl"));
+  const double aim = context.calibrated->requirement.SafeAim(budget);
+  FQ_ASSIGN_OR_RETURN(ResolvedPolicy resolved,
+                      MakeRequirement(request, context, {PrecisionGoal::Kind::kMeanKl, aim}, "max_mean_kl"));
+  resolved.effective.set_max_mean_kl(budget);
+  return resolved;
+}
+
+absl::StatusOr<ResolvedPolicy> MakeTargetMeanBits(const v1::PrecisionPolicy& request, const PolicyContext& context) {
+  const double bits = request.target_mean_bits();
+  if (!(bits >= kPrecisions.front() && bits <= kTopPrecision)) {
+    return FieldViolation("precision.target_mean_bits",
+                          absl::StrCat(bits, " is outside [", kPrecisions.front(), ", ", kTopPrecision, "]"));
+  }
+  FQ_RETURN_IF_ERROR(RequireCalibrated(context, "precision.target_mean_bits"));
+  FQ_ASSIGN_OR_RETURN(
+      ResolvedPolicy resolved,
+      MakeRequirement(request, context, {PrecisionGoal::Kind::kMeanBytes, context.calibrated->BytesAt(bits)},
+                      "target_mean_bits"));
+  resolved.effective.set_target_mean_bits(bits);
+  return resolved;
+}
+
 absl::StatusOr<ResolvedPolicy> MakeChosen(const v1::PrecisionPolicy& request, const PolicyContext& context,
                                           uint64_t sampling_seed) {
   switch (request.policy_case()) {
@@ -206,8 +261,16 @@ absl::StatusOr<ResolvedPolicy> MakeChosen(const v1::PrecisionPolicy& request, co
       return MakeRandom(request, context, sampling_seed);
     case v1::PrecisionPolicy::kPosition:
       return MakePosition(request, context);
-    case v1::PrecisionPolicy::kDynamic:
+    case v1::PrecisionPolicy::kMaxMeanKl:
+      return MakeMaxMeanKl(request.max_mean_kl(), request, context);
+    case v1::PrecisionPolicy::kTargetMeanBits:
+      return MakeTargetMeanBits(request, context);
     case v1::PrecisionPolicy::POLICY_NOT_SET:
+      if (context.calibrated != nullptr) {
+        return MakeMaxMeanKl(kDefaultMaxMeanKl, request, context);
+      }
+      break;
+    case v1::PrecisionPolicy::kDynamic:
       break;
   }
   return MakeDynamic(request, context);
@@ -223,11 +286,14 @@ std::vector<NamedPrecisionPlan> UniformNamedPlans(int num_layer_groups) {
   return plans;
 }
 
-PolicyContext MakePolicyContext(int num_layer_groups, bool has_reference,
-                                const std::optional<Calibration>& calibration) {
-  PolicyContext context{num_layer_groups, has_reference, Ladder::Uniform(num_layer_groups),
-                        UniformNamedPlans(num_layer_groups)};
+PolicyContext MakePolicyContext(const LayerGroups& groups, bool has_reference,
+                                const std::optional<Calibration>& calibration, int lookahead) {
+  PolicyContext context{
+      groups.count(), has_reference, Ladder::Uniform(groups.count()), UniformNamedPlans(groups.count()),
+      nullptr,        nullptr};
   if (calibration.has_value()) {
+    context.calibrated = std::make_shared<CalibratedLadder>(CalibratedLadder::Make(*calibration, groups, lookahead));
+    context.correction = std::make_shared<KlCorrection>();
     context.ladder = Ladder::Measured(*calibration);
     for (size_t i = 0; i < context.ladder.levels.size(); ++i) {
       context.named_plans.push_back({absl::StrCat("rung-", i), context.ladder.levels[i]});

@@ -2,17 +2,24 @@
 #define FLEXQUANT_CONTROLLER_POLICY_PRECISION_POLICY_H_
 
 #include <cstdint>
+#include <optional>
 
 #include "absl/strings/string_view.h"
+#include "common/calibration/token_signals.h"
 #include "common/precision.h"
+
+namespace flexquant {
+class LevelChooser;
+}
 
 namespace flexquant::controller {
 
-// Signals of one generated token, from the model's distribution before temperature and filters.
-struct TokenSignals {
-  double entropy_nats = 0;
-  double top1_probability = 1;
-  double margin = 0;  // top-1 minus top-2 logit
+struct CalibratedLadder;
+
+// A sequence's costs of the levels of a calibrated ladder, which both outlive this.
+struct LevelDemand {
+  const LevelChooser* chooser;
+  const CalibratedLadder* ladder;
 };
 
 // Chooses the plan of each decoded token of one answer. One object an answer; not thread-safe. Calls come in order:
@@ -26,6 +33,14 @@ class PrecisionPolicy {
   virtual void Observe(const TokenSignals& /*signals*/) {}
   // Plan that computes answer token `answer_index` (>= 1; token 0 comes out of the prefill). Valid until the next call.
   virtual const PrecisionPlan& Next(uint32_t answer_index) = 0;
+  // The token that Next was last called for runs at `plan`: the policy's, or a dearer one that batch-mates of a shared
+  // step asked for. Returns the KL predicted of it in nats, if the policy predicts any.
+  virtual std::optional<double> Charge(const PrecisionPlan& /*plan*/) { return std::nullopt; }
+  // A token that Charge predicted a KL of was measured.
+  virtual void Audited(double /*predicted_kl*/, double /*measured_kl*/) {}
+  // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
+  // null if its plan is not up for negotiation.
+  virtual const LevelDemand* demand() const { return nullptr; }
   // As in PrecisionReport.policy.
   virtual absl::string_view name() const = 0;
 };

@@ -45,6 +45,7 @@ class CalibrationFileTest : public ::testing::Test {
     progress.sums[3][2][1] = 1.0 / 3;
     progress.rungs.resize(2);
     progress.rungs[1] = {{0.1, 1e-300, 12345.678}, 2, 9.87};
+    progress.holdout_signals = {{{0.1, 1.0 / 3, 2}}, {{3.25, 0.5, 1e-3}, {0, 1, 17}}};
     return progress;
   }
 
@@ -105,6 +106,9 @@ TEST_F(CalibrationFileTest, DamagedProgressIsNone) {
   }
   auto few = whole;
   few["rungs"][1]["positions"] = 4;
+  EXPECT_FALSE(CalibrationProgress::FromJson(few.dump(), "p").ok());
+  few = whole;
+  few["holdout_signals"][1]["margin"].erase(0);
   EXPECT_FALSE(CalibrationProgress::FromJson(few.dump(), "p").ok());
   few = whole;
   few["groups"][0]["kl"].erase(0);

@@ -16,6 +16,7 @@ namespace flexquant {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using namespace nlohmann::literals;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
@@ -34,6 +35,7 @@ TEST(CalibrationTest, RoundTripLosesNothing) {
   ASSERT_TRUE(read.ok()) << read.status();
   EXPECT_EQ(read->ToJson(), calibration.ToJson());
   EXPECT_EQ(read->rungs, calibration.rungs);
+  EXPECT_EQ(read->requirements, calibration.requirements);
   EXPECT_EQ(read->model_revision, calibration.model_revision);
   EXPECT_EQ(read->text_name, calibration.text_name);
   EXPECT_EQ(read->text_checksum, calibration.text_checksum);
@@ -64,13 +66,20 @@ TEST(CalibrationTest, EveryMissingFieldIsNamed) {
     damaged[field] = true;
     expect_named(damaged, "calibration." + field);
   }
-  for (const std::string list : {"sensitivity", "ladder"}) {
-    for (const auto& [field, value] : whole[list][1].items()) {
+  const std::vector<std::pair<std::string, Json::json_pointer>> objects = {
+      {"sensitivity[1].", "/sensitivity/1"_json_pointer},
+      {"ladder[1].", "/ladder/1"_json_pointer},
+      {"requirements[1].", "/requirements/1"_json_pointer},
+      {"requirements[0].rungs[2].", "/requirements/0/rungs/2"_json_pointer},
+      {"requirements[0].curve[1].", "/requirements/0/curve/1"_json_pointer},
+      {"requirements[1].aims[0].", "/requirements/1/aims/0"_json_pointer}};
+  for (const auto& [name, pointer] : objects) {
+    for (const auto& [field, value] : whole[pointer].items()) {
       Json damaged = whole;
-      damaged[list][1].erase(field);
-      expect_named(damaged, "calibration." + list + "[1]." + field);
-      damaged[list][1][field] = Json::object();
-      expect_named(damaged, "calibration." + list + "[1]." + field);
+      damaged[pointer].erase(field);
+      expect_named(damaged, "calibration." + name + field);
+      damaged[pointer][field] = Json::object();
+      expect_named(damaged, "calibration." + name + field);
     }
   }
 }
@@ -81,8 +90,9 @@ TEST(CalibrationTest, DamagedValuesAreRefused) {
     std::function<void(Json&)> make;
   };
   const std::vector<Damage> damages = {
-      {"format_version\" is 2, this program reads up to 1", [](Json& j) { j["format_version"] = 2; }},
-      {"format_version\" is 0", [](Json& j) { j["format_version"] = 0; }},
+      {"format_version\" is 3, this program reads up to 2", [](Json& j) { j["format_version"] = 3; }},
+      {"format_version\" is 1, this program reads 2: an older FlexQuant wrote it; calibrate the package again",
+       [](Json& j) { j["format_version"] = 1; }},
       {"precisions\" is not [3, 4, 5, 6]",
        [](Json& j) {
          j["precisions"] = {3, 4, 5, 7};
@@ -108,7 +118,24 @@ TEST(CalibrationTest, DamagedValuesAreRefused) {
       {"perplexity", [](Json& j) { j["ladder"][0]["perplexity"] = "20"; }},
       {"ladder[1]\" does not cost more bytes", [](Json& j) { j["ladder"][1]["bytes"] = 1000; }},
       {"ladder[2]\" does not cost more bytes", [](Json& j) { j["ladder"][2]["mean_kl"] = 0.2; }},
+      {"ladder[2].bits\" has fewer bits", [](Json& j) { j["ladder"][2]["bits"] = "68636"; }},
+      {"ladder[1].bits\" has fewer bits", [](Json& j) { j["ladder"][1]["bits"] = "33333"; }},
       {"ladder\" does not end with the top", [](Json& j) { j["ladder"].erase(3); }},
+      {"requirements\" has 1 entries, expected 2", [](Json& j) { j["requirements"].erase(1); }},
+      {"requirements[0].lookahead\" is 1", [](Json& j) { j["requirements"][0]["lookahead"] = 1; }},
+      {"requirements[0].rungs\" has 2 entries; a ladder of 4 needs 3",
+       [](Json& j) { j["requirements"][0]["rungs"].erase(0); }},
+      {"log_kl[2]\" is not a number", [](Json& j) { j["requirements"][0]["rungs"][1]["log_kl"][2] = 1e9; }},
+      {"feature_mean[0]\" is not a number", [](Json& j) { j["requirements"][1]["feature_mean"][0] = "x"; }},
+      {"feature_scale\" is not positive", [](Json& j) { j["requirements"][1]["feature_scale"][4] = 0; }},
+      {"curve\" is empty", [](Json& j) { j["requirements"][0]["curve"] = Json::array(); }},
+      {"curve[0].lambda\" is not above 0", [](Json& j) { j["requirements"][0]["curve"][0]["lambda"] = 0; }},
+      {"curve[1].lambda\" is not above", [](Json& j) { j["requirements"][0]["curve"][1]["lambda"] = 1; }},
+      {"curve[2].lambda\" buys fewer", [](Json& j) { j["requirements"][0]["curve"][2]["mean_bytes"] = 1399; }},
+      {"curve[1].lambda\" buys fewer", [](Json& j) { j["requirements"][1]["curve"][1]["predicted_kl"] = 0.71; }},
+      {"curve[1].measured_kl", [](Json& j) { j["requirements"][1]["curve"][1]["measured_kl"] = -0.1; }},
+      {"aims\" is empty", [](Json& j) { j["requirements"][0]["aims"] = Json::array(); }},
+      {"aims[1].aim_kl\" is not above", [](Json& j) { j["requirements"][0]["aims"][1]["aim_kl"] = 0.001; }},
       {"ladder\" does not end with the top", [](Json& j) { j["ladder"] = Json::array(); }},
   };
   for (const Damage& damage : damages) {

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_TESTS_CALIBRATION_MADE_UP_H_
 #define FLEXQUANT_TESTS_CALIBRATION_MADE_UP_H_
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -20,6 +21,24 @@ inline Rung MadeUpRung(uint64_t bytes, double mean_kl, int bits = 4) {
   rung.top1_agreement = 1 - mean_kl / 4;
   rung.perplexity = 20 + mean_kl;
   return rung;
+}
+
+// Of a ladder of four rungs; numbers distinct from those of another `seed`.
+inline PrecisionRequirement MadeUpRequirement(double seed) {
+  PrecisionRequirement requirement;
+  double value = seed;
+  for (size_t i = 0; i < kRequirementFeatures; ++i) {
+    requirement.model.mean[i] = value = -1.1 * value;
+    requirement.model.scale[i] = std::abs(value) / 3;
+  }
+  for (int rung = 0; rung < 3; ++rung) {
+    for (double& coefficient : requirement.model.rungs.emplace_back()) {
+      coefficient = value = -1.01 * value;
+    }
+  }
+  requirement.curve = {{1000 * seed, 1000, 0.7, 0.71}, {3000 * seed, 1400, 0.2, 0.19}, {90000 * seed, 2500, 0, 0}};
+  requirement.aims = {{0.01 * seed, 1900, 0.011, 0.02}, {0.1 * seed, 1500, 0.09, 0.3}};
+  return requirement;
 }
 
 // Of a model with one block, all numbers distinct.
@@ -46,6 +65,7 @@ inline Calibration MadeUpCalibration() {
   }
   calibration.rungs = {MadeUpRung(1000, 0.7, 3), MadeUpRung(1300, 0.2, 4), MadeUpRung(1999, 0.01, 6),
                        MadeUpRung(2500, 0, 8)};
+  calibration.requirements = {MadeUpRequirement(1.0 / 7), MadeUpRequirement(1.0 / 6)};
   return calibration;
 }
 

@@ -51,7 +51,7 @@ class CalibrateTest(harness.CliTest):
         calibration = self.calibration(package)
         self.assertEqual({**before, "calibration": calibration}, json.loads((package / "flexquant.json").read_text()))
         self.assertEqual(calibration["model_revision"], before["checksum"].removeprefix("xxh3-128:"))
-        self.assertEqual((calibration["positions"], calibration["holdout_positions"]), (2048, 1024))
+        self.assertEqual((calibration["positions"], calibration["holdout_positions"]), (2048, 4096))
         groups = calibration["sensitivity"]
         self.assertEqual([group["group"] for group in groups][-2:], ["layers.4.down", "lm_head"])
         means = [statistics.mean(group["mean_kl"][width] for group in groups) for width in range(4)]
@@ -65,7 +65,7 @@ class CalibrateTest(harness.CliTest):
         self.assertFalse((package / PARTIAL).exists())
         self.check_plot(plot, package)
         text, _ = self.flexquant("inspect", package)
-        self.assertIn(f"calibrated: {len(calibration['ladder'])} rungs, on 2048 + 1024 tokens of tiny.utf8", text)
+        self.assertIn(f"calibrated: {len(calibration['ladder'])} rungs, on 2048 + 4096 tokens of tiny.utf8", text)
         inspected = json.loads(self.flexquant("inspect", package, "--json")[0])
         self.assertTrue(inspected["calibrated"])
         self.assertEqual(inspected["calibration"]["rungs"], len(calibration["ladder"]))
@@ -109,7 +109,7 @@ class CalibrateTest(harness.CliTest):
         package = self.package()
         for text, arguments, said in (("damaged", (), ""),
                                       ('{"key": "other", "units_done": 1, "bucket_positions": [0, 0, 0, 0, 0], '
-                                       '"groups": [], "rungs": []}', (), "is replaced"),
+                                       '"groups": [], "rungs": [], "holdout_signals": []}', (), "is replaced"),
                                       ("damaged", ("--restart",), "")):
             (package / PARTIAL).write_text(text)
             _, err = self.calibrate(package, *SMALL, *arguments)
@@ -130,7 +130,7 @@ class CalibrateTest(harness.CliTest):
         short.write_text("Once upon a time there was a short text. " * 20)
         binary = harness.new_folder() / "binary"
         binary.write_bytes(b"\xff\xfe" * 1000)
-        self.check(1, ["short.txt has ", "12 windows of 256, 3072 tokens", "longer text"], package, "--text", short)
+        self.check(1, ["short.txt has ", "24 windows of 256, 6144 tokens", "longer text"], package, "--text", short)
         self.check(1, ["/no/such/file"], package, "--text", "/no/such/file")
         self.check(1, ["binary", "UTF-8"], package, "--text", binary)
         self.check(1, ["--window is 513", "2 to 511"], package, "--text", text, "--window", 513)

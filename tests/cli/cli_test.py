@@ -26,7 +26,7 @@ def main():
     if len(sys.argv) > 1:
         suite = loader.loadTestsFromNames(sys.argv[1:])
     else:
-        suite = loader.discover(str(folder), pattern="[!c]*_test.py")
+        suite = loader.discover(str(folder), pattern="*_test.py")
     result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
     for test, reason in result.skipped:
         print(f"SKIPPED {test.id()}: {reason}")

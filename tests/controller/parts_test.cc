@@ -154,10 +154,10 @@ TEST(PrecisionTallyTest, CountsWhatWasUsed) {
   const LayerGroups groups(TestConfig(), 32, Dtype::kF32);
   PrecisionTally tally(groups);
   const auto uniform = [](int bits) { return PrecisionPlan::Uniform(bits, 9); };
-  EXPECT_EQ(tally.Add(uniform(8)), 8);
-  EXPECT_EQ(tally.Add(uniform(3)), 3);
-  EXPECT_EQ(tally.Add(uniform(3)), 3);
-  EXPECT_EQ(tally.Add(uniform(16)), 16);
+  EXPECT_EQ(tally.Add(uniform(8), std::nullopt), 8);
+  EXPECT_EQ(tally.Add(uniform(3), std::nullopt), 3);
+  EXPECT_EQ(tally.Add(uniform(3), std::nullopt), 3);
+  EXPECT_EQ(tally.Add(uniform(16), std::nullopt), 16);
   const PrecisionUse use = tally.Report();
   EXPECT_EQ(use.histogram, (std::map<int, uint64_t>{{3, 2}, {8, 1}, {16, 1}}));
   EXPECT_DOUBLE_EQ(use.mean_bits, 7.5);
@@ -174,7 +174,7 @@ TEST(PrecisionTallyTest, MixedPlansAreWeightedBySizeAndRounded) {
   plan.bits[8] = 8;  // lm_head
   const double head = 258.0 * 64;
   const double rest = 2.0 * (128 * 64 + 64 * 64 + 256 * 64 + 64 * 128);
-  EXPECT_DOUBLE_EQ(tally.Add(plan), (4 * rest + 8 * head) / (rest + head));
+  EXPECT_DOUBLE_EQ(tally.Add(plan, std::nullopt), (4 * rest + 8 * head) / (rest + head));
   EXPECT_EQ(tally.Report().histogram, (std::map<int, uint64_t>{{5, 1}}));
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/controller/calibrated_model.h"
 #include "tests/controller/status_test_util.h"
 
 namespace flexquant::controller {
@@ -19,7 +20,7 @@ constexpr int kGroups = 9;
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 PolicyContext Context(bool has_reference = false) {
-  return {kGroups, has_reference, Ladder::Uniform(kGroups), UniformNamedPlans(kGroups)};
+  return {kGroups, has_reference, Ladder::Uniform(kGroups), UniformNamedPlans(kGroups), nullptr, nullptr};
 }
 
 TEST(PolicyFactoryTest, UnsetMeansDynamicWithItsDefaults) {
@@ -192,21 +193,21 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& param_info) { return param_info.param.name; });
 
 TEST(PolicyContextTest, ACalibratedModelHasItsRungs) {
-  Calibration calibration;
-  calibration.rungs.resize(2);
-  calibration.rungs[0].plan.bits = {3, 4, 4, 3, 6};
-  calibration.rungs[1].plan = PrecisionPlan::Uniform(8, 5);
-  const PolicyContext context = MakePolicyContext(5, false, calibration);
+  const LayerGroups groups(TestConfig(), 32, Dtype::kF32);
+  Calibration calibration = TestCalibration();
+  calibration.rungs[1].plan.bits = {3, 4, 4, 3, 4, 4, 3, 4, 3};
+  const PolicyContext context = MakePolicyContext(groups, false, calibration, 1);
   EXPECT_TRUE(context.ladder.calibrated);
-  ASSERT_EQ(context.ladder.levels.size(), 2U);
-  EXPECT_EQ(context.ladder.levels[0], calibration.rungs[0].plan);
+  ASSERT_EQ(context.ladder.levels.size(), 5U);
+  EXPECT_EQ(context.ladder.levels[1], calibration.rungs[1].plan);
+  EXPECT_EQ(context.calibrated->requirement, calibration.requirements[1]);
   v1::PrecisionPolicy request;
-  request.set_named_plan("rung-0");
+  request.set_named_plan("rung-1");
   const auto resolved = MakePolicy(request, context, 1);
   ASSERT_TRUE(resolved.ok()) << resolved.status();
-  EXPECT_EQ(resolved->policy->Next(1), calibration.rungs[0].plan);
-  EXPECT_FALSE(MakePolicyContext(5, false, std::nullopt).ladder.calibrated);
-  EXPECT_FALSE(MakePolicy(request, MakePolicyContext(5, false, std::nullopt), 1).ok());
+  EXPECT_EQ(resolved->policy->Next(1), calibration.rungs[1].plan);
+  EXPECT_FALSE(MakePolicyContext(groups, false, std::nullopt, 1).ladder.calibrated);
+  EXPECT_FALSE(MakePolicy(request, MakePolicyContext(groups, false, std::nullopt, 1), 1).ok());
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ TEST_F(CalibrationForwardTest, DivergencesAreThoseOfWholePasses) {
       EXPECT_NEAR((*measured)[i].kl_nats, kl, 1e-6 + 1e-5 * kl);
       EXPECT_NEAR((*measured)[i].nll_nats, q_stats.log_sum_exp - static_cast<double>(q[tokens[i + 1]]), 1e-5);
       EXPECT_EQ((*measured)[i].top1_agrees, p_stats.argmax == q_stats.argmax);
-      EXPECT_NEAR(forward->top()[i].entropy_nats, p_stats.entropy_nats, 1e-5);
+      EXPECT_NEAR(forward->top()[i].signals.entropy_nats, p_stats.entropy_nats, 1e-5);
       EXPECT_NEAR(forward->top()[i].nll_nats, p_stats.log_sum_exp - static_cast<double>(p[tokens[i + 1]]), 1e-5);
     }
   }

@@ -227,8 +227,15 @@ class FakeExecutor::Stream final
       Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "sample must be set exactly from the end of the prompt on");
       return;
     }
+    if (part.audit() && (!owner_.options_.audit_kl.has_value() || !part.sample() || part.token_ids_size() > 0)) {
+      Refuse(result, grpc::StatusCode::UNIMPLEMENTED, "an audit where none was offered");
+      return;
+    }
     if (part.sample()) {
       Sample(sequence, result);
+    }
+    if (part.audit()) {
+      result->set_audit_kl(*owner_.options_.audit_kl);
     }
   }
 
@@ -302,6 +309,7 @@ class FakeExecutor::Service final : public executor::v1::ExecutorService::Callba
     response->set_max_sequences(options.max_sequences);
     response->set_max_step_tokens(options.max_step_tokens);
     response->set_max_streams(16);
+    response->set_audits(options.audit_kl.has_value());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(owner_.alive_ ? grpc::Status::OK
                                   : grpc::Status(grpc::StatusCode::UNAVAILABLE, "the executor is dead"));
