@@ -80,17 +80,4 @@ cudaError_t LaunchPrefillGemm(const PrefillGemmParams& params, cublasHandle_t ha
   return cudaSuccess;
 }
 
-cudaError_t LaunchReferenceGemm(const ReferenceGemmParams& params, cublasHandle_t handle) {
-  if (params.num_rows == 0) {
-    return cudaSuccess;
-  }
-  const float alpha = 1.0F;
-  const float beta = params.accumulate ? 1.0F : 0.0F;
-  const cudaDataType type = params.bf16 ? CUDA_R_16BF : CUDA_R_32F;
-  return ToCudaError(cublasGemmEx(
-      handle, CUBLAS_OP_T, CUBLAS_OP_N, static_cast<int>(params.rows), params.num_rows, static_cast<int>(params.cols),
-      &alpha, params.weights, type, static_cast<int>(params.cols), params.x, type, static_cast<int>(params.cols), &beta,
-      params.y, CUDA_R_32F, static_cast<int>(params.y_stride), CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT));
-}
-
 }  // namespace flexquant::cuda

@@ -36,21 +36,6 @@ size_t PrefillGemmMinWorkspaceBytes(const DeviceNestedMatrix& matrix);
 // handle a workspace of its own (cublasSetWorkspace).
 cudaError_t LaunchPrefillGemm(const PrefillGemmParams& params, cublasHandle_t handle, cudaStream_t stream);
 
-// y = x W^T for fp32 or bf16 reference weights [rows, cols]: x is then of the same type and products are exact to
-// fp32 sums (bf16) or in fp32 without tensor cores.
-struct ReferenceGemmParams {
-  const void* weights = nullptr;
-  bool bf16 = true;
-  int64_t rows = 0;
-  int64_t cols = 0;
-  const void* x = nullptr;  // [num_rows, cols] of the weights' type
-  int num_rows = 0;
-  float* y = nullptr;
-  int64_t y_stride = 0;
-  bool accumulate = false;
-};
-cudaError_t LaunchReferenceGemm(const ReferenceGemmParams& params, cublasHandle_t handle);
-
 }  // namespace flexquant::cuda
 
 #endif  // FLEXQUANT_KERNELS_CUDA_PREFILL_GEMM_H_
