@@ -65,8 +65,15 @@ def main():
     ones = numpy.ones(HIDDEN, numpy.float32)
     # Every layer has the same bytes, each at a place of its own.
     kv = KV_HEADS * HEAD_DIM
-    shapes = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (kv, HIDDEN), "attn_v": (kv, HIDDEN), "attn_output": (HIDDEN, HIDDEN),
-              "ffn_gate": (INNER, HIDDEN), "ffn_up": (INNER, HIDDEN), "ffn_down": (HIDDEN, INNER)}
+    shapes = {
+        "attn_q": (HIDDEN, HIDDEN),
+        "attn_k": (kv, HIDDEN),
+        "attn_v": (kv, HIDDEN),
+        "attn_output": (HIDDEN, HIDDEN),
+        "ffn_gate": (INNER, HIDDEN),
+        "ffn_up": (INNER, HIDDEN),
+        "ffn_down": (HIDDEN, INNER),
+    }
     layer = {name: blocks(args.type, *shape, random) for name, shape in shapes.items()}
     vocabulary = blocks(args.type, VOCABULARY, HIDDEN, random)
     writer.add_tensor("token_embd.weight", vocabulary, raw_dtype=kind)
