@@ -59,7 +59,10 @@ GemvParams Params(const Model& model, const Options& options, int group, int row
   p.y = kind == 0 ? model.qkv : kind == 2 ? model.inner : kind == 4 ? model.logits : model.hidden;
   p.ldy = kind == 0 ? kQkv : kind == 2 ? kInner : kind == 4 ? kVocab : kHidden;
   p.epilogue = kind == 2 ? GemvEpilogue::kSiluMul : reads_hidden ? GemvEpilogue::kStore : GemvEpilogue::kAdd;
-  if (Get(options, "fine", 0) != 0 && kind != 1 && kind != 2) {
+  const int fine = Get(options, "fine", 0);
+  if (fine > 1) {
+    p.fine_widths = static_cast<uint32_t>(fine);
+  } else if (fine == 1 && kind != 1 && kind != 2) {
     p.fine_widths = 1U << 6 | 1U << 8;
   }
   return p;
