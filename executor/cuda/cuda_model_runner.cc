@@ -144,6 +144,7 @@ absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
   info_.kv_block_tokens = options.kv_block_tokens;
   info_.max_sequences = options.max_sequences;
   info_.max_step_tokens = options.max_step_tokens;
+  info_.audits = true;
 
   StepArrays::Shape arrays;
   arrays.num_layer_groups = info_.num_layer_groups;

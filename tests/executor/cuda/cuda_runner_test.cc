@@ -207,6 +207,42 @@ TEST_F(CudaRunnerTest, BatchMatesAndTheirPlansDoNotChangeASequence) {
   }
 }
 
+// As audits do: what stays in the cache is the last plan's.
+TEST_F(CudaRunnerTest, ComputesAPositionAgain) {
+  const auto model = Model(Config());
+  const auto tokens = model->Tokens(12);
+  const std::vector<uint32_t> prompt(tokens.begin(), tokens.begin() + 8);
+  const PrecisionPlan top = model->Uniform(8);
+  const PrecisionPlan low = model->Mixed(3);
+  std::vector<std::vector<float>> logits;
+  for (const bool audited : {false, true}) {
+    const auto runner = Runner(model->store(), Options());
+    ASSERT_TRUE(runner->info().audits);
+    const auto blocks = Blocks(0, 5);
+    AllLogits(*runner, prompt, top, blocks, {64});
+    const auto decode = [&](size_t position, const PrecisionPlan& plan) {
+      SequenceInput input;
+      input.tokens = absl::MakeConstSpan(tokens).subspan(position, 1);
+      input.start = static_cast<int64_t>(position);
+      input.plan = &plan;
+      input.block_table = blocks;
+      input.num_logits = 1;
+      StepOutput output;
+      EXPECT_TRUE(runner->RunStep({{input}}, &output).ok());
+      return std::vector<float>(output.sequences[0].logits.begin(), output.sequences[0].logits.end());
+    };
+    for (size_t position = prompt.size(); position < tokens.size(); ++position) {
+      const std::vector<float> first = audited ? decode(position, top) : std::vector<float>();
+      logits.push_back(decode(position, low));
+      EXPECT_NE(first, logits.back());
+    }
+  }
+  const size_t half = logits.size() / 2;
+  for (size_t i = 0; i < half; ++i) {
+    EXPECT_EQ(logits[i], logits[half + i]) << "step " << i;
+  }
+}
+
 // The graphs are captured once a runner; a fresh runner has captured afresh and has seen no other plan.
 TEST_F(CudaRunnerTest, AThousandPlansThroughOneGraphEqualFreshCaptures) {
   const auto model = Model(Config());
