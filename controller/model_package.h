@@ -12,7 +12,7 @@
 #include "common/tokenizer/chat_template.h"
 #include "common/tokenizer/tokenizer.h"
 #include "controller/layer_groups.h"
-#include "controller/policy/policy_factory.h"
+#include "controller/policy/policy_context.h"
 
 namespace flexquant::controller {
 

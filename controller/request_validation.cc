@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "controller/policy/policy_factory.h"
 #include "proto/grpc_status.h"
 
 namespace flexquant::controller {

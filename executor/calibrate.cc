@@ -10,6 +10,7 @@
 #include "common/calibration/requirement_builder.h"
 #include "common/status_macros.h"
 #include "executor/calibration_forward.h"
+#include "executor/calibration_work.h"
 
 namespace flexquant::executor {
 namespace {
@@ -22,7 +23,8 @@ class Calibrator {
         windows_(windows),
         options_(options),
         progress_(std::move(progress)),
-        num_layers_(static_cast<int>(store.config().num_layers)) {}
+        num_layers_(static_cast<int>(store.config().num_layers)),
+        work_(store, options.num_rungs) {}
 
   absl::StatusOr<CalibrateResult> Run();
 
@@ -36,11 +38,6 @@ class Calibrator {
 
   // Units of work in front of the held-back windows: the blocks and the head of each window.
   uint64_t SensitivityUnits() const { return windows_.sensitivity.size() * static_cast<uint64_t>(num_layers_ + 1); }
-  // Multiply-accumulates of one position from `block` on.
-  double PassWork(int64_t block) const;
-  double UnitWork(int block) const;
-  double HoldoutWork(const std::vector<uint32_t>& window) const;
-  void CountWork();
   void Report(double done, const std::string& what);
 
   std::vector<Rung> PlanRungs() const;
@@ -52,6 +49,7 @@ class Calibrator {
   const CalibrateOptions& options_;
   CalibrationProgress progress_;
   const int num_layers_;
+  const CalibrationWork work_;
   std::unique_ptr<CalibrationForward> forward_;
   std::vector<Rung> rungs_;  // not measured; from the top down
   double work_done_ = 0;     // in this run
@@ -60,7 +58,7 @@ class Calibrator {
 
 absl::StatusOr<CalibrateResult> Calibrator::Run() {
   FQ_RETURN_IF_ERROR(Start());
-  CountWork();
+  work_total_ = work_.Left(windows_, progress_.units_done);
   FQ_RETURN_IF_ERROR(MeasureSensitivities());
   rungs_ = PlanRungs();
   FQ_RETURN_IF_ERROR(MeasureRungs());
@@ -169,7 +167,7 @@ absl::Status Calibrator::MeasureUnit(int block) {
   // Counted only once the unit is whole: what is saved must not hold parts of one.
   std::vector<CalibrationProgress::GroupSums> sums(static_cast<size_t>(count));
   PrecisionPlan plan = PrecisionPlan::Uniform(kTopPrecision, store_.num_layer_groups());
-  const double work = UnitWork(block) / static_cast<double>(count * static_cast<int>(kLowerPrecisions.size()));
+  const double work = work_.OfPass(block);
   double done = 0;
   for (int group = first; group < first + count; ++group) {
     uint8_t& bits = plan.bits[static_cast<size_t>(group)];
@@ -212,7 +210,7 @@ absl::Status Calibrator::MeasureRungs() {
     for (const TopPosition& position : forward_->top()) {
       signals.push_back(position.signals);
     }
-    const double work = HoldoutWork(window);
+    const double work = work_.OfHoldout(window);
     for (size_t r = 0; r < rungs_.size(); ++r) {
       Report(work * static_cast<double>(r) / static_cast<double>(rungs_.size()),
              absl::StrCat("rung ", r + 1, " of ", rungs_.size()));
@@ -235,42 +233,6 @@ absl::Status Calibrator::MeasureRungs() {
 absl::Status Calibrator::FinishUnit() {
   ++progress_.units_done;
   return options_.save ? options_.save(progress_) : absl::OkStatus();
-}
-
-double Calibrator::PassWork(int64_t block) const {
-  double work = 0;
-  for (int group = static_cast<int>(block) * kLayerGroupsPerBlock; group < store_.num_layer_groups(); ++group) {
-    const auto weights = static_cast<double>(store_.layer_group(group).num_weights());
-    // 15-bit activations are two products.
-    const bool twice = ActivationBits(LayerGroupKindOf(group, num_layers_), kTopPrecision) > 8;
-    work += twice ? 2 * weights : weights;
-  }
-  return work;
-}
-
-double Calibrator::UnitWork(int block) const {
-  const int groups = block == num_layers_ ? 1 : kLayerGroupsPerBlock;
-  return groups * static_cast<double>(kLowerPrecisions.size()) * PassWork(block);
-}
-
-double Calibrator::HoldoutWork(const std::vector<uint32_t>& window) const {
-  return options_.num_rungs * PassWork(0) * static_cast<double>(window.size() - 1);
-}
-
-void Calibrator::CountWork() {
-  uint64_t unit = 0;
-  for (const std::vector<uint32_t>& window : windows_.sensitivity) {
-    for (int block = 0; block <= num_layers_; ++block) {
-      if (unit++ >= progress_.units_done) {
-        work_total_ += UnitWork(block) * static_cast<double>(window.size() - 1);
-      }
-    }
-  }
-  for (const std::vector<uint32_t>& window : windows_.holdout) {
-    if (unit++ >= progress_.units_done) {
-      work_total_ += HoldoutWork(window);
-    }
-  }
 }
 
 void Calibrator::Report(double done, const std::string& what) {

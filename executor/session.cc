@@ -172,7 +172,9 @@ absl::StatusOr<Session::Admitted> Session::Admit(const v1::SequenceStep& request
   } else {
     admitted.tokens.assign(request.token_ids().begin(), request.token_ids().end());
   }
-  FQ_RETURN_IF_ERROR(CheckStep(request, current, static_cast<uint32_t>(admitted.tokens.size())));
+  const SequenceExtent held{current.length, current.blocks.size(), current.prompt_tokens};
+  FQ_RETURN_IF_ERROR(
+      ValidateSequenceStep(request, static_cast<uint32_t>(admitted.tokens.size()), held, engine_.info()));
 
   if (made.has_value()) {
     found = sequences_.emplace(request.sequence_id(), *std::move(made)).first;
@@ -211,45 +213,6 @@ absl::StatusOr<Session::Sequence> Session::MakeSequence(const v1::SequenceStep& 
   sequence.prompt_tokens = start.prompt_tokens();
   sequence.full_logits = start.full_logits();
   return sequence;
-}
-
-absl::Status Session::CheckStep(const v1::SequenceStep& request, const Sequence& sequence, uint32_t num_tokens) const {
-  const RunnerInfo& info = engine_.info();
-  const std::string who = absl::StrCat("sequence ", request.sequence_id(), ": ");
-  if (request.position() != sequence.length) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(who, "position is ", request.position(), "; expected ", sequence.length));
-  }
-  const uint64_t length = static_cast<uint64_t>(sequence.length) + num_tokens;
-  if (length > static_cast<uint64_t>(info.max_context)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(who, length, " tokens exceed the model's context of ", info.max_context));
-  }
-  for (const uint32_t token : request.token_ids()) {
-    if (token >= info.vocab_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(who, "token id is ", token, "; allowed: 0 to ", info.vocab_size - 1));
-    }
-  }
-  for (const uint32_t block : request.new_kv_blocks()) {
-    if (block >= info.kv_blocks) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(who, "KV block is ", block, "; allowed: 0 to ", info.kv_blocks - 1));
-    }
-  }
-  const uint64_t blocks = sequence.blocks.size() + static_cast<uint64_t>(request.new_kv_blocks_size());
-  const uint64_t most = (static_cast<uint64_t>(info.max_context) + info.kv_block_tokens - 1) / info.kv_block_tokens;
-  const uint64_t least = (length + info.kv_block_tokens - 1) / info.kv_block_tokens;
-  if (blocks < least || blocks > most) {
-    return absl::InvalidArgumentError(absl::StrCat(who, "its table has ", blocks, " KV blocks; ", length,
-                                                   " tokens need at least ", least, ", the context at most ", most));
-  }
-  if (request.sample() && length < sequence.prompt_tokens) {
-    return absl::InvalidArgumentError(absl::StrCat(who, "cannot sample after ", length, " of ", sequence.prompt_tokens,
-                                                   " prompt tokens; set `sample` in the last "
-                                                   "chunk only"));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Session::Audit(std::vector<Admitted>& admitted, uint64_t* weight_bytes_read) {

@@ -59,7 +59,6 @@ class Session {
   // Checks one sequence and, if it is fine, makes or extends it. Otherwise it is unchanged.
   absl::StatusOr<Admitted> Admit(const v1::SequenceStep& request);
   absl::StatusOr<Sequence> MakeSequence(const v1::SequenceStep& request) const;
-  absl::Status CheckStep(const v1::SequenceStep& request, const Sequence& sequence, uint32_t num_tokens) const;
   // Computes the audited sequences at the top precision and keeps their logits; adds the bytes that were read. The step
   // itself must follow: it writes the same positions of the KV cache.
   absl::Status Audit(std::vector<Admitted>& admitted, uint64_t* weight_bytes_read);

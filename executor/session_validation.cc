@@ -82,6 +82,45 @@ absl::Status ValidateStep(const v1::StepRequest& step, const RunnerInfo& info) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateSequenceStep(const v1::SequenceStep& step, uint32_t num_tokens, const SequenceExtent& held,
+                                  const RunnerInfo& info) {
+  const std::string who = absl::StrCat("sequence ", step.sequence_id(), ": ");
+  if (step.position() != held.length) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(who, "position is ", step.position(), "; expected ", held.length));
+  }
+  const uint64_t length = static_cast<uint64_t>(held.length) + num_tokens;
+  if (length > static_cast<uint64_t>(info.max_context)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(who, length, " tokens exceed the model's context of ", info.max_context));
+  }
+  for (const uint32_t token : step.token_ids()) {
+    if (token >= info.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "token id is ", token, "; allowed: 0 to ", info.vocab_size - 1));
+    }
+  }
+  for (const uint32_t block : step.new_kv_blocks()) {
+    if (block >= info.kv_blocks) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "KV block is ", block, "; allowed: 0 to ", info.kv_blocks - 1));
+    }
+  }
+  const uint64_t blocks = held.blocks + static_cast<uint64_t>(step.new_kv_blocks_size());
+  const uint64_t most = (static_cast<uint64_t>(info.max_context) + info.kv_block_tokens - 1) / info.kv_block_tokens;
+  const uint64_t least = (length + info.kv_block_tokens - 1) / info.kv_block_tokens;
+  if (blocks < least || blocks > most) {
+    return absl::InvalidArgumentError(absl::StrCat(who, "its table has ", blocks, " KV blocks; ", length,
+                                                   " tokens need at least ", least, ", the context at most ", most));
+  }
+  if (step.sample() && length < held.prompt_tokens) {
+    return absl::InvalidArgumentError(absl::StrCat(who, "cannot sample after ", length, " of ", held.prompt_tokens,
+                                                   " prompt tokens; set `sample` in the last "
+                                                   "chunk only"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PrecisionPlan> ParsePlan(const v1::Plan& plan, const RunnerInfo& info) {
   if (plan.plan_id() > kMaxPlanId) {
     return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan.plan_id(), "; allowed: 0 to ", kMaxPlanId));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "controller/model_package.h"
+#include "controller/policy/policy_factory.h"
 #include "controller/policy/shared_level.h"
 
 namespace flexquant::controller {

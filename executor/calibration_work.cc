@@ -1,0 +1,42 @@
+#include "executor/calibration_work.h"
+
+namespace flexquant::executor {
+
+double CalibrationWork::OfPass(int block) const {
+  const auto num_layers = static_cast<int>(store_.config().num_layers);
+  double work = 0;
+  for (int group = block * kLayerGroupsPerBlock; group < store_.num_layer_groups(); ++group) {
+    const auto weights = static_cast<double>(store_.layer_group(group).num_weights());
+    // 15-bit activations are two products.
+    const bool twice = ActivationBits(LayerGroupKindOf(group, num_layers), kTopPrecision) > 8;
+    work += twice ? 2 * weights : weights;
+  }
+  return work;
+}
+
+double CalibrationWork::OfHoldout(const std::vector<uint32_t>& window) const {
+  return num_rungs_ * OfPass(0) * static_cast<double>(window.size() - 1);
+}
+
+double CalibrationWork::Left(const CalibrationWindows& windows, uint64_t units_done) const {
+  const auto num_layers = static_cast<int>(store_.config().num_layers);
+  double work = 0;
+  uint64_t unit = 0;
+  for (const std::vector<uint32_t>& window : windows.sensitivity) {
+    for (int block = 0; block <= num_layers; ++block) {
+      if (unit++ >= units_done) {
+        const int groups = block == num_layers ? 1 : kLayerGroupsPerBlock;
+        work += groups * static_cast<double>(kLowerPrecisions.size()) * OfPass(block) *
+                static_cast<double>(window.size() - 1);
+      }
+    }
+  }
+  for (const std::vector<uint32_t>& window : windows.holdout) {
+    if (unit++ >= units_done) {
+      work += OfHoldout(window);
+    }
+  }
+  return work;
+}
+
+}  // namespace flexquant::executor
