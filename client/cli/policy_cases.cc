@@ -87,7 +87,7 @@ absl::Status NamePolicy(const std::string& name, RequestFlags& parameters) {
 absl::StatusOr<PolicyCase> MakePolicyCase(const PolicyFlags& flags, const std::string& name,
                                           const controller::PolicyContext& context) {
   if (name == kOracle) {
-    return PolicyCase{name, nullptr, flags.lookahead, context.ladder.levels, flags.oracle_kl};
+    return PolicyCase{name, nullptr, flags.lookahead, {context.ladder.levels, flags.oracle_kl}};
   }
   RequestFlags parameters = flags.parameters;
   FQ_RETURN_IF_ERROR(NamePolicy(name, parameters));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -93,7 +94,8 @@ class Evaluation {
     FQ_RETURN_IF_ERROR(StepPolicies(active, step, outcomes));
     for (size_t i = 0; i < cases_.size(); ++i) {
       if (cases_[i].make == nullptr) {
-        FQ_RETURN_IF_ERROR(StepOracle(active, step, i, outcomes[i]));
+        FQ_RETURN_IF_ERROR(cases_[i].oracle.bytes_a_nat > 0 ? StepPricedOracle(active, step, i, outcomes[i])
+                                                            : StepOracle(active, step, i, outcomes[i]));
       }
     }
     return absl::OkStatus();
@@ -155,7 +157,7 @@ class Evaluation {
   // Every level in turn for the windows that no cheaper one was good enough for; the one taken is run last, so the
   // cache holds its keys and values.
   absl::Status StepOracle(const std::vector<WindowRun*>& active, size_t step, size_t oracle, PolicyOutcome& outcome) {
-    const PolicyCase& c = cases_[oracle];
+    const Oracle& c = cases_[oracle].oracle;
     std::vector<size_t> indices(active.size());
     std::iota(indices.begin(), indices.end(), size_t{0});
     for (const PrecisionPlan& level : c.levels) {
@@ -179,6 +181,38 @@ class Evaluation {
       if (indices.empty()) {
         break;
       }
+    }
+    return absl::OkStatus();
+  }
+
+  // Every level for every window, then the chosen ones again, so the cache holds their keys and values.
+  absl::Status StepPricedOracle(const std::vector<WindowRun*>& active, size_t step, size_t oracle,
+                                PolicyOutcome& outcome) {
+    const Oracle& c = cases_[oracle].oracle;
+    std::vector<double> least(active.size(), std::numeric_limits<double>::infinity());
+    std::vector<const PrecisionPlan*> chosen(active.size());
+    const auto run = [&](const auto& plan_of) {
+      StepBatch batch;
+      for (size_t w = 0; w < active.size(); ++w) {
+        batch.sequences.push_back(Input(*active[w], step, plan_of(w), 1 + oracle));
+      }
+      return runner_.RunStep(batch, &output_);
+    };
+    for (size_t level = 0; level < c.levels.size(); ++level) {
+      FQ_RETURN_IF_ERROR(Interrupt::Check());
+      FQ_RETURN_IF_ERROR(run([&](size_t) -> const PrecisionPlan& { return c.levels[level]; }));
+      for (size_t w = 0; w < active.size(); ++w) {
+        FQ_RETURN_IF_ERROR(output_.sequences[w].status);
+        const double cost = c.bytes[level] + c.bytes_a_nat * Divergence(w, output_.sequences[w]);
+        if (cost < least[w]) {
+          least[w] = cost;
+          chosen[w] = &c.levels[level];
+        }
+      }
+    }
+    FQ_RETURN_IF_ERROR(run([&](size_t w) -> const PrecisionPlan& { return *chosen[w]; }));
+    for (size_t w = 0; w < active.size(); ++w) {
+      Record(*active[w], w, step, output_.sequences[w], *chosen[w], outcome);
     }
     return absl::OkStatus();
   }

@@ -23,15 +23,22 @@ struct PolicyWindow {
   size_t prompt_tokens = 0;  // >= 1 and less than all
 };
 
-// A policy under test; `make` gives a fresh one for a window. Without it an oracle, which knows what no policy
-// can: a token's KL at each of `levels` [cheapest to dearest], from the sequence's own state. It takes the cheapest
-// with at most `max_kl` nats, or else the last.
+// What no policy can know: a token's KL at each of `levels` [cheapest to dearest], from the sequence's own state. With
+// `bytes_a_nat` the level that minimises its bytes + bytes_a_nat * KL, or else the cheapest with at most `max_kl` nats,
+// or else the last.
+struct Oracle {
+  std::vector<PrecisionPlan> levels;  // empty = no oracle
+  double max_kl = 0;
+  std::vector<double> bytes = {};  // [levels], for `bytes_a_nat`
+  double bytes_a_nat = 0;
+};
+
+// A policy under test; `make` gives a fresh one for a window. Without it an oracle.
 struct PolicyCase {
   std::string name;
   std::function<absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>>(size_t window)> make;
   int lookahead = 0;  // tokens whose signals the policy does not know yet
-  std::vector<PrecisionPlan> levels = {};
-  double max_kl = 0;
+  Oracle oracle = {};
   double budget = 0;  // of the mean KL, in nats; 0 = none
 };
 

@@ -61,14 +61,17 @@ Cases Controls(const ReportContext& context, const Cases& direct, const std::vec
   return made;
 }
 
+// At the prices of KL that the precision requirement model would aim at the budgets with.
 Cases Oracles(const ReportContext& context) {
   Cases made;
-  std::vector<PrecisionPlan> levels;
+  Oracle oracle;
   for (const Rung& rung : context.calibration.rungs) {
-    levels.push_back(rung.plan);
+    oracle.levels.push_back(rung.plan);
+    oracle.bytes.push_back(static_cast<double>(rung.bytes));
   }
   for (const double budget : context.budgets) {
-    made.cases.push_back({absl::StrCat("oracle:", budget), nullptr, 0, levels, budget});
+    oracle.bytes_a_nat = context.calibration.requirements[0].LambdaForKl(budget);
+    made.cases.push_back({absl::StrCat("oracle:", budget), nullptr, 0, oracle});
     made.kinds.emplace_back("oracle");
   }
   return made;

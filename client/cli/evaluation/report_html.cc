@@ -129,8 +129,8 @@ std::string ReportHtml(const Json& report) {
           Comparisons(report["comparisons"]);
   if (report.contains("oracle_comparisons")) {
     html += Section("The oracle",
-                    "It knows each token's KL on every rung and takes the cheapest with at most so many "
-                    "nats. On its windows, beside the policies that cannot know:") +
+                    "It knows each token's KL on every rung and takes the one that minimises bytes + price * KL, at the "
+                    "price that the model has for a budget. On its windows, beside the policies that cannot know:") +
             Comparisons(report["oracle_comparisons"]);
   }
   html += Section("Predicted and measured KL", "On the dashed line predictions are right.") + PredictionSvg(report);
