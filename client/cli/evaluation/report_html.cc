@@ -80,10 +80,12 @@ std::string Claims(const Json& report) {
     rows.push_back({claim["policy"].get<std::string>(), claim["claim"].get<std::string>(),
                     claim["holds"].get<bool>() ? "yes" : "NO"});
   }
-  return Section("Claims",
-                 "Each is put to the random controls too, which have to fail those about KL: a random control "
-                 "draws its plans from those of the policy's run. A claim about KL holds if the whole 95 % "
-                 "interval of the paired ratio lies below 1.") +
+  return Section(
+             "Claims",
+             "Each is put to the random controls too, which ought to fail those about KL: a random control draws its "
+             "plans from those of the policy's run. A claim about KL holds if the whole 95 % interval of the paired "
+             "ratio lies below 1, so chance passes one in forty. Plans are dealt to other tokens twice, and the "
+             "mean of both is what a policy has to beat.") +
          Table({"policy", "claim", "holds"}, rows);
 }
 
@@ -128,10 +130,11 @@ std::string ReportHtml(const Json& report) {
                   "speak for the policy; brackets are paired bootstrap intervals.") +
           Comparisons(report["comparisons"]);
   if (report.contains("oracle_comparisons")) {
-    html += Section("The oracle",
-                    "It knows each token's KL on every rung and takes the one that minimises bytes + price * KL, at the "
-                    "price that the model has for a budget. On its windows, beside the policies that cannot know:") +
-            Comparisons(report["oracle_comparisons"]);
+    html +=
+        Section("The oracle",
+                "It knows each token's KL on every rung and takes the one that minimises bytes + price * KL, at the "
+                "price that the model has for a budget. On its windows, beside the policies that cannot know:") +
+        Comparisons(report["oracle_comparisons"]);
   }
   html += Section("Predicted and measured KL", "On the dashed line predictions are right.") + PredictionSvg(report);
   html += Section("Bits along a generation",
