@@ -118,7 +118,7 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
     PolicyFlags policy = flags.policy;
     policy.lookahead = flags.embedded.lookahead;
     if (!flags.report.folder.empty()) {
-      return MakeReport(flags.report, policy, flags.text, windows, *store, *runner, flags.json);
+      return MakeReport(flags.report, policy, flags.text, windows, flags.embedded, *store, *runner, flags.json);
     }
     return EvaluatePolicies(policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
   }

@@ -88,13 +88,14 @@ Resampler::Resampler(size_t count, uint64_t seed) : draws_(kDraws, std::vector<u
   }
 }
 
-Interval Interval95(std::vector<double> values) {
+Interval MiddlePart(std::vector<double> values, double part) {
   std::erase_if(values, [](double value) { return !std::isfinite(value); });
   if (values.empty()) {
     return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
   }
   std::sort(values.begin(), values.end());
-  return {values[values.size() / 40], values[values.size() - 1 - values.size() / 40]};
+  const auto outside = static_cast<size_t>(static_cast<double>(values.size()) * (1 - part) / 2 + 1e-6);
+  return {values[outside], values[values.size() - 1 - outside]};
 }
 
 Interval PolicyFigures::Of(const std::function<double(const Figures&)>& value) const {
@@ -102,7 +103,7 @@ Interval PolicyFigures::Of(const std::function<double(const Figures&)>& value) c
   for (const Figures& draw : draws) {
     values.push_back(value(draw));
   }
-  return Interval95(std::move(values));
+  return MiddlePart(std::move(values));
 }
 
 PolicyFigures ComputeFigures(const PolicyOutcome& outcome, double budget, const controller::LayerGroups& groups,

@@ -48,8 +48,8 @@ class Resampler {
   std::vector<std::vector<uint32_t>> draws_;  // [kDraws][count]
 };
 
-// 95 % of `values`, one of each draw; values that are not finite are left out. {NaN, NaN} if none is.
-Interval Interval95(std::vector<double> values);
+// The middle `part` of `values`, one of each draw; values that are not finite are left out. {NaN, NaN} if none is.
+Interval MiddlePart(std::vector<double> values, double part = 0.95);
 
 // A policy's numbers, and the same of each draw of its windows.
 struct PolicyFigures {

@@ -7,9 +7,12 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/evaluation/ablations.h"
+#include "client/cli/evaluation/answer_report.h"
 #include "client/cli/evaluation/evaluation_log.h"
 #include "client/cli/evaluation/policy_report.h"
 #include "client/cli/evaluation/report_html.h"
+#include "client/cli/evaluation/task_report.h"
 #include "client/cli/machine.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
@@ -59,6 +62,13 @@ Json Facts(const PolicyFlags& policy, const TextWindowOptions& text, const std::
   return json;
 }
 
+std::string CheckTask(const std::string& word) {
+  const size_t at = word.find('=');
+  return at == std::string::npos || at == 0 || at + 1 == word.size()
+             ? absl::StrCat("'", word, "' is not NAME=FILE, such as piqa=piqa.jsonl")
+             : "";
+}
+
 void PrintSummary(const Json& report, const std::string& folder) {
   std::printf("%-22s %7s %10s %23s %8s %10s\n", "policy", "bits*", "KL", "95 % interval", "top-1 %", "perplexity");
   for (const Json& p : report["policies"]) {
@@ -91,11 +101,21 @@ void AddReportFlags(CLI::App& app, ReportFlags& flags) {
       ->capture_default_str();
   add("--oracle-windows", flags.oracle_windows, "Windows that the oracle sees, which runs many plans a token; 0 = none")
       ->capture_default_str();
+  app.add_flag("--ablations", flags.ablations,
+               "Also run policies without parts of theirs: lookahead, hysteresis, signals, the ladder's order")
+      ->group(kGroup);
+  add("--tasks", flags.tasks, "NAME=FILE ...: accuracy in tasks, by log-likelihood")->check(CheckTask);
+  add("--prompts", flags.prompts, "File of prompts to answer freely, a line of JSON each");
+  add("--limit", flags.limit, "Items of each task, and prompts, spread evenly over the file; 0 = all")
+      ->capture_default_str();
+  add("--answer-tokens", flags.answer_tokens, "Most tokens of an answer to a prompt")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
 }
 
 absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, const TextWindowOptions& text,
-                        const std::vector<std::vector<uint32_t>>& windows, const ModelStore& store,
-                        executor::ModelRunner& runner, bool json) {
+                        const std::vector<std::vector<uint32_t>>& windows, const EmbeddedFlags& embedded,
+                        const ModelStore& store, executor::ModelRunner& runner, bool json) {
   FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
   if (!calibration.has_value()) {
     return absl::FailedPreconditionError(
@@ -103,6 +123,11 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
   }
   FQ_ASSIGN_OR_RETURN(const auto prompted, WithPrompts(windows, policy.prompt_tokens));
   FQ_ASSIGN_OR_RETURN(const std::string text_checksum, FileChecksum(text.text));
+  FQ_ASSIGN_OR_RETURN(const auto tasks, ReadTasks(flags.tasks, flags.limit, store));
+  Prompts prompts;
+  if (!flags.prompts.empty()) {
+    FQ_ASSIGN_OR_RETURN(prompts, ReadPrompts(flags.prompts, flags.limit));
+  }
   std::error_code error;
   fs::create_directories(flags.folder, error);
   if (error) {
@@ -119,6 +144,15 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
   Json report = Facts(policy, text, text_checksum, store, context);
   FQ_ASSIGN_OR_RETURN(const auto measured, MeasurePolicies(context));
   DescribePolicies(context, measured, report);
+  if (flags.ablations) {
+    FQ_ASSIGN_OR_RETURN(report["ablations"], ReportAblations(context, measured));
+  }
+  if (!tasks.empty()) {
+    FQ_ASSIGN_OR_RETURN(report["tasks"], ReportTasks(context, tasks));
+  }
+  if (!prompts.prompts.empty()) {
+    FQ_ASSIGN_OR_RETURN(report["answers"], ReportAnswers(context, prompts, flags.answer_tokens, embedded, store));
+  }
 
   const std::string words = report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   FQ_RETURN_IF_ERROR(WriteFileAtomically((fs::path(flags.folder) / "report.json").string(), words));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <numeric>
 #include <utility>
 
 #include "client/cli/evaluation/static_curve.h"
@@ -12,6 +13,13 @@ namespace flexquant::cli {
 namespace {
 
 constexpr size_t kTenths = 10;
+constexpr double kClaimPart = 0.99;
+
+Json RatioJson(double value, const std::vector<double>& draws) {
+  Json json = WithInterval(value, MiddlePart(draws));
+  json["high_99"] = MiddlePart(draws, kClaimPart).high;
+  return json;
+}
 
 StaticCurve CurveOf(const std::vector<const MeasuredPolicy*>& plans,
                     const std::function<const Figures&(const PolicyFigures&)>& part) {
@@ -63,6 +71,19 @@ Json WithInterval(double value, const Interval& interval) {
   return {{"value", value}, {"low", interval.low}, {"high", interval.high}};
 }
 
+Json MeanWithInterval(const std::vector<double>& values, const Resampler& resampler) {
+  const auto count = static_cast<double>(values.size());
+  std::vector<double> draws;
+  for (const std::vector<uint32_t>& draw : resampler.draws()) {
+    double sum = 0;
+    for (const uint32_t i : draw) {
+      sum += values[i];
+    }
+    draws.push_back(sum / count);
+  }
+  return WithInterval(std::accumulate(values.begin(), values.end(), 0.0) / count, MiddlePart(std::move(draws)));
+}
+
 Json PairedRatio(const std::function<double(const Figures&)>& value, const PolicyFigures& of,
                  const PolicyFigures& against) {
   FQ_CHECK(of.draws.size() == against.draws.size());
@@ -70,7 +91,7 @@ Json PairedRatio(const std::function<double(const Figures&)>& value, const Polic
   for (size_t i = 0; i < of.draws.size(); ++i) {
     ratios.push_back(value(of.draws[i]) / value(against.draws[i]));
   }
-  return WithInterval(value(of.all) / value(against.all), Interval95(std::move(ratios)));
+  return RatioJson(value(of.all) / value(against.all), std::move(ratios));
 }
 
 Json FiguresToJson(const MeasuredPolicy& policy, const controller::LayerGroups& groups) {
@@ -114,8 +135,8 @@ Json AgainstStatic(const MeasuredPolicy& policy, const std::vector<const Measure
           {"against", name},
           {"windows", policy.outcome.size()},
           {"against_kl", curve.KlAt(all.bytes)},
-          {"kl_ratio", WithInterval(all.mean_kl / curve.KlAt(all.bytes), Interval95(std::move(kl)))},
-          {"bytes_ratio", WithInterval(all.bytes / curve.BytesAt(all.mean_kl), Interval95(std::move(bytes)))}};
+          {"kl_ratio", RatioJson(all.mean_kl / curve.KlAt(all.bytes), std::move(kl))},
+          {"bytes_ratio", RatioJson(all.bytes / curve.BytesAt(all.mean_kl), std::move(bytes))}};
 }
 
 Json AgainstPolicy(const MeasuredPolicy& policy, const MeasuredPolicy& other) {
@@ -157,7 +178,7 @@ Json PredictionToJson(const MeasuredPolicy& policy, const Resampler& resampler) 
     const auto count = static_cast<double>(all.tokens);
     predicted += all.predicted;
     json["tenths"].push_back({{"predicted", all.predicted / count},
-                              {"measured", WithInterval(all.measured / count, Interval95(std::move(draws)))}});
+                              {"measured", WithInterval(all.measured / count, MiddlePart(std::move(draws)))}});
   }
   json["predicted"] = predicted / static_cast<double>(policy.figures.all.tokens);
   json["measured"] = policy.figures.all.mean_kl;

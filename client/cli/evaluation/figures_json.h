@@ -22,7 +22,11 @@ struct MeasuredPolicy {
 // {"value", "low", "high"}.
 Json WithInterval(double value, const Interval& interval);
 
-// A ratio of two policies' numbers on the same windows, from the same draws.
+// Mean of `values`, one of each unit that the resampler draws.
+Json MeanWithInterval(const std::vector<double>& values, const Resampler& resampler);
+
+// A ratio of two policies' numbers on the same windows, from the same draws; "high_99" besides, the upper end of the 99
+// % interval, for claims.
 Json PairedRatio(const std::function<double(const Figures&)>& value, const PolicyFigures& of,
                  const PolicyFigures& against);
 

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_CLIENT_CLI_EVALUATION_POLICY_REPORT_H_
 #define FLEXQUANT_CLIENT_CLI_EVALUATION_POLICY_REPORT_H_
 
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -35,6 +36,9 @@ absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& co
 
 // Of `policies`, those of a kind.
 std::vector<const MeasuredPolicy*> OfKind(const std::vector<MeasuredPolicy>& policies, const std::string& kind);
+
+// The static plans of a kind, "uniform" or "ladder", up to the top precision, cheapest first.
+std::vector<const MeasuredPolicy*> StaticPlans(const std::vector<MeasuredPolicy>& policies, const std::string& kind);
 
 // Adds "policies", "comparisons", "claims", "prediction" and "trace" to a report.
 void DescribePolicies(const ReportContext& context, const std::vector<MeasuredPolicy>& policies, Json& report);

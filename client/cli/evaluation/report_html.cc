@@ -83,8 +83,8 @@ std::string Claims(const Json& report) {
   return Section(
              "Claims",
              "Each is put to the random controls too, which ought to fail those about KL: a random control draws its "
-             "plans from those of the policy's run. A claim about KL holds if the whole 95 % interval of the paired "
-             "ratio lies below 1, so chance passes one in forty. Plans are dealt to other tokens twice, and the "
+             "plans from those of the policy's run. A claim about KL holds if the whole 99 % interval of the paired "
+             "ratio lies below 1, on at least 20 windows. Plans are dealt to other tokens twice, and the "
              "mean of both is what a policy has to beat.") +
          Table({"policy", "claim", "holds"}, rows);
 }
@@ -117,6 +117,41 @@ std::string Comparisons(const Json& comparisons) {
   return Table({"policy", "against", "windows", "its KL at the same bytes", "KL, ratio", "bytes, ratio"}, rows);
 }
 
+std::string Tasks(const Json& report) {
+  std::string html = Section("Tasks",
+                             "Accuracy in percent by log-likelihood, decoded token by token: the option most likely a "
+                             "byte, where options continue one context; the most likely one, where they are contexts; "
+                             "or whether greedy decoding gives the answer. Against 8 bits: points gained, and answers "
+                             "that changed, paired over items.");
+  for (const Json& task : report["tasks"]) {
+    std::vector<Row> rows;
+    for (const Json& p : task["policies"]) {
+      rows.push_back({p["policy"].get<std::string>(), Number(p["mean_bits"], 4), Range(p["accuracy"], 3, 100),
+                      Range(p["against_8_bits"], 3, 100), Range(p["changed"], 3, 100)});
+    }
+    html += absl::StrCat("<h3>", EscapeMarkup(task["task"].get<std::string>()), ", ", task["items"].dump(),
+                         " items</h3>\n") +
+            Table({"policy", "bits", "accuracy, %", "against 8 bits", "changed, %"}, rows);
+  }
+  return html;
+}
+
+std::string Answers(const Json& answers) {
+  std::vector<Row> rows;
+  for (const Json& p : answers["policies"]) {
+    rows.push_back({p["policy"].get<std::string>(), Range(p["mean_bits"], 3), Range(p["tokens"], 4),
+                    Range(p["repeated_4grams"], 3, 100), Range(p["rouge_l"], 3), Range(p["equal"], 3, 100)});
+  }
+  return Section("Free answers",
+                 absl::StrCat("Greedy answers to ", answers["prompts"].dump(), " prompts, at most ",
+                              answers["max_tokens"].dump(), " tokens, ",
+                              answers["chat_template"].get<bool>() ? "through the chat template"
+                                                                   : "as plain text without a chat template",
+                              ". ROUGE-L and equality are to the answers at ", answers["reference"].get<std::string>(),
+                              " bits; repeated: part of the runs of four words that occurred before.")) +
+         Table({"policy", "mean bits a weight", "tokens", "repeated, %", "ROUGE-L", "equal, %"}, rows);
+}
+
 }  // namespace
 
 std::string ReportHtml(const Json& report) {
@@ -140,6 +175,19 @@ std::string ReportHtml(const Json& report) {
   html += Section("Bits along a generation",
                   absl::StrCat("The first window under ", report["trace"]["policy"].get<std::string>(), ".")) +
           TraceSvg(report);
+  if (report.contains("ablations")) {
+    for (const Json& ablation : report["ablations"]) {
+      html += Section(absl::StrCat("Ablation: ", ablation["name"].get<std::string>()),
+                      ablation["words"].get<std::string>()) +
+              Comparisons(ablation["comparisons"]);
+    }
+  }
+  if (report.contains("tasks")) {
+    html += Tasks(report);
+  }
+  if (report.contains("answers")) {
+    html += Answers(report["answers"]);
+  }
   return html + "</body></html>\n";
 }
 
