@@ -1,6 +1,7 @@
 #include "client/cli/evaluation/policy_report.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -16,6 +17,8 @@ namespace {
 
 constexpr char kScope[] = "policies";
 constexpr char kAgainSuffix[] = "-2";
+constexpr std::array<std::pair<const char*, const char*>, 2> kStaticPlans = {
+    {{"ladder", "static mixed plans"}, {"uniform", "static uniform"}}};
 constexpr size_t kClaimWindows = 20;
 constexpr double kRequestsWithin = 0.95;  // that a budget promises
 
@@ -145,7 +148,7 @@ void Compare(const std::vector<MeasuredPolicy>& policies, const MeasuredPolicy& 
   const Json signals = AgainstPolicy(policy, BothShuffled(policies, policy));
   report["comparisons"].push_back(signals);
   AddClaim(policy.name, "less KL than its plans dealt to other tokens", Below1(signals), report);
-  for (const auto& [kind, name] : {std::pair("ladder", "static mixed plans"), std::pair("uniform", "static uniform")}) {
+  for (const auto& [kind, name] : kStaticPlans) {
     const Json against = AgainstStatic(policy, StaticPlans(policies, kind), name);
     report["comparisons"].push_back(against);
     AddClaim(policy.name, absl::StrCat("less KL than ", name, " of the same bytes"), Below1(against), report);
@@ -232,11 +235,13 @@ void DescribePolicies(const ReportContext& context, const std::vector<MeasuredPo
   if (!oracles.empty()) {
     // On the windows that the oracle saw, the model's policies beside it.
     const size_t few = oracles.front()->outcome.size();
-    const auto plans = Shortened(context, StaticPlans(policies, "ladder"), few);
     const auto budgets = Shortened(context, OfKind(policies, "budget"), few);
-    for (const auto& group : {oracles, Pointers(budgets)}) {
-      for (const MeasuredPolicy* policy : group) {
-        report["oracle_comparisons"].push_back(AgainstStatic(*policy, Pointers(plans), "static mixed plans"));
+    for (const auto& [kind, name] : kStaticPlans) {
+      const auto plans = Shortened(context, StaticPlans(policies, kind), few);
+      for (const auto& group : {oracles, Pointers(budgets)}) {
+        for (const MeasuredPolicy* policy : group) {
+          report["oracle_comparisons"].push_back(AgainstStatic(*policy, Pointers(plans), name));
+        }
       }
     }
   }

@@ -82,10 +82,10 @@ std::string Claims(const Json& report) {
   }
   return Section(
              "Claims",
-             "Each is put to the random controls too, which ought to fail those about KL: a random control draws its "
-             "plans from those of the policy's run. A claim about KL holds if the whole 99 % interval of the paired "
-             "ratio lies below 1, on at least 20 windows. Plans are dealt to other tokens twice, and the "
-             "mean of both is what a policy has to beat.") +
+             "Each is put to the random controls too, which draw their plans from those of a policy's run and ought to "
+             "fail the first. One that beats static mixed plans shows that hopping between rungs does, whatever the "
+             "signals. A claim about KL holds if the whole 99 % interval of the paired ratio lies below 1, on at least "
+             "20 windows. Plans are dealt to other tokens twice, and the mean of both is what a policy has to beat.") +
          Table({"policy", "claim", "holds"}, rows);
 }
 

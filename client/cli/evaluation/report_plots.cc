@@ -25,7 +25,7 @@ constexpr std::array<Series, 8> kSeries = {{{"budget", "budgets", true},
                                             {"uniform", "static uniform", true},
                                             {"shuffled", "shuffled", false},
                                             {"random", "random", false},
-                                            {"dynamic", "dynamic (entropy)", false},
+                                            {"dynamic", "dynamic", false},
                                             {"position", "position", false},
                                             {"oracle", "oracle", true}}};
 
@@ -84,9 +84,9 @@ std::string PredictionSvg(const Json& report) {
       svg += panel.Whisker(predicted, Bound(tenth["measured"], "low"), Bound(tenth["measured"], "high"), color);
     }
     svg += panel.Line(points, color);
-    svg += SvgLegend(680, 90 + 22 * static_cast<double>(color), color,
+    svg += SvgLegend(650, 90 + 22 * static_cast<double>(color), color,
                      absl::StrCat(policy["policy"].get<std::string>(), ": ",
-                                  absl::StrFormat("%.4f predicted, %.4f measured", policy["predicted"].get<double>(),
+                                  absl::StrFormat("%.4f expected, %.4f measured", policy["predicted"].get<double>(),
                                                   policy["measured"].get<double>())));
     color = (color + 1) % 7;
   }
