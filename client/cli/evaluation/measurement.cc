@@ -11,9 +11,10 @@
 namespace flexquant::cli {
 namespace {
 
-// Small enough that little is lost when a run is stopped, large enough that the top precision beside it costs little.
+// Small enough that a run soon stops and little is lost then, large enough that the top precision beside it costs
+// little.
 constexpr size_t kCasesAPiece = 15;
-constexpr size_t kWindowsAPiece = 4;
+constexpr size_t kWindowsAPiece = 2;
 
 std::string PieceId(const std::string& scope, const PolicyCase& c, const PolicyWindow& window) {
   return absl::StrCat(scope, "/", c.name, "/", window.index);
