@@ -12,6 +12,7 @@
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
 #include "client/cli/evaluate_policies.h"
+#include "client/cli/evaluation/evaluation_report.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json_output.h"
 #include "client/cli/progress.h"
@@ -33,6 +34,7 @@ struct Flags {
   std::vector<std::string> precisions = {"all"};
   std::vector<std::string> policies;
   PolicyFlags policy;
+  ReportFlags report;
   bool json = false;
 };
 
@@ -111,10 +113,13 @@ absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool a
   options.isa = flags.embedded.isa;
   options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
   FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, options));
-  if (!flags.policies.empty()) {
+  if (!flags.policies.empty() || !flags.report.folder.empty()) {
     FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
     PolicyFlags policy = flags.policy;
     policy.lookahead = flags.embedded.lookahead;
+    if (!flags.report.folder.empty()) {
+      return MakeReport(flags.report, policy, flags.text, windows, flags.embedded, *store, *runner, flags.json);
+    }
     return EvaluatePolicies(policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
   }
   if (!runner->info().has_reference) {
@@ -153,14 +158,20 @@ void AddEvaluate(CLI::App& app, RunCommand& run) {
   command->add_option("--max-tokens", flags->text.max_tokens, "Only so many tokens of the text; 0 = all")
       ->capture_default_str();
   AddPolicyFlags(*command, flags->policies, flags->policy);
+  AddReportFlags(*command, flags->report);
   command->get_option("--policy")->excludes(command->get_option("--precision"));
+  command->get_option("--report")->excludes(command->get_option("--precision"), command->get_option("--policy"));
   AddEmbeddedFlags(*command, flags->embedded);
   command->get_option("--lookahead")
-      ->needs(command->get_option("--policy"))
       ->description(
-          "With --policy: tokens whose signals a policy does not know yet, as when a controller sends steps ahead");
+          "With --policy and --report: tokens whose signals a policy does not know yet, as when a controller sends "
+          "steps "
+          "ahead");
   command->add_flag("--json", flags->json, "Print JSON");
-  command->callback([flags, &run] {
+  command->callback([flags, command, &run] {
+    if (command->count("--lookahead") > 0 && flags->policies.empty() && flags->report.folder.empty()) {
+      throw CLI::RequiresError("--lookahead", "--policy or --report");
+    }
     const auto results = ParsePrecisions(flags->precisions);
     RequireUsage(results.status());
     const bool all = flags->precisions == std::vector<std::string>{"all"};

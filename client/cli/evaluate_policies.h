@@ -7,27 +7,20 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
-#include "client/cli/request_flags.h"
+#include "client/cli/policy_cases.h"
 #include "client/cli/text_windows.h"
 #include "common/store/model_store.h"
 #include "executor/model_runner.h"
 
 namespace flexquant::cli {
 
-struct PolicyFlags {
-  RequestFlags parameters;    // of the policies; `precision` is not used
-  size_t prompt_tokens = 32;  // of each window, at the top precision
-  double oracle_kl = 0.02;
-  int lookahead = 1;  // of the controller whose policies these are
-  uint64_t seed = 1;  // of the controls
-};
-
 // --policy and what goes with it.
 void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFlags& flags);
 
 // Runs `policies` on `windows` and prints, for each: KL to the top precision (mean with a 95 % interval over windows,
-// median, 99th percentile, largest), top-1 agreement, perplexity, the weight bytes read, and the windows that keep a
-// budget. INVALID_ARGUMENT for a policy that does not exist or parameters that do not go with it.
+// median, 99th percentile, largest), top-1 agreement, perplexity, the weight bytes read, and the part of the windows of
+// kRequestTokens or more tokens that keep a budget. INVALID_ARGUMENT for a policy that does not exist or parameters
+// that do not go with it.
 absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::string>& policies,
                               const TextWindowOptions& text, const std::vector<std::vector<uint32_t>>& windows,
                               const ModelStore& store, executor::ModelRunner& runner, bool json);

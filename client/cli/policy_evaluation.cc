@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <deque>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/interrupt.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "kernels/kernels.h"
 
@@ -21,85 +23,79 @@ using executor::StepOutput;
 
 // The top precision and every case on one window.
 struct WindowRun {
-  size_t index = 0;
-  absl::Span<const uint32_t> tokens;
+  size_t place = 0;  // among all windows
+  const PolicyWindow* window = nullptr;
   std::vector<std::unique_ptr<controller::PrecisionPolicy>> policies;  // [cases]
   std::vector<std::deque<TokenSignals>> unseen;                        // of the last tokens, [cases]
   std::vector<std::vector<uint32_t>> blocks;                           // KV blocks, [1 + cases]
+
+  bool Has(size_t step) const { return window->prompt_tokens + step < window->tokens.size(); }
 };
 
 class Evaluation {
  public:
-  Evaluation(const std::vector<PolicyCase>& cases, size_t prompt_tokens, int lookahead, ModelRunner& runner)
-      : cases_(cases), prompt_tokens_(prompt_tokens), lookahead_(static_cast<size_t>(lookahead)), runner_(runner) {
+  Evaluation(const std::vector<PolicyCase>& cases, ModelRunner& runner) : cases_(cases), runner_(runner) {
     top_ = PrecisionPlan::Uniform(kTopPrecision, runner.info().num_layer_groups);
   }
 
-  // Windows that fit a step and the KV cache together.
-  absl::StatusOr<size_t> WindowsAtOnce(size_t longest) const {
-    const auto& info = runner_.info();
-    const size_t sequences = 1 + cases_.size();
-    const size_t blocks = (longest + info.kv_block_tokens - 1) / info.kv_block_tokens * sequences;
-    if (blocks > info.kv_blocks || sequences > info.max_sequences) {
-      return absl::ResourceExhaustedError(
-          absl::StrCat(sequences, " sequences of ", longest, " tokens need ", blocks, " KV blocks; there are ",
-                       info.kv_blocks, " for up to ", info.max_sequences,
-                       " sequences; give fewer policies, a shorter --window or a larger --kv-cache-gb"));
-    }
-    return std::min<size_t>({8, info.kv_blocks / blocks, info.max_sequences / sequences});
-  }
-
-  absl::StatusOr<WindowRun> Begin(size_t index, absl::Span<const uint32_t> tokens, uint32_t& next_block) {
-    WindowRun run{index, tokens, {}, std::vector<std::deque<TokenSignals>>(cases_.size()), {}};
+  absl::StatusOr<WindowRun> Begin(size_t place, const PolicyWindow& window, uint32_t& next_block) {
+    WindowRun run{place, &window, {}, std::vector<std::deque<TokenSignals>>(cases_.size()), {}};
     const uint32_t block_tokens = runner_.info().kv_block_tokens;
+    const size_t shared = window.prompt_tokens / block_tokens;
     for (size_t i = 0; i <= cases_.size(); ++i) {
-      run.blocks.emplace_back((tokens.size() + block_tokens - 1) / block_tokens);
-      for (uint32_t& block : run.blocks.back()) {
-        block = next_block++;
+      run.blocks.emplace_back((window.tokens.size() + block_tokens - 1) / block_tokens);
+      for (size_t block = 0; block < run.blocks.back().size(); ++block) {
+        run.blocks.back()[block] = i > 0 && block < shared ? run.blocks[0][block] : next_block++;
       }
     }
     for (const PolicyCase& policy : cases_) {
       run.policies.emplace_back();
       if (policy.make != nullptr) {
-        FQ_ASSIGN_OR_RETURN(run.policies.back(), policy.make(index));
+        FQ_ASSIGN_OR_RETURN(run.policies.back(), policy.make(window.index));
       }
     }
     return run;
   }
 
-  // The prompt of every sequence of the window, in steps of one sequence.
+  // The prompt, the same for every sequence: they share its full blocks and compute only what is in the last one.
   absl::Status Prefill(WindowRun& run) {
-    const auto prompt = run.tokens.subspan(0, prompt_tokens_);
+    const auto prompt = absl::MakeConstSpan(run.window->tokens).first(run.window->prompt_tokens);
     const size_t chunk = runner_.info().max_step_tokens;
+    const size_t block_tokens = runner_.info().kv_block_tokens;
     for (size_t i = 0; i < run.blocks.size(); ++i) {
-      for (size_t begin = 0; begin < prompt.size(); begin += chunk) {
+      const size_t first = i == 0 ? 0 : prompt.size() / block_tokens * block_tokens;
+      for (size_t begin = first; begin < prompt.size(); begin += chunk) {
+        FQ_RETURN_IF_ERROR(Interrupt::Check());
         SequenceInput input = Input(prompt.subspan(begin, chunk), begin, top_, run.blocks[i]);
         const bool last = begin + chunk >= prompt.size();
-        input.sample = last ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
+        input.sample = i == 0 && last ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
         input.num_logits = 0;
         FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
         FQ_RETURN_IF_ERROR(output_.sequences[0].status);
-        if (last && i > 0 && run.policies[i - 1] != nullptr) {
-          run.unseen[i - 1].push_back(SignalsOf(*output_.sequences[0].token));
+        if (i == 0 && last) {
+          for (auto& unseen : run.unseen) {
+            unseen.push_back(SignalsOf(*output_.sequences[0].token));
+          }
         }
       }
     }
     return absl::OkStatus();
   }
 
-  // Token `at` (>= prompt_tokens) of every window that has one.
-  absl::Status Step(std::vector<WindowRun>& runs, size_t at, std::vector<PolicyOutcome>& outcomes) {
+  // Token `step` after the prompt of every window that has one.
+  absl::Status Step(std::vector<WindowRun>& runs, size_t step, std::vector<PolicyOutcome>& outcomes) {
     std::vector<WindowRun*> active;
     for (WindowRun& run : runs) {
-      if (at < run.tokens.size()) {
+      if (run.Has(step)) {
         active.push_back(&run);
       }
     }
-    FQ_RETURN_IF_ERROR(StepTop(active, at));
-    FQ_RETURN_IF_ERROR(StepPolicies(active, at, outcomes));
+    FQ_RETURN_IF_ERROR(StepTop(active, step));
+    FQ_RETURN_IF_ERROR(StepPolicies(active, step, outcomes));
     for (size_t i = 0; i < cases_.size(); ++i) {
       if (cases_[i].make == nullptr) {
-        FQ_RETURN_IF_ERROR(StepOracle(active, at, i, outcomes[i]));
+        FQ_RETURN_IF_ERROR(cases_[i].oracle.bytes_a_nat > 0 ? StepPricedOracle(active, step, i, outcomes[i])
+                                                            : StepOracle(active, step, i, outcomes[i]));
       }
     }
     return absl::OkStatus();
@@ -107,10 +103,10 @@ class Evaluation {
 
  private:
   // Logits of the top precision are kept for what follows.
-  absl::Status StepTop(const std::vector<WindowRun*>& active, size_t at) {
+  absl::Status StepTop(const std::vector<WindowRun*>& active, size_t step) {
     StepBatch batch;
     for (const WindowRun* run : active) {
-      batch.sequences.push_back(Input(run->tokens.subspan(at, 1), at, top_, run->blocks[0]));
+      batch.sequences.push_back(Input(*run, step, top_, 0));
     }
     FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
     top_logits_.resize(active.size());
@@ -123,7 +119,7 @@ class Evaluation {
     return absl::OkStatus();
   }
 
-  absl::Status StepPolicies(const std::vector<WindowRun*>& active, size_t at, std::vector<PolicyOutcome>& outcomes) {
+  absl::Status StepPolicies(const std::vector<WindowRun*>& active, size_t step, std::vector<PolicyOutcome>& outcomes) {
     StepBatch batch;
     std::vector<std::pair<size_t, size_t>> of;  // window, case
     for (size_t w = 0; w < active.size(); ++w) {
@@ -131,12 +127,15 @@ class Evaluation {
         controller::PrecisionPolicy* policy = active[w]->policies[i].get();
         if (policy != nullptr) {
           auto& unseen = active[w]->unseen[i];
-          for (; unseen.size() > lookahead_; unseen.pop_front()) {
+          for (; unseen.size() > static_cast<size_t>(cases_[i].lookahead); unseen.pop_front()) {
             policy->Observe(unseen.front());
           }
-          const PrecisionPlan& plan = policy->Next(static_cast<uint32_t>(at - prompt_tokens_ + 1));
-          policy->Charge(plan);
-          batch.sequences.push_back(Input(active[w]->tokens.subspan(at, 1), at, plan, active[w]->blocks[1 + i]));
+          const PrecisionPlan& plan = policy->Next(static_cast<uint32_t>(step + 1));
+          const std::optional<double> predicted = policy->Charge(plan);
+          if (predicted.has_value()) {
+            outcomes[i][active[w]->place].predicted_kl.push_back(*predicted);
+          }
+          batch.sequences.push_back(Input(*active[w], step, plan, 1 + i));
           of.emplace_back(w, i);
         }
       }
@@ -149,7 +148,7 @@ class Evaluation {
       const auto [w, i] = of[s];
       const executor::SequenceOutput& output = output_.sequences[s];
       FQ_RETURN_IF_ERROR(output.status);
-      Record(*active[w], w, at, output, *batch.sequences[s].plan, outcomes[i]);
+      Record(*active[w], w, step, output, *batch.sequences[s].plan, outcomes[i]);
       active[w]->unseen[i].push_back(SignalsOf(*output.token));
     }
     return absl::OkStatus();
@@ -157,15 +156,14 @@ class Evaluation {
 
   // Every level in turn for the windows that no cheaper one was good enough for; the one taken is run last, so the
   // cache holds its keys and values.
-  absl::Status StepOracle(std::vector<WindowRun*> undecided, size_t at, size_t oracle, PolicyOutcome& outcome) {
-    const PolicyCase& c = cases_[oracle];
-    std::vector<size_t> indices(undecided.size());
+  absl::Status StepOracle(const std::vector<WindowRun*>& active, size_t step, size_t oracle, PolicyOutcome& outcome) {
+    const Oracle& c = cases_[oracle].oracle;
+    std::vector<size_t> indices(active.size());
     std::iota(indices.begin(), indices.end(), size_t{0});
     for (const PrecisionPlan& level : c.levels) {
       StepBatch batch;
       for (const size_t w : indices) {
-        batch.sequences.push_back(
-            Input(undecided[w]->tokens.subspan(at, 1), at, level, undecided[w]->blocks[1 + oracle]));
+        batch.sequences.push_back(Input(*active[w], step, level, 1 + oracle));
       }
       FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
       std::vector<size_t> left;
@@ -174,7 +172,7 @@ class Evaluation {
         FQ_RETURN_IF_ERROR(output_.sequences[s].status);
         const double kl = Divergence(w, output_.sequences[s]);
         if (kl <= c.max_kl || &level == &c.levels.back()) {
-          Record(*undecided[w], w, at, output_.sequences[s], level, outcome);
+          Record(*active[w], w, step, output_.sequences[s], level, outcome);
         } else {
           left.push_back(w);
         }
@@ -183,6 +181,38 @@ class Evaluation {
       if (indices.empty()) {
         break;
       }
+    }
+    return absl::OkStatus();
+  }
+
+  // Every level for every window, then the chosen ones again, so the cache holds their keys and values.
+  absl::Status StepPricedOracle(const std::vector<WindowRun*>& active, size_t step, size_t oracle,
+                                PolicyOutcome& outcome) {
+    const Oracle& c = cases_[oracle].oracle;
+    std::vector<double> least(active.size(), std::numeric_limits<double>::infinity());
+    std::vector<const PrecisionPlan*> chosen(active.size());
+    const auto run = [&](const auto& plan_of) {
+      StepBatch batch;
+      for (size_t w = 0; w < active.size(); ++w) {
+        batch.sequences.push_back(Input(*active[w], step, plan_of(w), 1 + oracle));
+      }
+      return runner_.RunStep(batch, &output_);
+    };
+    for (size_t level = 0; level < c.levels.size(); ++level) {
+      FQ_RETURN_IF_ERROR(Interrupt::Check());
+      FQ_RETURN_IF_ERROR(run([&](size_t) -> const PrecisionPlan& { return c.levels[level]; }));
+      for (size_t w = 0; w < active.size(); ++w) {
+        FQ_RETURN_IF_ERROR(output_.sequences[w].status);
+        const double cost = c.bytes[level] + c.bytes_a_nat * Divergence(w, output_.sequences[w]);
+        if (cost < least[w]) {
+          least[w] = cost;
+          chosen[w] = &c.levels[level];
+        }
+      }
+    }
+    FQ_RETURN_IF_ERROR(run([&](size_t w) -> const PrecisionPlan& { return *chosen[w]; }));
+    for (size_t w = 0; w < active.size(); ++w) {
+      Record(*active[w], w, step, output_.sequences[w], *chosen[w], outcome);
     }
     return absl::OkStatus();
   }
@@ -201,6 +231,12 @@ class Evaluation {
     return input;
   }
 
+  // Token `step` after the prompt, for the top precision (0) or case `sequence` - 1.
+  SequenceInput Input(const WindowRun& run, size_t step, const PrecisionPlan& plan, size_t sequence) const {
+    const size_t at = run.window->prompt_tokens + step;
+    return Input(absl::MakeConstSpan(run.window->tokens).subspan(at, 1), at, plan, run.blocks[sequence]);
+  }
+
   static TokenSignals SignalsOf(const SampledToken& token) {
     return {token.stats.entropy_nats, token.stats.top1_probability, token.stats.margin};
   }
@@ -212,21 +248,22 @@ class Evaluation {
                                   sequence.token->stats.log_sum_exp, static_cast<int64_t>(top.size()));
   }
 
-  void Record(const WindowRun& run, size_t active, size_t at, const executor::SequenceOutput& policy,
+  void Record(const WindowRun& run, size_t active, size_t step, const executor::SequenceOutput& policy,
               const PrecisionPlan& plan, PolicyOutcome& outcome) const {
-    outcome.kl[run.index].push_back(Divergence(active, policy));
-    outcome.plans[run.index].push_back(plan);
-    outcome.num_agreeing += top_stats_[active].argmax == policy.token->stats.argmax ? 1 : 0;
-    if (at + 1 < run.tokens.size()) {
-      const float logit = policy.logits[run.tokens[at + 1]];
-      outcome.nll_nats += static_cast<double>(policy.token->stats.log_sum_exp) - static_cast<double>(logit);
-      ++outcome.num_scored;
+    WindowOutcome& window = outcome[run.place];
+    window.kl.push_back(Divergence(active, policy));
+    window.plans.push_back(plan);
+    window.signals.push_back(SignalsOf(*policy.token));
+    window.agrees.push_back(top_stats_[active].argmax == policy.token->stats.argmax ? 1 : 0);
+    if (run.Has(step + 1)) {
+      const uint32_t next = run.window->tokens[run.window->prompt_tokens + step + 1];
+      window.nll.push_back(static_cast<double>(policy.token->stats.log_sum_exp) -
+                           static_cast<double>(policy.logits[next]));
+      window.hits.push_back(policy.token->stats.argmax == next ? 1 : 0);
     }
   }
 
   const std::vector<PolicyCase>& cases_;
-  const size_t prompt_tokens_;
-  const size_t lookahead_;
   ModelRunner& runner_;
   const CpuKernels& kernels_ = GetCpuKernels(BestIsa());
   const SamplingConfig greedy_;
@@ -239,42 +276,47 @@ class Evaluation {
 
 }  // namespace
 
+absl::StatusOr<size_t> WindowsAtOnce(const ModelRunner& runner, size_t num_cases, size_t tokens) {
+  const auto& info = runner.info();
+  const size_t sequences = 1 + num_cases;
+  const size_t blocks = (tokens + info.kv_block_tokens - 1) / info.kv_block_tokens * sequences;
+  if (blocks > info.kv_blocks || sequences > info.max_sequences) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(sequences, " sequences of ", tokens, " tokens need ", blocks, " KV blocks; there are ",
+                     info.kv_blocks, " for up to ", info.max_sequences,
+                     " sequences; give fewer policies, a shorter --window or a larger --kv-cache-gb"));
+  }
+  return std::min<size_t>({8, info.kv_blocks / blocks, info.max_sequences / sequences});
+}
+
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
-                                                       const std::vector<std::vector<uint32_t>>& windows,
-                                                       size_t prompt_tokens, int lookahead, ModelRunner& runner,
-                                                       const std::function<void(uint64_t, uint64_t)>& progress) {
+                                                       const std::vector<PolicyWindow>& windows, ModelRunner& runner,
+                                                       const std::function<void(uint64_t)>& progress) {
   size_t longest = 0;
-  uint64_t total = 0;
-  for (const auto& window : windows) {
-    longest = std::max(longest, window.size());
-    total += window.size() - std::min(window.size(), prompt_tokens);
+  for (const PolicyWindow& window : windows) {
+    FQ_CHECK(window.prompt_tokens > 0 && window.prompt_tokens < window.tokens.size());
+    longest = std::max(longest, window.tokens.size());
   }
-  Evaluation evaluation(cases, prompt_tokens, lookahead, runner);
-  FQ_ASSIGN_OR_RETURN(const size_t at_once, evaluation.WindowsAtOnce(longest));
-  std::vector<PolicyOutcome> outcomes(cases.size());
-  for (PolicyOutcome& outcome : outcomes) {
-    outcome.kl.resize(windows.size());
-    outcome.plans.resize(windows.size());
-  }
+  FQ_ASSIGN_OR_RETURN(const size_t at_once, WindowsAtOnce(runner, cases.size(), longest));
+  Evaluation evaluation(cases, runner);
+  std::vector<PolicyOutcome> outcomes(cases.size(), PolicyOutcome(windows.size()));
   uint64_t done = 0;
   for (size_t begin = 0; begin < windows.size(); begin += at_once) {
     std::vector<WindowRun> runs;
     uint32_t next_block = 0;
     for (size_t i = begin; i < std::min(windows.size(), begin + at_once); ++i) {
-      if (windows[i].size() > prompt_tokens) {
-        FQ_ASSIGN_OR_RETURN(auto run, evaluation.Begin(i, windows[i], next_block));
-        FQ_RETURN_IF_ERROR(evaluation.Prefill(run));
-        runs.push_back(std::move(run));
-      }
+      FQ_ASSIGN_OR_RETURN(auto run, evaluation.Begin(i, windows[i], next_block));
+      FQ_RETURN_IF_ERROR(evaluation.Prefill(run));
+      runs.push_back(std::move(run));
     }
-    const auto has = [&](size_t at) {
-      return std::count_if(runs.begin(), runs.end(), [at](const WindowRun& run) { return at < run.tokens.size(); });
+    const auto has = [&](size_t step) {
+      return std::count_if(runs.begin(), runs.end(), [step](const WindowRun& run) { return run.Has(step); });
     };
-    for (size_t at = prompt_tokens; has(at) > 0; ++at) {
+    for (size_t step = 0; has(step) > 0; ++step) {
       FQ_RETURN_IF_ERROR(Interrupt::Check());
-      FQ_RETURN_IF_ERROR(evaluation.Step(runs, at, outcomes));
-      done += static_cast<uint64_t>(has(at));
-      progress(done, total);
+      FQ_RETURN_IF_ERROR(evaluation.Step(runs, step, outcomes));
+      done += static_cast<uint64_t>(has(step));
+      progress(done);
     }
   }
   return outcomes;

@@ -16,35 +16,58 @@
 
 namespace flexquant::cli {
 
-// A policy under test; `make` gives a fresh one for window `window`. Without it an oracle, which knows what no policy
-// can: a token's KL at each of `levels` [cheapest to dearest], from the sequence's own state. It takes the cheapest
-// with at most `max_kl` nats, or else the last.
+// A text that a policy reads: a prompt at the top precision, then one token a step.
+struct PolicyWindow {
+  size_t index = 0;  // for PolicyCase::make
+  std::vector<uint32_t> tokens;
+  size_t prompt_tokens = 0;  // >= 1 and less than all
+};
+
+// What no policy can know: a token's KL at each of `levels` [cheapest to dearest], from the sequence's own state. With
+// `bytes_a_nat` the level that minimises its bytes + bytes_a_nat * KL, or else the cheapest with at most `max_kl` nats,
+// or else the last.
+struct Oracle {
+  std::vector<PrecisionPlan> levels;  // empty = no oracle
+  double max_kl = 0;
+  std::vector<double> bytes = {};  // [levels], for `bytes_a_nat`
+  double bytes_a_nat = 0;
+};
+
+// A policy under test; `make` gives a fresh one for a window. Without it an oracle.
 struct PolicyCase {
   std::string name;
   std::function<absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>>(size_t window)> make;
-  std::vector<PrecisionPlan> levels = {};
-  double max_kl = 0;
+  int lookahead = 0;  // tokens whose signals the policy does not know yet
+  Oracle oracle = {};
   double budget = 0;  // of the mean KL, in nats; 0 = none
 };
 
-// What a policy did, of the tokens after each window's prompt.
-struct PolicyOutcome {
-  std::vector<std::vector<double>> kl;            // nats, [windows][tokens]: KL(top precision || policy)
-  std::vector<std::vector<PrecisionPlan>> plans;  // [windows][tokens]
-  double nll_nats = 0;                            // sum over the tokens that have a next one
-  uint64_t num_scored = 0;
-  uint64_t num_agreeing = 0;  // most likely token is the top precision's
-};
+// What a policy did on a window; a value for each token after the prompt.
+struct WindowOutcome {
+  std::vector<double> kl;             // nats: KL(top precision || policy)
+  std::vector<double> nll;            // nats: -log p(the token that follows); one less, since the last has none
+  std::vector<uint8_t> hits;          // as `nll`: whether the token that follows is the policy's most likely one
+  std::vector<uint8_t> agrees;        // whether the most likely token is the top precision's
+  std::vector<PrecisionPlan> plans;   // that computed it
+  std::vector<TokenSignals> signals;  // of the distribution that came out
+  std::vector<double> predicted_kl;   // nats, before the token was computed; empty if the policy predicts none
 
-// Feeds every window token by token, as in decoding with known answers: the first `prompt_tokens` (>= 1, less than a
-// window) at the top precision, then each token at the plan its policy chooses from the signals of the tokens before.
-// The top precision runs beside it on the same tokens. `progress(done, total)` after every step of a window.
-// RESOURCE_EXHAUSTED if the KV cache is too small for a window of every case.
+  bool operator==(const WindowOutcome&) const = default;
+};
+using PolicyOutcome = std::vector<WindowOutcome>;  // [windows]
+
+// Windows that RunPolicies can feed side by side, so that a caller may cut its work: at least 1.
+// RESOURCE_EXHAUSTED if the KV cache is too small for a window of `tokens` under `num_cases` policies.
+absl::StatusOr<size_t> WindowsAtOnce(const executor::ModelRunner& runner, size_t num_cases, size_t tokens);
+
+// Feeds every window token by token, as in decoding with known answers: the prompt at the top precision, then each
+// token at the plan its policy chooses from the signals of the tokens before. The top precision runs beside it on the
+// same tokens. `progress(done)` after every step, the tokens of windows so far. Returns [cases][windows].
+// RESOURCE_EXHAUSTED as WindowsAtOnce; CANCELLED on Ctrl-C.
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
-                                                       const std::vector<std::vector<uint32_t>>& windows,
-                                                       size_t prompt_tokens, int lookahead,
+                                                       const std::vector<PolicyWindow>& windows,
                                                        executor::ModelRunner& runner,
-                                                       const std::function<void(uint64_t, uint64_t)>& progress);
+                                                       const std::function<void(uint64_t)>& progress);
 
 }  // namespace flexquant::cli
 

@@ -32,7 +32,7 @@ struct Row {
   size_t fold;
 };
 
-std::vector<Row> MakeRows(const HoldoutSamples& samples, int lookahead) {
+std::vector<Row> MakeRows(const HoldoutSamples& samples, int lookahead, const UsedFeatures& used = kAllFeatures) {
   std::vector<Row> rows;
   size_t begin = 0;
   for (size_t w = 0; w < samples.signals.size(); ++w) {
@@ -41,7 +41,11 @@ std::vector<Row> MakeRows(const HoldoutSamples& samples, int lookahead) {
     const size_t distance = 1 + static_cast<size_t>(lookahead);
     for (size_t position = distance; position < window.size(); ++position) {
       history.Observe(window[position - distance]);
-      rows.push_back({history.Features(), begin + position, w % 2});
+      RequirementFeatures features = history.Features();
+      for (size_t i = 0; i < features.size(); ++i) {
+        features[i] = used[i] ? features[i] : 0;
+      }
+      rows.push_back({features, begin + position, w % 2});
     }
     begin += window.size();
   }
@@ -186,9 +190,10 @@ RequirementQuality CheckRequirement(const HoldoutSamples& samples, int lookahead
   return quality;
 }
 
-PrecisionRequirement BuildRequirement(const HoldoutSamples& samples, absl::Span<const double> bytes, int lookahead) {
+PrecisionRequirement BuildRequirement(const HoldoutSamples& samples, absl::Span<const double> bytes, int lookahead,
+                                      const UsedFeatures& used) {
   FQ_CHECK(samples.signals.size() >= 2 && bytes.size() == samples.kl.size() + 1);
-  const std::vector<Row> rows = MakeRows(samples, lookahead);
+  const std::vector<Row> rows = MakeRows(samples, lookahead, used);
   PrecisionRequirement requirement;
   requirement.model = FitRows(samples, rows, [](const Row&) { return true; });
   const Simulation simulation(samples, bytes, rows);

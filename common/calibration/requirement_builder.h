@@ -1,12 +1,14 @@
 #ifndef FLEXQUANT_COMMON_CALIBRATION_REQUIREMENT_BUILDER_H_
 #define FLEXQUANT_COMMON_CALIBRATION_REQUIREMENT_BUILDER_H_
 
+#include <array>
 #include <cstddef>
 #include <utility>
 #include <vector>
 
 #include "absl/types/span.h"
 #include "common/calibration/precision_requirement.h"
+#include "common/calibration/signal_history.h"
 #include "common/calibration/token_signals.h"
 
 namespace flexquant {
@@ -19,6 +21,9 @@ struct HoldoutSamples {
 
 // Fewest positions of a held-back window, of which there must be at least two.
 inline constexpr size_t kMinHoldoutPositions = 3;
+
+using UsedFeatures = std::array<bool, kRequirementFeatures>;
+inline constexpr UsedFeatures kAllFeatures = {true, true, true, true, true};
 
 // How good the model of a lookahead is on the half of the windows that it was not fitted on.
 struct RequirementQuality {
@@ -35,8 +40,10 @@ RequirementQuality CheckRequirement(const HoldoutSamples& samples, int lookahead
 
 // Fits the model of a lookahead (0 or 1) to all samples. Curve and aims are cross-fitted: each half of the windows
 // (even, odd) is simulated with a model of the other half. A request is a run of up to 128 positions, across windows.
-// `bytes` [rungs] from the cheapest rung to the top precision. Deterministic.
-PrecisionRequirement BuildRequirement(const HoldoutSamples& samples, absl::Span<const double> bytes, int lookahead);
+// `bytes` [rungs] from the cheapest rung to the top precision. Features that are not in `used` have no effect.
+// Deterministic.
+PrecisionRequirement BuildRequirement(const HoldoutSamples& samples, absl::Span<const double> bytes, int lookahead,
+                                      const UsedFeatures& used = kAllFeatures);
 
 }  // namespace flexquant
 

@@ -1,0 +1,194 @@
+#include "client/cli/evaluation/ablations.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/calibration/requirement_builder.h"
+#include "common/status_macros.h"
+#include "controller/policy/policies.h"
+#include "controller/policy/policy_factory.h"
+
+namespace flexquant::cli {
+namespace {
+
+constexpr char kTarget[] = "bits:6";
+constexpr size_t kRungStep = 3;  // of the ladder's rungs, every third has a random plan beside it
+
+struct Signals {
+  const char* name;
+  UsedFeatures used;
+};
+// In the order of RequirementFeatures: entropy, margin, top-1 probability, PPLE, entropy before.
+constexpr std::array<Signals, 4> kSignals = {{{"none", {false, false, false, false, false}},
+                                              {"entropy", {true, false, false, false, false}},
+                                              {"entropy, margin, top-1", {true, true, true, false, false}},
+                                              {"all", kAllFeatures}}};
+
+Json Ablation(const char* name, const char* words, Json comparisons) {
+  return {{"name", name}, {"words", words}, {"comparisons", std::move(comparisons)}};
+}
+
+absl::StatusOr<std::vector<MeasuredPolicy>> Run(const ReportContext& context, const std::vector<PolicyCase>& cases,
+                                                const std::vector<PolicyWindow>& windows) {
+  return MeasureCases(context, cases, std::vector<std::string>(cases.size(), "ablation"), windows);
+}
+
+absl::StatusOr<Json> OtherLookahead(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  PolicyFlags flags = context.flags;
+  flags.lookahead = 1 - context.flags.lookahead;
+  const auto policies =
+      controller::MakePolicyContext(context.groups, /*has_reference=*/false, context.calibration, flags.lookahead);
+  std::vector<PolicyCase> cases;
+  for (const MeasuredPolicy* budget : OfKind(measured, "budget")) {
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, budget->name, policies));
+    c.name = absl::StrCat(budget->name, " lookahead ", flags.lookahead);
+    cases.push_back(std::move(c));
+  }
+  FQ_ASSIGN_OR_RETURN(const auto others, Run(context, cases, context.windows));
+  Json comparisons = Json::array();
+  for (size_t i = 0; i < others.size(); ++i) {
+    comparisons.push_back(AgainstPolicy(others[i], *OfKind(measured, "budget")[i]));
+    comparisons.push_back(AgainstStatic(others[i], StaticPlans(measured, "ladder"), "static mixed plans"));
+  }
+  return Ablation("lookahead", "Budgets served at the other lookahead, with the requirement model fitted for it.",
+                  std::move(comparisons));
+}
+
+absl::StatusOr<Json> NoHysteresis(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  PolicyFlags flags = context.flags;
+  flags.parameters.hysteresis = 0;
+  const auto policies =
+      controller::MakePolicyContext(context.groups, /*has_reference=*/false, context.calibration, flags.lookahead);
+  FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, "dynamic", policies));
+  c.name = "dynamic hysteresis 0";
+  FQ_ASSIGN_OR_RETURN(const auto without, Run(context, {c}, context.windows));
+  return Ablation("hysteresis", "The entropy policy that moves at once.",
+                  {AgainstPolicy(without[0], *OfKind(measured, "dynamic")[0]),
+                   AgainstStatic(without[0], StaticPlans(measured, "ladder"), "static mixed plans")});
+}
+
+// Every second window, from the first or the second on.
+template <typename T>
+std::vector<T> Half(const std::vector<T>& all, size_t first) {
+  std::vector<T> half;
+  for (size_t i = first; i < all.size(); i += 2) {
+    half.push_back(all[i]);
+  }
+  return half;
+}
+
+HoldoutSamples SamplesOf(const std::vector<MeasuredPolicy>& measured) {
+  HoldoutSamples samples;
+  const auto plans = StaticPlans(measured, "ladder");
+  for (const WindowOutcome& window : Half(plans.back()->outcome, 0)) {
+    samples.signals.push_back(window.signals);
+  }
+  for (size_t rung = 0; rung + 1 < plans.size(); ++rung) {
+    samples.kl.emplace_back();
+    for (const WindowOutcome& window : Half(plans[rung]->outcome, 0)) {
+      samples.kl.back().insert(samples.kl.back().end(), window.kl.begin(), window.kl.end());
+    }
+  }
+  return samples;
+}
+
+absl::StatusOr<Json> FewerSignals(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  const HoldoutSamples samples = SamplesOf(measured);
+  std::vector<double> bytes;
+  for (const Rung& rung : context.calibration.rungs) {
+    bytes.push_back(static_cast<double>(rung.bytes));
+  }
+  const int lookahead = context.flags.lookahead;
+  std::vector<PolicyCase> cases;
+  for (const Signals& signals : kSignals) {
+    Calibration calibration = context.calibration;
+    calibration.requirements[static_cast<size_t>(lookahead)] =
+        BuildRequirement(samples, bytes, lookahead, signals.used);
+    const auto policies =
+        controller::MakePolicyContext(context.groups, /*has_reference=*/false, calibration, lookahead);
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(context.flags, kTarget, policies));
+    c.name = absl::StrCat(kTarget, " signals ", signals.name);
+    cases.push_back(std::move(c));
+  }
+  FQ_ASSIGN_OR_RETURN(const auto policies, Run(context, cases, Half(context.windows, 1)));
+  Json comparisons = Json::array();
+  for (size_t i = 1; i < policies.size(); ++i) {
+    comparisons.push_back(AgainstPolicy(policies[i], policies[0]));
+  }
+  return Ablation(
+      "signals",
+      "The precision requirement model with fewer features, fitted to the even windows of this text and run "
+      "on the odd ones with a target of 6 bits, against the model without any.",
+      std::move(comparisons));
+}
+
+// Layer groups lowered one step at a time in random order, down to the plan whose bytes are nearest to `bytes`.
+PrecisionPlan RandomPlan(const controller::LayerGroups& groups, double bytes, std::mt19937_64& random) {
+  PrecisionPlan plan = PrecisionPlan::Uniform(kTopPrecision, groups.count());
+  while (true) {
+    PrecisionPlan next = plan;
+    std::vector<size_t> open;
+    for (size_t group = 0; group < plan.bits.size(); ++group) {
+      if (plan.bits[group] > kPrecisions.front()) {
+        open.push_back(group);
+      }
+    }
+    if (open.empty()) {
+      return plan;
+    }
+    uint8_t& bits = next.bits[open[random() % open.size()]];
+    bits = static_cast<uint8_t>(*(std::find(kPrecisions.begin(), kPrecisions.end(), bits) - 1));
+    const double before = static_cast<double>(groups.BytesRead(plan)) - bytes;
+    const double after = bytes - static_cast<double>(groups.BytesRead(next));
+    if (after >= 0) {
+      return after < before ? next : plan;
+    }
+    plan = std::move(next);
+  }
+}
+
+absl::StatusOr<Json> RandomLadder(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  std::mt19937_64 random(context.flags.seed);
+  std::vector<PolicyCase> cases;
+  for (size_t rung = 1; rung + 1 < context.calibration.rungs.size(); rung += kRungStep) {
+    const PrecisionPlan plan =
+        RandomPlan(context.groups, static_cast<double>(context.calibration.rungs[rung].bytes), random);
+    cases.push_back({absl::StrCat("random plan of rung-", rung, "'s bytes"),
+                     [plan](size_t) { return std::make_unique<controller::StaticPolicy>(plan, "plan"); }});
+  }
+  if (cases.empty()) {
+    return Ablation("ladder", "Too few rungs.", Json::array());
+  }
+  FQ_ASSIGN_OR_RETURN(const auto plans, Run(context, cases, context.windows));
+  Json comparisons = Json::array();
+  for (const MeasuredPolicy& plan : plans) {
+    comparisons.push_back(AgainstStatic(plan, StaticPlans(measured, "ladder"), "static mixed plans"));
+    comparisons.push_back(AgainstStatic(plan, StaticPlans(measured, "uniform"), "static uniform"));
+  }
+  return Ablation("ladder", "Static plans of rungs' bytes, layer groups lowered in random order instead of by KL.",
+                  std::move(comparisons));
+}
+
+}  // namespace
+
+absl::StatusOr<Json> ReportAblations(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  Json ablations = Json::array();
+  const PolicyWindow& first = context.windows.front();
+  // Two windows to fit to and two to run on. All but the last are as long as the first.
+  const bool enough = context.windows.size() >= 4 && first.tokens.size() - first.prompt_tokens >= kMinHoldoutPositions;
+  for (const auto& ablation : {OtherLookahead, NoHysteresis, FewerSignals, RandomLadder}) {
+    if (ablation == FewerSignals && !enough) {
+      continue;
+    }
+    FQ_ASSIGN_OR_RETURN(auto described, ablation(context, measured));
+    ablations.push_back(std::move(described));
+  }
+  return ablations;
+}
+
+}  // namespace flexquant::cli
