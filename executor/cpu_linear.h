@@ -6,6 +6,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "common/nested_matrix.h"
 #include "common/precision.h"
 #include "common/store/model_store.h"
@@ -28,6 +29,11 @@ class CpuLinear {
   // fill(row, destination) writes a row's fp32 input [w.cols]; it is quantised to the bits that its width asks for.
   void Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
                absl::FunctionRef<void(int64_t, float*)> fill);
+
+  // What Prepare wrote last, in the order of slots [slots, w.cols].
+  absl::Span<const float> Inputs(const NestedMatrix& w, const RowOrder& order) const {
+    return {input_.as<float>(), static_cast<size_t>(order.size() * w.cols)};
+  }
 
   // y [slots, w.rows] = inputs times w. finish(begin, end) follows for ranges of output rows once they are in y; ranges
   // are disjoint, calls concurrent. Returns the bytes of weights read.

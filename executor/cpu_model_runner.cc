@@ -235,25 +235,25 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   };
 
   OrderRows(batch, group, &qkv_order_);
-  linear_.Prepare(block.qkv, LayerGroupKind::kQkv, qkv_order_, normed(block.attention_norm));
+  Prepare(block.qkv, group, qkv_order_, normed(block.attention_norm));
   Multiply(block.qkv, LayerGroupKind::kQkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
-  linear_.Prepare(block.o, LayerGroupKind::kO, o_order_, [this](int64_t row, float* out) {
+  Prepare(block.o, group + 1, o_order_, [this](int64_t row, float* out) {
     std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
   });
   Multiply(block.o, LayerGroupKind::kO, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
 
   OrderRows(batch, group + 2, &gate_up_order_);
-  linear_.Prepare(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, normed(block.mlp_norm));
+  Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
   Multiply(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, block.gate_up_bias, /*residual=*/false,
            outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   const int64_t intermediate = config_.intermediate_size;
-  linear_.Prepare(block.down, LayerGroupKind::kDown, down_order_, [this, intermediate](int64_t row, float* out) {
+  Prepare(block.down, group + 3, down_order_, [this, intermediate](int64_t row, float* out) {
     const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
   });
@@ -324,7 +324,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   }
   head_order_.Build(order_input_);
   const int64_t hidden = config_.hidden_size;
-  linear_.Prepare(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, [&](int64_t row, float* out) {
+  Prepare(store_.lm_head(), info_.num_layer_groups - 1, head_order_, [&](int64_t row, float* out) {
     kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
                       static_cast<float>(config_.rms_norm_eps), out, hidden);
   });
@@ -379,6 +379,14 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
         {sequence.plan->bits[static_cast<size_t>(group)], first_row_[s], static_cast<int64_t>(sequence.tokens.size())});
   }
   order->Build(order_input_);
+}
+
+void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& order,
+                             absl::FunctionRef<void(int64_t, float*)> fill) {
+  linear_.Prepare(w, LayerGroupKindOf(group, static_cast<int>(config_.num_layers)), order, fill);
+  if (observe_inputs_) {
+    observe_inputs_(group, order.size(), linear_.Inputs(w, order));
+  }
 }
 
 void CpuModelRunner::Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
