@@ -204,12 +204,10 @@ absl::Status Calibrator::FinishUnit() {
 double Calibrator::PassWork(int64_t block) const {
   double work = 0;
   for (int group = static_cast<int>(block) * kLayerGroupsPerBlock; group < store_.num_layer_groups(); ++group) {
-    const auto weights = static_cast<double>(store_.layer_group(group).num_weights());
-    // 15-bit activations are two products.
-    const bool twice = ActivationBits(LayerGroupKindOf(group, num_layers_), kTopPrecision) > 8;
-    work += twice ? 2 * weights : weights;
+    work += static_cast<double>(store_.layer_group(group).num_weights());
   }
-  return work;
+  // 15-bit activations are two products.
+  return ActivationBits(kTopPrecision) > 8 ? 2 * work : work;
 }
 
 double Calibrator::UnitWork(int block) const {

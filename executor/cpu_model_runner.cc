@@ -236,7 +236,7 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
 
   OrderRows(batch, group, &qkv_order_);
   Prepare(block.qkv, group, qkv_order_, normed(block.attention_norm));
-  Multiply(block.qkv, LayerGroupKind::kQkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
   Attend(batch, layer);
 
@@ -244,12 +244,11 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   Prepare(block.o, group + 1, o_order_, [this](int64_t row, float* out) {
     std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
   });
-  Multiply(block.o, LayerGroupKind::kO, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
 
   OrderRows(batch, group + 2, &gate_up_order_);
   Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
-  Multiply(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, block.gate_up_bias, /*residual=*/false,
-           outputs_.as<float>());
+  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   const int64_t intermediate = config_.intermediate_size;
@@ -257,7 +256,7 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
     const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
   });
-  Multiply(block.down, LayerGroupKind::kDown, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
 }
 
 void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
@@ -328,7 +327,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
     kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
                       static_cast<float>(config_.rms_norm_eps), out, hidden);
   });
-  Multiply(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, {}, /*residual=*/false, logits_.as<float>());
+  Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
 
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
@@ -383,15 +382,15 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
 
 void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& order,
                              absl::FunctionRef<void(int64_t, float*)> fill) {
-  linear_.Prepare(w, LayerGroupKindOf(group, static_cast<int>(config_.num_layers)), order, fill);
+  linear_.Prepare(w, order, fill);
   if (observe_inputs_) {
     observe_inputs_(group, order.size(), linear_.Inputs(w, order));
   }
 }
 
-void CpuModelRunner::Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
-                              absl::Span<const float> bias, bool residual, float* y) {
-  bytes_read_ += linear_.Multiply(w, kind, order, y, [&](int64_t begin, int64_t end) {
+void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
+                              float* y) {
+  bytes_read_ += linear_.Multiply(w, order, y, [&](int64_t begin, int64_t end) {
     if (bias.empty() && !residual) {
       return;
     }

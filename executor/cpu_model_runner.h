@@ -97,8 +97,7 @@ class CpuModelRunner : public ModelRunner {
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
   void Prepare(const NestedMatrix& w, int group, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
   // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead.
-  void Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, absl::Span<const float> bias,
-                bool residual, float* y);
+  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
 
   const ModelStore& store_;
   const ModelConfig& config_;

@@ -74,7 +74,7 @@ class ConvertFittedTest(harness.CliTest):
     def test_an_interrupt_leaves_nothing(self):
         folder = harness.new_folder()
         process = harness.start("flexquant", "convert", self.source, folder / "model", "--calibrate",
-                                harness.data("text/tiny.utf8"), "--calibrate-tokens", 200_000)
+                                harness.data("text/tiny.utf8"), "--calibrate-tokens", 130_000)
         harness.wait_for(lambda: process.poll() is not None or list(folder.iterdir()), "the unquantised weights")
         process.send_signal(signal.SIGINT)
         status, _, err = harness.finish(process)
