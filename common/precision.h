@@ -42,12 +42,8 @@ inline LayerGroupKind LayerGroupKindOf(int index, int num_layers) {
 std::string LayerGroupName(int index, int num_layers);
 
 // Bits of the activations that enter a layer group computed at `precision`: 8, or 15 where 8 cost more quality than the
-// weights do (measured by perplexity: docs/quality.md). 15-bit activations are two int8 numbers of the same value.
-constexpr int ActivationBits(LayerGroupKind kind, int precision) {
-  const bool sensitive =
-      kind == LayerGroupKind::kQkv || kind == LayerGroupKind::kDown || kind == LayerGroupKind::kLmHead;
-  return sensitive && precision >= 6 ? 15 : 8;
-}
+// weights do (measured: docs/quality.md). 15-bit activations are two int8 numbers of the same value.
+constexpr int ActivationBits(int precision) { return precision >= 6 ? 15 : 8; }
 
 // One precision for every layer group; a value type.
 struct PrecisionPlan {

@@ -3,15 +3,12 @@
 namespace flexquant::executor {
 
 double CalibrationWork::OfPass(int block) const {
-  const auto num_layers = static_cast<int>(store_.config().num_layers);
   double work = 0;
   for (int group = block * kLayerGroupsPerBlock; group < store_.num_layer_groups(); ++group) {
-    const auto weights = static_cast<double>(store_.layer_group(group).num_weights());
-    // 15-bit activations are two products.
-    const bool twice = ActivationBits(LayerGroupKindOf(group, num_layers), kTopPrecision) > 8;
-    work += twice ? 2 * weights : weights;
+    work += static_cast<double>(store_.layer_group(group).num_weights());
   }
-  return work;
+  // 15-bit activations are two products.
+  return ActivationBits(kTopPrecision) > 8 ? 2 * work : work;
 }
 
 double CalibrationWork::OfHoldout(const std::vector<uint32_t>& window) const {

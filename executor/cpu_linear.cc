@@ -18,18 +18,15 @@ absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
   int64_t cols = 0;
   int64_t padded_cols = 0;
   int64_t groups = 0;
-  int64_t pair_outputs = 0;
+  int64_t outputs = 0;
   size_t workspace = 0;
-  const auto num_layers = static_cast<int>(store.config().num_layers);
   for (int group = 0; group < store.num_layer_groups(); ++group) {
     const NestedMatrix& w = store.layer_group(group);
     cols = std::max(cols, w.cols);
     padded_cols = std::max(padded_cols, w.units() * kUnitCols);
     groups = std::max(groups, w.groups());
     workspace = std::max(workspace, NestedGemmWorkspaceBytes(w));
-    if (ActivationBits(LayerGroupKindOf(group, num_layers), kTopPrecision) > 8) {
-      pair_outputs = std::max(pair_outputs, w.rows);
-    }
+    outputs = std::max(outputs, w.rows);
   }
   workspace_bytes_ = (workspace + kCacheLine - 1) / kCacheLine * kCacheLine;
   const auto rows = static_cast<uint64_t>(max_rows);
@@ -38,7 +35,7 @@ absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
       {&values_, 3 * rows * static_cast<uint64_t>(padded_cols)},
       {&scales_, 3 * rows * static_cast<uint64_t>(groups) * sizeof(float)},
       {&sums_, 3 * rows * static_cast<uint64_t>(groups) * sizeof(int32_t)},
-      {&pairs_, 2 * rows * static_cast<uint64_t>(pair_outputs) * sizeof(float)},
+      {&pairs_, 2 * rows * static_cast<uint64_t>(outputs) * sizeof(float)},
       {&workspace_, static_cast<uint64_t>(pool_.num_threads()) * workspace_bytes_},
   };
   for (const auto& [buffer, bytes] : buffers) {
@@ -47,8 +44,7 @@ absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
   return absl::OkStatus();
 }
 
-void CpuLinear::Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
-                        absl::FunctionRef<void(int64_t, float*)> fill) {
+void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill) {
   const int64_t padded = w.units() * kUnitCols;
   const int64_t groups = w.groups();
   ForRows(pool_, order.size(), w.cols, [&](int64_t slot) {
@@ -58,7 +54,7 @@ void CpuLinear::Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrd
     if (bits == kReferencePrecision) {
       return;
     }
-    const int activation_bits = ActivationBits(kind, bits);
+    const int activation_bits = ActivationBits(bits);
     const int64_t at = QuantizedRow(slot, activation_bits);
     int8_t* values = values_.as<int8_t>() + at * padded;
     float* scales = scales_.as<float>() + at * groups;
@@ -71,14 +67,14 @@ void CpuLinear::Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrd
   });
 }
 
-uint64_t CpuLinear::Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, float* y,
+uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y,
                              absl::FunctionRef<void(int64_t, int64_t)> finish) {
   // Small enough to even out the threads, even so that kernels may take tiles in pairs.
   const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
   pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
     void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
     for (const RowOrder::Run& run : order.runs()) {
-      MultiplyRun(w, ActivationBits(kind, run.bits), run, y, begin, end, workspace);
+      MultiplyRun(w, run, y, begin, end, workspace);
     }
     finish(begin * kTileRows, std::min(w.rows, end * kTileRows));
   });
@@ -100,8 +96,8 @@ QuantizedActivations CpuLinear::Quantized(const NestedMatrix& w, int64_t first, 
   return a;
 }
 
-void CpuLinear::MultiplyRun(const NestedMatrix& w, int activation_bits, const RowOrder::Run& run, float* y,
-                            int64_t tile_begin, int64_t tile_end, void* workspace) {
+void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t tile_begin,
+                            int64_t tile_end, void* workspace) {
   const int64_t count = run.end - run.begin;
   const int64_t row_begin = tile_begin * kTileRows;
   const int64_t row_end = std::min(w.rows, tile_end * kTileRows);
@@ -110,6 +106,7 @@ void CpuLinear::MultiplyRun(const NestedMatrix& w, int activation_bits, const Ro
     kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, count, row_begin, row_end, out, w.rows);
     return;
   }
+  const int activation_bits = ActivationBits(run.bits);
   const int64_t first = QuantizedRow(run.begin, activation_bits);
   if (activation_bits == 8) {
     kernels_.nested_gemm(w, run.bits, Quantized(w, first, count), tile_begin, tile_end, out, w.rows, workspace);

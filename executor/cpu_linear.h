@@ -6,6 +6,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "common/nested_matrix.h"
 #include "common/precision.h"
 #include "common/store/model_store.h"
@@ -26,12 +27,16 @@ class CpuLinear {
   absl::Status Allocate(const ModelStore& store, int64_t max_rows);
 
   // fill(row, destination) writes a row's fp32 input [w.cols]; it is quantised to the bits that its width asks for.
-  void Prepare(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
-               absl::FunctionRef<void(int64_t, float*)> fill);
+  void Prepare(const NestedMatrix& w, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
+
+  // What Prepare wrote last, in the order of slots [slots, w.cols].
+  absl::Span<const float> Inputs(const NestedMatrix& w, const RowOrder& order) const {
+    return {input_.as<float>(), static_cast<size_t>(order.size() * w.cols)};
+  }
 
   // y [slots, w.rows] = inputs times w. finish(begin, end) follows for ranges of output rows once they are in y; ranges
   // are disjoint, calls concurrent. Returns the bytes of weights read.
-  uint64_t Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, float* y,
+  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, float* y,
                     absl::FunctionRef<void(int64_t, int64_t)> finish);
 
  private:
@@ -40,8 +45,8 @@ class CpuLinear {
     return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
   }
   QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
-  void MultiplyRun(const NestedMatrix& w, int activation_bits, const RowOrder::Run& run, float* y, int64_t tile_begin,
-                   int64_t tile_end, void* workspace);
+  void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t tile_begin, int64_t tile_end,
+                   void* workspace);
 
   const CpuKernels& kernels_;
   ThreadPool& pool_;

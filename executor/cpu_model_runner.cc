@@ -236,29 +236,28 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   };
 
   OrderRows(batch, group, &qkv_order_);
-  linear_.Prepare(block.qkv, LayerGroupKind::kQkv, qkv_order_, normed(block.attention_norm));
-  Multiply(block.qkv, LayerGroupKind::kQkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  Prepare(block.qkv, group, qkv_order_, normed(block.attention_norm));
+  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
-  linear_.Prepare(block.o, LayerGroupKind::kO, o_order_, [this](int64_t row, float* out) {
+  Prepare(block.o, group + 1, o_order_, [this](int64_t row, float* out) {
     std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
   });
-  Multiply(block.o, LayerGroupKind::kO, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
 
   OrderRows(batch, group + 2, &gate_up_order_);
-  linear_.Prepare(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, normed(block.mlp_norm));
-  Multiply(block.gate_up, LayerGroupKind::kGateUp, gate_up_order_, block.gate_up_bias, /*residual=*/false,
-           outputs_.as<float>());
+  Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
+  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   const int64_t intermediate = config_.intermediate_size;
-  linear_.Prepare(block.down, LayerGroupKind::kDown, down_order_, [this, intermediate](int64_t row, float* out) {
+  Prepare(block.down, group + 3, down_order_, [this, intermediate](int64_t row, float* out) {
     const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
     kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
   });
-  Multiply(block.down, LayerGroupKind::kDown, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
 }
 
 void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
@@ -325,11 +324,11 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
   }
   head_order_.Build(order_input_);
   const int64_t hidden = config_.hidden_size;
-  linear_.Prepare(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, [&](int64_t row, float* out) {
+  Prepare(store_.lm_head(), info_.num_layer_groups - 1, head_order_, [&](int64_t row, float* out) {
     kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
                       static_cast<float>(config_.rms_norm_eps), out, hidden);
   });
-  Multiply(store_.lm_head(), LayerGroupKind::kLmHead, head_order_, {}, /*residual=*/false, logits_.as<float>());
+  Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
 
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
@@ -382,9 +381,17 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
   order->Build(order_input_);
 }
 
-void CpuModelRunner::Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order,
-                              absl::Span<const float> bias, bool residual, float* y) {
-  bytes_read_ += linear_.Multiply(w, kind, order, y, [&](int64_t begin, int64_t end) {
+void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& order,
+                             absl::FunctionRef<void(int64_t, float*)> fill) {
+  linear_.Prepare(w, order, fill);
+  if (observe_inputs_) {
+    observe_inputs_(group, order.size(), linear_.Inputs(w, order));
+  }
+}
+
+void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
+                              float* y) {
+  bytes_read_ += linear_.Multiply(w, order, y, [&](int64_t begin, int64_t end) {
     if (bias.empty() && !residual) {
       return;
     }

@@ -2,8 +2,10 @@
 #define FLEXQUANT_EXECUTOR_CPU_MODEL_RUNNER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -41,6 +43,9 @@ struct PassStart {
 // num_layers. An error ends the pass.
 using BlockObserver = absl::FunctionRef<absl::Status(int64_t block, absl::Span<const float> hidden)>;
 
+// Sees the inputs [rows, cols] of a layer group (common/precision.h's order), rows ordered by their widths.
+using InputObserver = std::function<void(int group, int64_t rows, absl::Span<const float> inputs)>;
+
 // Computes on the store's mapped planes: weights are not copied, buffers are reserved once and take memory as far as
 // steps use them. A layer is five short parallel regions; what lies between them is done by the caller when it is
 // small.
@@ -55,6 +60,9 @@ class CpuModelRunner : public ModelRunner {
   // The part of RunStep from `start` on; blocks in front of it neither read nor write the KV cache. INVALID_ARGUMENT if
   // start's block or size is out of range; the observer's errors.
   absl::Status RunFrom(const StepBatch& batch, const PassStart& start, BlockObserver observe, StepOutput* output);
+
+  // Called in every step from now on, by RunStep's caller. Empty: not called.
+  void set_input_observer(InputObserver observer) { observe_inputs_ = std::move(observer); }
 
   // What the runner computes with, for work on its results between steps.
   const CpuKernels& kernels() const { return kernels_; }
@@ -87,9 +95,9 @@ class CpuModelRunner : public ModelRunner {
 
   // Orders the step's rows by their sequences' widths in layer group `group`.
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
+  void Prepare(const NestedMatrix& w, int group, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
   // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead.
-  void Multiply(const NestedMatrix& w, LayerGroupKind kind, const RowOrder& order, absl::Span<const float> bias,
-                bool residual, float* y);
+  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
 
   const ModelStore& store_;
   const ModelConfig& config_;
@@ -111,6 +119,7 @@ class CpuModelRunner : public ModelRunner {
   RowOrder down_order_;
   RowOrder head_order_;
   uint64_t bytes_read_ = 0;
+  InputObserver observe_inputs_;
 
   LazyBuffer cos_;        // [rows, head_dim / 2]
   LazyBuffer sin_;        // [rows, head_dim / 2]

@@ -37,11 +37,10 @@ absl::StatusOr<CalibrationText> ReadCalibrationText(const std::string& path, con
 
   CalibrationText result;
   result.checksum = Checksum(text.text().data(), text.text().size());
-  const size_t available = text.ids().size() / length;
+  std::vector<std::vector<uint32_t>> windows = text.SpreadWindows(needed, length);
   for (size_t i = 0; i < needed; ++i) {
-    std::vector<uint32_t> window = text.Window(i * available / needed * length, length);
     const bool holdout = (i + 1) * num_holdout / needed > i * num_holdout / needed;
-    (holdout ? result.windows.holdout : result.windows.sensitivity).push_back(std::move(window));
+    (holdout ? result.windows.holdout : result.windows.sensitivity).push_back(std::move(windows[i]));
   }
   return result;
 }

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
+#include "client/cli/convert_fitted.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/progress.h"
 #include "client/cli/terminal.h"
@@ -23,6 +25,7 @@ struct Flags {
   std::string destination;
   std::string tokenizer;
   ConvertOptions options;
+  FitFlags fit;
   std::string log_level = "error";
 };
 
@@ -44,11 +47,15 @@ absl::Status RunConvert(Flags flags) {
   flags.options.cancelled = [] { return Interrupt::Requested(); };
   absl::StatusOr<ConvertReport> report;
   {
-    Progress progress("B");
+    std::optional<Progress> progress;  // begins when there is something to show: its rate counts from then
     flags.options.progress = [&progress](uint64_t done, uint64_t total, const std::string& tensor) {
-      progress.Update(done, total, tensor);
+      if (!progress.has_value()) {
+        progress.emplace("B");
+      }
+      progress->Update(done, total, tensor);
     };
-    report = Convert(*source, flags.destination, flags.options);
+    report = flags.fit.text.empty() ? Convert(*source, flags.destination, flags.options)
+                                    : ConvertFitted(*source, flags.destination, flags.options, flags.fit);
   }
   FQ_RETURN_IF_ERROR(report.status());
   PrintReport(flags, *report);
@@ -69,6 +76,12 @@ void AddConvert(CLI::App& app, RunCommand& run) {
       ->capture_default_str();
   command->add_flag("--keep-reference", flags->options.keep_reference,
                     "Also store the source's weights unquantised: --precision 16, for evaluation");
+  auto* calibrate = command->add_option(
+      "--calibrate", flags->fit.text, "File of UTF-8 text like that which the model will read: fits the weights to it");
+  command->add_option("--calibrate-tokens", flags->fit.tokens, "Tokens that are read of it")
+      ->check(CLI::Range(1, 1 << 30))
+      ->needs(calibrate)
+      ->capture_default_str();
   command->add_option("--tokenizer", flags->tokenizer,
                       "Vocabulary of a llama2.c checkpoint; default: tok*.bin beside it");
   command->add_option("--name", flags->options.model_name, "Model name; default: the source's, else the folder's");

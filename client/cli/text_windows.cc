@@ -46,6 +46,15 @@ std::vector<uint32_t> TokenizedText::Window(size_t begin, size_t length) const {
   return window;
 }
 
+std::vector<std::vector<uint32_t>> TokenizedText::SpreadWindows(size_t count, size_t length) const {
+  const size_t available = ids_.size() / length;
+  std::vector<std::vector<uint32_t>> windows;
+  for (size_t i = 0; i < count; ++i) {
+    windows.push_back(Window(i * available / count * length, length));
+  }
+  return windows;
+}
+
 absl::StatusOr<std::vector<std::vector<uint32_t>>> MakeWindows(const TextWindowOptions& options,
                                                                const ModelStore& store) {
   FQ_ASSIGN_OR_RETURN(const TokenizedText text, TokenizedText::Read(options.text, store));

@@ -25,6 +25,8 @@ class TokenizedText {
   absl::Status CheckWindow(size_t length) const;
   // Tokens [begin, begin + length) or what there is of them, begun with BOS where the model's texts are.
   std::vector<uint32_t> Window(size_t begin, size_t length) const;
+  // `count` windows of `length` tokens, spread evenly over the text, which must have that many tokens.
+  std::vector<std::vector<uint32_t>> SpreadWindows(size_t count, size_t length) const;
 
  private:
   std::string text_;

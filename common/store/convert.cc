@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/half.h"
 #include "common/mapped_file.h"
 #include "common/precision.h"
@@ -42,9 +43,10 @@ class Converter {
     for (const VectorSpec& spec : PackageVectors(config_)) {
       FQ_RETURN_IF_ERROR(WriteVector(spec, writer));
     }
+    size_t index = 0;
     for (const MatrixSpec& spec : PackageMatrices(config_)) {
       FQ_RETURN_IF_ERROR(CheckCancelled());
-      FQ_RETURN_IF_ERROR(WriteMatrix(spec, writer));
+      FQ_RETURN_IF_ERROR(WriteMatrix(spec, index++, writer));
       if (options_.progress) {
         options_.progress(done_bytes_, report_.file_bytes, spec.name);
       }
@@ -63,6 +65,7 @@ class Converter {
       return absl::InvalidArgumentError(
           absl::StrCat("group size is ", options_.group_size, "; allowed are 32, 64, 128"));
     }
+    FQ_CHECK(options_.keep_reference || !options_.only_reference);
     return absl::OkStatus();
   }
 
@@ -103,10 +106,26 @@ class Converter {
     return weights;
   }
 
-  absl::Status WriteMatrix(const MatrixSpec& spec, WeightsFileWriter& writer) {
+  // A tied embedding is the head, too.
+  absl::Span<const float> Importance(size_t index) const {
+    if (options_.activations == nullptr || index >= options_.activations->mean_square.size()) {
+      return {};
+    }
+    return options_.activations->mean_square[index];
+  }
+
+  absl::Status WriteMatrix(const MatrixSpec& spec, size_t index, WeightsFileWriter& writer) {
     FQ_ASSIGN_OR_RETURN(const std::vector<float> weights, ReadMatrix(spec));
+    if (!options_.only_reference) {
+      FQ_RETURN_IF_ERROR(WritePlanes(spec, index, weights, writer));
+    }
+    return options_.keep_reference ? WriteReference(spec, weights, writer) : absl::OkStatus();
+  }
+
+  absl::Status WritePlanes(const MatrixSpec& spec, size_t index, const std::vector<float>& weights,
+                           WeightsFileWriter& writer) {
     const NestedMatrixBuffers planes =
-        QuantizeNested(weights, spec.rows, spec.cols, options_.group_size, options_.num_threads);
+        QuantizeNested(weights, spec.rows, spec.cols, options_.group_size, options_.num_threads, Importance(index));
     AddErrors(weights, planes.view());
     const auto write_bytes = [&](const char* suffix, const std::vector<uint8_t>& plane) {
       stored_bytes_ += plane.size();
@@ -122,7 +141,7 @@ class Converter {
     FQ_RETURN_IF_ERROR(writer.Write(spec.name + ".scales", planes.scales.data(), scale_bytes));
     report_.num_quantized_weights += weights.size();
     done_bytes_ += planes.base3.size() / 3 * 8 + scale_bytes;
-    return options_.keep_reference ? WriteReference(spec, weights, writer) : absl::OkStatus();
+    return absl::OkStatus();
   }
 
   absl::Status WriteReference(const MatrixSpec& spec, const std::vector<float>& weights, WeightsFileWriter& writer) {
@@ -171,7 +190,9 @@ class Converter {
       report_.relative_error.push_back(squares_.back() > 0 ? std::sqrt(squares_[p] / squares_.back()) : 0);
     }
     report_.stored_bits_per_weight =
-        8 * static_cast<double>(stored_bytes_) / static_cast<double>(report_.num_quantized_weights);
+        report_.num_quantized_weights > 0
+            ? 8 * static_cast<double>(stored_bytes_) / static_cast<double>(report_.num_quantized_weights)
+            : 0;
   }
 
   absl::Status WriteTexts(const std::string& folder, const std::string& destination) {
@@ -192,6 +213,7 @@ class Converter {
     manifest.file_bytes = report_.file_bytes;
     manifest.source = std::filesystem::path(options_.source_path).filename().string();
     manifest.source_description = source_.Description();
+    manifest.fit_text = options_.fit_text;
     manifest.num_parameters = config_.NumParameters();
     manifest.stored_bits_per_weight = report_.stored_bits_per_weight;
     manifest.relative_error = report_.relative_error;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "common/check.h"
 #include "common/half.h"
 
 namespace flexquant {
@@ -46,18 +47,18 @@ inline float PositionCost(float position) {
   return cost;
 }
 
-float TotalCost(const float* positions, size_t count, float zero) {
+float TotalCost(const float* positions, const float* importance, size_t count, float zero) {
   // Independent sums: the compiler may not reorder one sum of floats, but it does put these in vector lanes.
   constexpr size_t kLanes = 8;
   std::array<float, kLanes> lanes{};
   size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     for (size_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] += PositionCost(positions[i + lane] + zero);
+      lanes[lane] += importance[i + lane] * PositionCost(positions[i + lane] + zero);
     }
   }
   for (; i < count; ++i) {
-    lanes[0] += PositionCost(positions[i] + zero);
+    lanes[0] += importance[i] * PositionCost(positions[i] + zero);
   }
   float total = 0;
   for (const float lane : lanes) {
@@ -68,7 +69,8 @@ float TotalCost(const float* positions, size_t count, float zero) {
 
 }  // namespace
 
-GroupFit FitGroup(absl::Span<const float> weights) {
+GroupFit FitGroup(absl::Span<const float> weights, absl::Span<const float> importance) {
+  FQ_CHECK(importance.empty() || importance.size() == weights.size());
   const auto [low, high] = std::minmax_element(weights.begin(), weights.end());
   const float magnitude = std::max(std::abs(*low), std::abs(*high));
   if (magnitude == 0) {
@@ -78,6 +80,9 @@ GroupFit FitGroup(absl::Span<const float> weights) {
   GroupFit best;
   float best_cost = std::numeric_limits<float>::infinity();
   std::array<float, kMaxGroup> positions;
+  std::array<float, kMaxGroup> factors;
+  factors.fill(1.0F);
+  std::copy(importance.begin(), importance.end(), factors.begin());
   for (const float widening : kWidenings) {
     // Rounded up: a scale that is too small clips, and among the subnormal halves by much.
     const float scale = RoundUpToHalf(std::min(narrowest * widening, kMaxHalf));
@@ -91,10 +96,10 @@ GroupFit FitGroup(absl::Span<const float> weights) {
       const float fraction = shifts == 1 ? 0.5F : static_cast<float>(shift) / (kShifts - 1);
       const float wanted = std::clamp(fraction * slack - *low * inverse, -2048.0F, 2048.0F);
       const float zero = HalfToFloat(FloatToHalf(wanted));
-      const float cost = scale * scale * TotalCost(positions.data(), weights.size(), zero);
+      const float cost = scale * scale * TotalCost(positions.data(), factors.data(), weights.size(), zero);
       if (cost < best_cost) {
         best_cost = cost;
-        best = {scale, zero};
+        best = {scale, zero, cost};
       }
     }
   }

@@ -88,6 +88,11 @@ absl::StatusOr<std::string> InspectJson(const std::string& folder, const StoreOp
   json["checksum"] = manifest.checksum;
   json["checksum_verified"] = inspection.verified;
   json["provenance"] = {{"source", manifest.source}, {"description", manifest.source_description}};
+  if (manifest.fit_text.has_value()) {
+    json["provenance"]["fitted_to"] = {{"text", manifest.fit_text->name},
+                                       {"text_checksum", manifest.fit_text->checksum},
+                                       {"tokens", manifest.fit_text->tokens}};
+  }
   json["calibrated"] = inspection.calibration.has_value();
   if (inspection.calibration.has_value()) {
     const Calibration& calibration = *inspection.calibration;
@@ -127,6 +132,10 @@ absl::StatusOr<std::string> InspectText(const std::string& folder, const StoreOp
                         inspection.verified ? "verified" : "not verified; --verify reads the whole file");
   absl::StrAppendFormat(&out, "  format %d, written by FlexQuant %s from %s (%s)\n", manifest.format_version,
                         manifest.flexquant_version, manifest.source, manifest.source_description);
+  if (manifest.fit_text.has_value()) {
+    absl::StrAppendFormat(&out, "  weights fitted to %d tokens of %s (xxh3-128 %s)\n", manifest.fit_text->tokens,
+                          manifest.fit_text->name, manifest.fit_text->checksum.substr(0, 16));
+  }
   if (inspection.calibration.has_value()) {
     const Calibration& calibration = *inspection.calibration;
     absl::StrAppendFormat(&out, "  calibrated: %d rungs, on %d + %d tokens of %s (xxh3-128 %s)\n",

@@ -34,10 +34,18 @@ absl::Status CheckVersion(int64_t version, const std::string& path, const JsonFi
   return absl::OkStatus();
 }
 
-absl::Status ReadOptionalFields(const Json& json, Manifest& manifest) {
+absl::Status ReadOptionalFields(const Json& json, const std::string& path, Manifest& manifest) {
   if (const auto it = json.find("provenance"); it != json.end() && it->is_object()) {
     manifest.source = it->value("source", Json("")).is_string() ? it->value("source", "") : "";
     manifest.source_description = it->value("description", Json("")).is_string() ? it->value("description", "") : "";
+    if (const auto fitted = it->find("fitted_to"); fitted != it->end() && fitted->is_object()) {
+      const JsonFields fields(*fitted, path, "provenance.fitted_to.", kRemedy);
+      FitText text;
+      FQ_ASSIGN_OR_RETURN(text.name, fields.String("text"));
+      FQ_ASSIGN_OR_RETURN(text.checksum, fields.String("text_checksum"));
+      FQ_ASSIGN_OR_RETURN(text.tokens, fields.Count("tokens"));
+      manifest.fit_text = std::move(text);
+    }
   }
   if (const auto it = json.find("num_parameters"); it != json.end() && it->is_number_unsigned()) {
     manifest.num_parameters = it->get<uint64_t>();
@@ -96,6 +104,12 @@ std::string Manifest::ToJson() const {
   }
   json["relative_error"] = errors;
   json["provenance"] = {{"source", source}, {"description", source_description}};
+  if (fit_text.has_value()) {
+    json["provenance"]["fitted_to"] = {{"method", "channel scales and weighted fit"},
+                                       {"text", fit_text->name},
+                                       {"text_checksum", fit_text->checksum},
+                                       {"tokens", fit_text->tokens}};
+  }
   // Filled in by calibration.
   json["calibration"] = nullptr;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -134,7 +148,7 @@ absl::StatusOr<Manifest> Manifest::FromJson(const std::string& text, const std::
   manifest.checksum = checksum.substr(sizeof(kPrefix) - 1);
   FQ_ASSIGN_OR_RETURN(const int64_t file_bytes, fields.Integer("file_bytes"));
   manifest.file_bytes = static_cast<uint64_t>(file_bytes);
-  FQ_RETURN_IF_ERROR(ReadOptionalFields(json, manifest));
+  FQ_RETURN_IF_ERROR(ReadOptionalFields(json, path, manifest));
   return manifest;
 }
 

@@ -2,6 +2,7 @@
 #define FLEXQUANT_COMMON_STORE_MANIFEST_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,13 @@
 #include "common/nested_matrix.h"
 
 namespace flexquant {
+
+// The text whose activations the weights were fitted to.
+struct FitText {
+  std::string name;      // base name
+  std::string checksum;  // hex XXH3-128 of the file
+  uint64_t tokens = 0;   // read of it
+};
 
 // What flexquant.json says.
 struct Manifest {
@@ -22,6 +30,7 @@ struct Manifest {
   uint64_t file_bytes = 0;  // of model.safetensors
   std::string source;       // the source's base name
   std::string source_description;
+  std::optional<FitText> fit_text;  // nullopt: the weights were quantised without a text
   uint64_t num_parameters = 0;
   double stored_bits_per_weight = 0;
   std::vector<double> relative_error;  // at each of kPrecisions

@@ -48,7 +48,8 @@ void PackUnit(const UnitCodes& f, const UnitPlanes& out) {
 }
 
 // Quantises the rows of one tile and packs them.
-void QuantizeTile(absl::Span<const float> weights, int64_t tile, NestedMatrixBuffers& out) {
+void QuantizeTile(absl::Span<const float> weights, absl::Span<const float> importance, int64_t tile,
+                  NestedMatrixBuffers& out) {
   const NestedMatrix shape = out.view();
   const int64_t units = shape.units();
   std::vector<UnitCodes> codes(static_cast<size_t>(units), UnitCodes{});
@@ -61,7 +62,8 @@ void QuantizeTile(absl::Span<const float> weights, int64_t tile, NestedMatrixBuf
       const int64_t begin = group * out.group_size;
       const int64_t end = std::min(begin + out.group_size, out.cols);
       const auto values = weights.subspan(static_cast<size_t>(n * out.cols + begin), static_cast<size_t>(end - begin));
-      const GroupFit fit = FitGroup(values);
+      const GroupFit fit = FitGroup(
+          values, importance.empty() ? importance : importance.subspan(static_cast<size_t>(begin), values.size()));
       if (fit.scale == 0) {
         continue;
       }
@@ -101,8 +103,9 @@ NestedMatrix NestedMatrixBuffers::view() const {
 }
 
 NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows, int64_t cols, int64_t group_size,
-                                   int num_threads) {
+                                   int num_threads, absl::Span<const float> importance) {
   FQ_CHECK(weights.size() == static_cast<size_t>(rows * cols));
+  FQ_CHECK(importance.empty() || importance.size() == static_cast<size_t>(cols));
   FQ_CHECK(group_size > 0 && group_size % kUnitCols == 0);
   NestedMatrixBuffers out;
   out.rows = rows;
@@ -119,7 +122,7 @@ NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows
   ThreadPool pool(num_threads);
   pool.ParallelFor(shape.tiles(), [&](int64_t begin, int64_t end, int /*thread*/) {
     for (int64_t tile = begin; tile < end; ++tile) {
-      QuantizeTile(weights, tile, out);
+      QuantizeTile(weights, importance, tile, out);
     }
   });
   return out;

@@ -21,9 +21,10 @@ struct NestedMatrixBuffers {
   NestedMatrix view() const;
 };
 
-// Quantises row-major `weights` [rows, cols], finite. Thread-safe. `num_threads` >= 1.
+// Quantises row-major `weights` [rows, cols], finite. Errors in column k count by importance[k] (FitGroup); empty = all
+// alike. Thread-safe. `num_threads` >= 1.
 NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows, int64_t cols, int64_t group_size,
-                                   int num_threads = 1);
+                                   int num_threads = 1, absl::Span<const float> importance = {});
 
 // Slow, plain decoding of one row at `bits` in {3, 4, 5, 6, 8} into out [cols]; the definition the kernels are tested
 // against.

@@ -21,11 +21,11 @@ constexpr size_t kGemmWorkspaceBytes = size_t{64} << 20;
 constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
 constexpr int kMaxRows = cuda::kMaxGemvRows;
 
-// Widths whose activations have 15 bits in layer groups of this kind, as a mask.
-uint32_t FineWidths(LayerGroupKind kind) {
+// Widths whose activations have 15 bits, as a mask.
+uint32_t FineWidths() {
   uint32_t mask = 0;
   for (const int bits : kPrecisions) {
-    mask |= ActivationBits(kind, bits) > 8 ? 1U << bits : 0U;
+    mask |= ActivationBits(bits) > 8 ? 1U << bits : 0U;
   }
   return mask;
 }
@@ -200,7 +200,7 @@ cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceN
   params.rows = rows;
   params.valid_rows = inputs.num_rows;
   params.widths = inputs.widths + static_cast<int64_t>(group) * kMaxRows;
-  params.fine_widths = FineWidths(LayerGroupKindOf(group, static_cast<int>(config_.num_layers)));
+  params.fine_widths = FineWidths();
   params.norm_eps = static_cast<float>(config_.rms_norm_eps);
   params.workspace = gemv_workspace_.as<void>();
   params.portable = shape_.portable;

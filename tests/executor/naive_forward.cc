@@ -43,8 +43,8 @@ Vector RoundActivations(Vector x, int64_t group_size, int bits) {
   return x;
 }
 
-Vector Multiply(const NestedMatrix& w, LayerGroupKind kind, int bits, const Vector& x, absl::Span<const float> bias) {
-  const Vector input = bits == kReferencePrecision ? x : RoundActivations(x, w.group_size, ActivationBits(kind, bits));
+Vector Multiply(const NestedMatrix& w, int bits, const Vector& x, absl::Span<const float> bias) {
+  const Vector input = bits == kReferencePrecision ? x : RoundActivations(x, w.group_size, ActivationBits(bits));
   Vector y(static_cast<size_t>(w.rows));
   for (size_t row = 0; row < y.size(); ++row) {
     const std::vector<float> weights = WeightRow(w, static_cast<int64_t>(row), bits);
@@ -176,26 +176,26 @@ std::vector<double> NaiveForward(const ModelStore& store, const std::vector<uint
     const BlockWeights& block = store.block(layer);
     std::vector<Vector> qkv;
     for (const Vector& token : x) {
-      qkv.push_back(Multiply(block.qkv, LayerGroupKind::kQkv, plan.bits[group],
-                             Normed(token, block.attention_norm, config.rms_norm_eps), block.qkv_bias));
+      qkv.push_back(Multiply(block.qkv, plan.bits[group], Normed(token, block.attention_norm, config.rms_norm_eps),
+                             block.qkv_bias));
     }
     const std::vector<Vector> attended = Attention(config, block, qkv);
     for (size_t p = 0; p < x.size(); ++p) {
-      Add(x[p], Multiply(block.o, LayerGroupKind::kO, plan.bits[group + 1], attended[p], block.o_bias));
-      const Vector gate_up = Multiply(block.gate_up, LayerGroupKind::kGateUp, plan.bits[group + 2],
+      Add(x[p], Multiply(block.o, plan.bits[group + 1], attended[p], block.o_bias));
+      const Vector gate_up = Multiply(block.gate_up, plan.bits[group + 2],
                                       Normed(x[p], block.mlp_norm, config.rms_norm_eps), block.gate_up_bias);
       Vector mixed(static_cast<size_t>(config.intermediate_size));
       for (size_t i = 0; i < mixed.size(); ++i) {
         mixed[i] = gate_up[i] / (1 + std::exp(-gate_up[i])) * gate_up[mixed.size() + i];
       }
-      Add(x[p], Multiply(block.down, LayerGroupKind::kDown, plan.bits[group + 3], mixed, block.down_bias));
+      Add(x[p], Multiply(block.down, plan.bits[group + 3], mixed, block.down_bias));
     }
     group += 4;
   }
   std::vector<double> logits;
   for (const Vector& token : x) {
-    const Vector row = Multiply(store.lm_head(), LayerGroupKind::kLmHead, plan.bits[group],
-                                Normed(token, store.final_norm(), config.rms_norm_eps), {});
+    const Vector row =
+        Multiply(store.lm_head(), plan.bits[group], Normed(token, store.final_norm(), config.rms_norm_eps), {});
     logits.insert(logits.end(), row.begin(), row.end());
   }
   return logits;

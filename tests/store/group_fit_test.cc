@@ -64,6 +64,44 @@ TEST(GroupFitTest, SearchLowersEveryWidthsErrorOverThePlainRange) {
   }
 }
 
+TEST(GroupFitTest, ImportantWeightsGetTheLowWidthsTheyNeed) {
+  // A sixteenth of the weights lies in the middles of the cells of 4 bits of one pair; the others lie anywhere.
+  std::mt19937 generator(6);
+  std::uniform_int_distribution<int> cell(0, 15);
+  std::uniform_real_distribution<float> anywhere(0.0F, 255.0F);
+  std::array<double, 2> errors{};  // of the important ones at 4 bits, fitted alike and by importance
+  constexpr float kScale = 0.0078125F;
+  for (int group = 0; group < 200; ++group) {
+    std::vector<float> weights;
+    std::vector<float> importance;
+    std::vector<float> important;
+    for (int i = 0; i < 64; ++i) {
+      const bool counts = i % 16 == 0;
+      const float position = counts ? static_cast<float>(16 * cell(generator)) + 7.5F : anywhere(generator);
+      weights.push_back(kScale * (position - 120));
+      importance.push_back(counts ? 1000.0F : 1.0F);
+      if (counts) {
+        important.push_back(weights.back());
+      }
+    }
+    errors[0] += SquaredError(important, FitGroup(weights), 4);
+    errors[1] += SquaredError(important, FitGroup(weights, importance), 4);
+  }
+  EXPECT_LT(std::sqrt(errors[1] / errors[0]), 0.8);
+}
+
+TEST(GroupFitTest, EqualImportanceIsNone) {
+  std::mt19937 generator(7);
+  std::normal_distribution<float> normal;
+  std::vector<float> weights(64);
+  std::generate(weights.begin(), weights.end(), [&] { return normal(generator); });
+  const GroupFit none = FitGroup(weights);
+  const GroupFit equal = FitGroup(weights, std::vector<float>(64, 4.0F));
+  EXPECT_EQ(equal.scale, none.scale);
+  EXPECT_EQ(equal.zero, none.zero);
+  EXPECT_EQ(equal.cost, 4 * none.cost);
+}
+
 TEST(GroupFitTest, GroupsFarFromZeroKeepTheirResolution) {
   std::mt19937 generator(4);
   std::uniform_real_distribution<float> uniform(5.0F, 6.0F);
