@@ -71,50 +71,37 @@ absl::StatusOr<double> JsonFields::Number(const std::string& field, double max) 
   return value->get<double>();
 }
 
-absl::StatusOr<std::vector<double>> JsonFields::Numbers(const std::string& field, size_t size) const {
+template <class T>
+absl::StatusOr<std::vector<T>> JsonFields::List(const std::string& field, size_t size, const std::string& what,
+                                                absl::FunctionRef<bool(const Json&)> allowed,
+                                                const std::string& expected) const {
   const Json* value = Find(field);
   if (value == nullptr || !value->is_array() || value->size() != size) {
-    return Error(field, absl::StrCat("is missing or not a list of ", size, " numbers"));
+    return Error(field, absl::StrCat("is missing or not a list of ", size, " ", what));
   }
-  std::vector<double> numbers;
+  std::vector<T> values;
   for (const Json& element : *value) {
-    if (!IsNumber(element, std::numeric_limits<double>::max())) {
-      return Error(absl::StrCat(field, "[", numbers.size(), "]"), "is not a number >= 0");
+    if (!allowed(element)) {
+      return Error(absl::StrCat(field, "[", values.size(), "]"), absl::StrCat("is not a ", expected));
     }
-    numbers.push_back(element.get<double>());
+    values.push_back(element.get<T>());
   }
-  return numbers;
+  return values;
+}
+
+absl::StatusOr<std::vector<double>> JsonFields::Numbers(const std::string& field, size_t size) const {
+  const auto allowed = [](const Json& value) { return IsNumber(value, std::numeric_limits<double>::max()); };
+  return List<double>(field, size, "numbers", allowed, "number >= 0");
 }
 
 absl::StatusOr<std::vector<double>> JsonFields::SignedNumbers(const std::string& field, size_t size, double max) const {
-  const Json* value = Find(field);
-  if (value == nullptr || !value->is_array() || value->size() != size) {
-    return Error(field, absl::StrCat("is missing or not a list of ", size, " numbers"));
-  }
-  std::vector<double> numbers;
-  for (const Json& element : *value) {
-    if (!element.is_number() || !(std::abs(element.get<double>()) <= max)) {
-      return Error(absl::StrCat(field, "[", numbers.size(), "]"),
-                   absl::StrCat("is not a number from ", -max, " to ", max));
-    }
-    numbers.push_back(element.get<double>());
-  }
-  return numbers;
+  const auto allowed = [max](const Json& value) { return value.is_number() && std::abs(value.get<double>()) <= max; };
+  return List<double>(field, size, "numbers", allowed, absl::StrCat("number from ", -max, " to ", max));
 }
 
 absl::StatusOr<std::vector<uint64_t>> JsonFields::Counts(const std::string& field, size_t size) const {
-  const Json* value = Find(field);
-  if (value == nullptr || !value->is_array() || value->size() != size) {
-    return Error(field, absl::StrCat("is missing or not a list of ", size, " whole numbers"));
-  }
-  std::vector<uint64_t> counts;
-  for (const Json& element : *value) {
-    if (!element.is_number_unsigned()) {
-      return Error(absl::StrCat(field, "[", counts.size(), "]"), "is not a whole number >= 0");
-    }
-    counts.push_back(element.get<uint64_t>());
-  }
-  return counts;
+  const auto allowed = [](const Json& value) { return value.is_number_unsigned(); };
+  return List<uint64_t>(field, size, "whole numbers", allowed, "whole number >= 0");
 }
 
 absl::StatusOr<std::vector<JsonFields>> JsonFields::Objects(const std::string& field) const {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 
 namespace flexquant {
@@ -37,6 +38,11 @@ class JsonFields {
 
  private:
   const nlohmann::ordered_json* Find(const std::string& field) const;
+  // An array of `size` `what`, each of which is `allowed`, that is, an `expected`.
+  template <class T>
+  absl::StatusOr<std::vector<T>> List(const std::string& field, size_t size, const std::string& what,
+                                      absl::FunctionRef<bool(const nlohmann::ordered_json&)> allowed,
+                                      const std::string& expected) const;
 
   const nlohmann::ordered_json* object_;
   std::string path_;
