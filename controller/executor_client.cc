@@ -53,6 +53,8 @@ void ToProto(const SequenceStep& step, uint32_t plan_id, executor::v1::SequenceS
     ToProto(step.start->sampling, proto->mutable_start()->mutable_sampling());
     proto->mutable_start()->set_top_logprobs(step.start->top_logprobs);
     proto->mutable_start()->set_prompt_tokens(step.start->prompt_tokens);
+    const std::vector<uint32_t>& cached = step.start->cached_token_ids;
+    proto->mutable_start()->mutable_cached_token_ids()->Add(cached.begin(), cached.end());
   }
   proto->set_position(step.position);
   proto->mutable_token_ids()->Add(step.token_ids.begin(), step.token_ids.end());
@@ -187,6 +189,8 @@ void ExecutorClient::Disconnect() {
 absl::Status ExecutorClient::StreamStatus() const {
   return stream_ == nullptr ? absl::UnavailableError("not connected") : stream_->status();
 }
+
+bool ExecutorClient::draining() const { return stream_ != nullptr && stream_->draining(); }
 
 uint64_t ExecutorClient::SendStep(const std::vector<SequenceStep>& sequences) {
   executor::v1::ExecuteRequest plans;

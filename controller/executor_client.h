@@ -39,6 +39,8 @@ class ExecutorClient {
   const ExecutorDescription& description() const { return description_; }
   // OK while the stream is open.
   absl::Status StreamStatus() const;
+  // Whether the executor has said that it is shutting down.
+  bool draining() const;
   // Sends a step; returns its id (1, 2, ... on each stream).
   uint64_t SendStep(const std::vector<SequenceStep>& sequences);
   void SendRelease(const std::vector<uint64_t>& sequence_ids);

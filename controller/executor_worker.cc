@@ -26,11 +26,21 @@ absl::Status SequenceError(const std::string& address, const absl::Status& statu
 
 }  // namespace
 
+absl::Status LostError(const Sequence& sequence, absl::string_view reason) {
+  // What has sent tokens must not be retried as if nothing had happened.
+  if (sequence.has_answer_tokens()) {
+    return WithErrorInfo(absl::AbortedError(absl::StrCat(
+                             reason, "; the answer so far stands: resume it, or send the request again")),
+                         "EXECUTOR_LOST");
+  }
+  return WithRetryDelay(WithErrorInfo(absl::UnavailableError(reason), "EXECUTOR_LOST"), kRetryDelay);
+}
+
 ExecutorWorker::ExecutorWorker(const ExecutorTarget& target, const ExpectedModel& expected,
-                               const WorkerOptions& options, RequestQueue& queue, std::function<void()> state_changed)
+                               const WorkerOptions& options, RequestQueue& queue, Hooks hooks)
     : options_(options),
       queue_(queue),
-      state_changed_(std::move(state_changed)),
+      hooks_(std::move(hooks)),
       client_(target, expected, [wakeup = wakeup_] { wakeup->Notify(); }) {
   state_.address = target.address;
   state_.last_error = absl::UnavailableError(absl::StrCat("executor ", target.address, " has not been reached yet"));
@@ -54,14 +64,6 @@ void ExecutorWorker::Stop() {
   }
 }
 
-void ExecutorWorker::Cancel(uint64_t id) {
-  {
-    const std::lock_guard lock(mutex_);
-    cancelled_.push_back(id);
-  }
-  wakeup_->Notify();
-}
-
 ExecutorState ExecutorWorker::state() const {
   const std::lock_guard lock(mutex_);
   return state_;
@@ -76,12 +78,13 @@ void ExecutorWorker::SetState(bool ready, const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     state_.ready = ready;
+    state_.draining = client_.draining();
     state_.last_error = error;
     if (ready) {
       state_.description = client_.description();
     }
   }
-  state_changed_();
+  hooks_.state_changed();
 }
 
 void ExecutorWorker::Run() {
@@ -96,10 +99,7 @@ void ExecutorWorker::Run() {
         last_message = std::string(connected.message());
       }
       SetState(false, connected);
-      const absl::Time retry_at = absl::Now() + backoff;
-      while (!stopping() && absl::Now() < retry_at) {
-        wakeup_->WaitUntil(retry_at);
-      }
+      WaitToRetry(backoff);
       backoff = std::min(backoff * 2, options_.max_backoff);
       continue;
     }
@@ -116,41 +116,49 @@ void ExecutorWorker::Run() {
   SetState(false, absl::UnavailableError("the controller is shutting down"));
 }
 
+void ExecutorWorker::WaitToRetry(absl::Duration backoff) {
+  const absl::Time retry_at = absl::Now() + backoff;
+  while (!stopping() && absl::Now() < retry_at) {
+    // With every executor lost nobody else looks after those that wait.
+    queue_.FailExpired(absl::Now());
+    hooks_.state_changed();
+    wakeup_->WaitUntil(std::min(retry_at, queue_.NextDeadline()));
+  }
+}
+
 void ExecutorWorker::Serve() {
   const ExecutorDescription& description = client_.description();
-  KvAllocator kv(description.num_kv_blocks, description.kv_block_tokens);
-  {
-    // Cancellations of sequences of an earlier stream.
-    const std::lock_guard lock(mutex_);
-    cancelled_.clear();
-  }
+  Batch batch(description.num_kv_blocks, description.kv_block_tokens,
+              {description.max_sequences, description.max_step_tokens, options_.prefill_chunk_tokens,
+               description.audits ? options_.audit_rate : 0});
   SetState(true, absl::OkStatus());
   absl::Status status;
   while (status.ok()) {
     status = stopping() ? WithErrorInfo(absl::UnavailableError("the server is shutting down"), "SHUTTING_DOWN")
-                        : ServeOnce(kv);
+                        : ServeOnce(batch);
     if (status.ok()) {
-      wakeup_->WaitUntil(NextTimeout());
+      wakeup_->WaitUntil(NextTimeout(batch));
     }
   }
   if (!stopping()) {
     spdlog::warn("lost executor {}: {}", client_.address(), std::string(status.message()));
   }
-  // Not ready first: no request may enter the queue in the belief that this executor will serve it.
-  SetState(false, status);
-  FailRunning(status);
   in_flight_.clear();
+  GiveBack(batch, status);
   client_.Disconnect();
+  SetState(false, status);
 }
 
-absl::Status ExecutorWorker::ServeOnce(KvAllocator& kv) {
+absl::Status ExecutorWorker::ServeOnce(Batch& batch) {
   const absl::Time now = absl::Now();
   // The stream's end is looked at before the results are taken, so that none that came before it is lost.
   const absl::Status stream = client_.StreamStatus();
-  FQ_RETURN_IF_ERROR(TakeResults(now));
-  EndCancelledAndExpired(now);
+  for (const StepResult& result : client_.TakeResults()) {
+    FQ_RETURN_IF_ERROR(ApplyResult(result, batch, now));
+  }
+  EndUnwanted(batch, now);
   if (!stream.ok()) {
-    ReleaseEnded(kv);
+    batch.RemoveEnded();
     return absl::UnavailableError(absl::StrCat("executor ", client_.address(), ": ", stream.message()));
   }
   if (!in_flight_.empty() && now - in_flight_.front().sent > options_.step_timeout) {
@@ -158,20 +166,19 @@ absl::Status ExecutorWorker::ServeOnce(KvAllocator& kv) {
                                                in_flight_.front().step_id, " within ",
                                                absl::FormatDuration(options_.step_timeout)));
   }
-  ReleaseEnded(kv);
-  Admit(kv, now);
-  SendSteps(now);
-  return absl::OkStatus();
-}
-
-absl::Status ExecutorWorker::TakeResults(absl::Time now) {
-  for (const StepResult& result : client_.TakeResults()) {
-    FQ_RETURN_IF_ERROR(ApplyResult(result, now));
+  if (const std::vector<uint64_t> ended = batch.RemoveEnded(); !ended.empty()) {
+    client_.SendRelease(ended);
   }
+  if (client_.draining()) {
+    LeaveDraining(batch);
+  } else {
+    batch.Admit(queue_, now);
+  }
+  SendSteps(batch, now);
   return absl::OkStatus();
 }
 
-absl::Status ExecutorWorker::ApplyResult(const StepResult& result, absl::Time now) {
+absl::Status ExecutorWorker::ApplyResult(const StepResult& result, Batch& batch, absl::Time now) {
   const auto violation = [&](absl::string_view what) {
     return absl::UnavailableError(
         absl::StrCat("executor ", client_.address(), " broke the protocol: ", what, " (step ", result.step_id, ")"));
@@ -189,75 +196,84 @@ absl::Status ExecutorWorker::ApplyResult(const StepResult& result, absl::Time no
     if (part.sequence_id != step.sequence_ids[i]) {
       return violation("a result with other sequences than its step");
     }
-    Sequence* sequence = Find(part.sequence_id);
+    Sequence* sequence = batch.Find(part.sequence_id);
     if (sequence == nullptr || sequence->ended()) {
-      continue;  // the step left before its stop was known
+      continue;  // the step left before its stop was known, or the sequence left
     }
-    if (!part.status.ok()) {
-      sequence->Fail(SequenceError(client_.address(), part.status));
-    } else if (part.token.has_value()) {
-      sequence->Accept(*part.token, part.audit_kl, now);
-    } else if (step.sampled[i]) {
+    if (part.status.ok() && step.sampled[i] && !part.token.has_value()) {
       return violation("no token for a sequence that samples");
     }
+    ApplySequenceResult(part, *sequence, batch, now);
   }
   return absl::OkStatus();
 }
 
-void ExecutorWorker::EndCancelledAndExpired(absl::Time now) {
-  std::vector<uint64_t> cancelled;
-  {
-    const std::lock_guard lock(mutex_);
-    cancelled.swap(cancelled_);
-  }
-  for (const uint64_t id : cancelled) {
-    Sequence* sequence = Find(id);
-    if (sequence != nullptr && !sequence->ended()) {
-      sequence->Fail(absl::CancelledError("the request was cancelled"));
+void ExecutorWorker::ApplySequenceResult(const SequenceResult& result, Sequence& sequence, Batch& batch,
+                                         absl::Time now) {
+  if (absl::IsUnavailable(result.status)) {
+    // It shuts down; the sequence goes on elsewhere.
+    queue_.Return(batch.Take(result.sequence_id));
+    hooks_.returned();
+  } else if (!result.status.ok()) {
+    sequence.Fail(SequenceError(client_.address(), result.status));
+  } else if (result.token.has_value()) {
+    if (!sequence.tenant().empty()) {
+      queue_.Served(sequence.tenant(), 1);
     }
+    sequence.Accept(*result.token, result.audit_kl, now);
+    batch.Accepted(sequence);
   }
-  for (const auto& sequence : running_) {
-    if (!sequence->ended() && sequence->deadline() <= now) {
+}
+
+void ExecutorWorker::EndUnwanted(Batch& batch, absl::Time now) {
+  for (const auto& sequence : batch.running()) {
+    if (sequence->ended()) {
+      continue;
+    }
+    if (const EndCause cause = sequence->end_cause(); cause != EndCause::kNone) {
+      sequence->Fail(StatusOf(cause));
+    } else if (sequence->deadline() <= now) {
       sequence->Fail(absl::DeadlineExceededError("the deadline passed while the answer was generated"));
+    } else if (sequence->paused() && now - sequence->paused_since() > options_.slow_reader_timeout) {
+      sequence->Fail(WithErrorInfo(
+          absl::ResourceExhaustedError(absl::StrCat("the client has read nothing for ",
+                                                    absl::FormatDuration(options_.slow_reader_timeout),
+                                                    "; read the stream, or ask for fewer tokens")),
+          "SLOW_READER"));
     }
   }
   queue_.FailExpired(now);
 }
 
-void ExecutorWorker::ReleaseEnded(KvAllocator& kv) {
+void ExecutorWorker::LeaveDraining(Batch& batch) {
+  if (state().ready) {
+    spdlog::info("executor {} is shutting down", client_.address());
+    SetState(false, absl::UnavailableError(absl::StrCat("executor ", client_.address(), " is shutting down")));
+  }
+  if (batch.running().empty() || !hooks_.other_ready()) {
+    return;  // it may finish what it has
+  }
   std::vector<uint64_t> released;
-  for (auto& sequence : running_) {
-    if (sequence->ended()) {
-      released.push_back(sequence->id());
-      // The executor forgets the sequence before any step sent later, so its blocks are free for those.
-      kv.Free(sequence->kv_blocks());
-      sequence.reset();
-    }
+  for (std::unique_ptr<Sequence>& sequence : batch.TakeAll()) {
+    released.push_back(sequence->executor_id());
+    queue_.Return(std::move(sequence));
   }
-  if (!released.empty()) {
-    running_.erase(std::remove(running_.begin(), running_.end(), nullptr), running_.end());
-    client_.SendRelease(released);
-  }
+  client_.SendRelease(released);
+  hooks_.returned();
 }
 
-void ExecutorWorker::Admit(KvAllocator& kv, absl::Time now) {
-  while (running_.size() < client_.description().max_sequences) {
-    std::unique_ptr<Sequence> sequence =
-        queue_.PopIf([&](const Sequence& waiting) { return kv.BlocksFor(waiting.kv_tokens()) <= kv.num_free(); });
-    if (sequence == nullptr) {
-      return;
-    }
-    sequence->Start(*kv.Allocate(kv.BlocksFor(sequence->kv_tokens())), now);
-    running_.push_back(std::move(sequence));
-  }
-}
-
-void ExecutorWorker::SendSteps(absl::Time now) {
-  const ExecutorDescription& description = client_.description();
-  const StepLimits limits{description.max_sequences, description.max_step_tokens, options_.prefill_chunk_tokens,
-                          description.kv_block_tokens, description.audits ? options_.audit_rate : 0};
+void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
   while (in_flight_.size() <= static_cast<size_t>(options_.lookahead)) {
-    const std::vector<SequenceStep> step = ComposeStep(running_, limits);
+    const std::vector<SequenceStep> step = batch.Compose(now);
+    std::vector<std::unique_ptr<Sequence>> preempted = batch.TakePreempted();
+    if (!preempted.empty()) {
+      std::vector<uint64_t> released;
+      for (std::unique_ptr<Sequence>& sequence : preempted) {
+        released.push_back(sequence->executor_id());
+        queue_.Return(std::move(sequence));
+      }
+      client_.SendRelease(released);
+    }
     if (step.empty()) {
       return;
     }
@@ -270,41 +286,38 @@ void ExecutorWorker::SendSteps(absl::Time now) {
   }
 }
 
-void ExecutorWorker::FailRunning(const absl::Status& reason) {
-  for (const auto& sequence : running_) {
-    if (sequence->ended()) {
+void ExecutorWorker::GiveBack(Batch& batch, const absl::Status& reason) {
+  const bool shutting_down = stopping();
+  for (std::unique_ptr<Sequence>& sequence : batch.TakeAll()) {
+    if (shutting_down) {
+      sequence->Fail(
+          WithRetryDelay(WithErrorInfo(absl::UnavailableError(reason.message()), "SHUTTING_DOWN"), kRetryDelay));
       continue;
     }
-    // What has sent tokens must not be retried as if nothing had happened.
-    const bool shutting_down = stopping();
-    if (sequence->has_answer_tokens() && !shutting_down) {
-      sequence->Fail(WithErrorInfo(
-          absl::AbortedError(absl::StrCat(reason.message(), "; the answer so far stands, send the request again")),
-          "EXECUTOR_LOST"));
+    sequence->CountLoss();
+    if (sequence->losses() < options_.max_losses) {
+      queue_.Return(std::move(sequence));
     } else {
-      sequence->Fail(WithRetryDelay(
-          WithErrorInfo(absl::UnavailableError(reason.message()), shutting_down ? "SHUTTING_DOWN" : "EXECUTOR_LOST"),
-          kRetryDelay));
+      sequence->Fail(LostError(*sequence, absl::StrCat("the request lost ", sequence->losses(),
+                                                       " executors without a token in between, the last one: ",
+                                                       reason.message())));
     }
   }
-  running_.clear();
+  hooks_.returned();
 }
 
-absl::Time ExecutorWorker::NextTimeout() const {
+absl::Time ExecutorWorker::NextTimeout(const Batch& batch) const {
   absl::Time next = queue_.NextDeadline();
-  for (const auto& sequence : running_) {
+  for (const auto& sequence : batch.running()) {
     next = std::min(next, sequence->deadline());
+    if (sequence->paused_since() != absl::InfiniteFuture()) {
+      next = std::min(next, sequence->paused_since() + options_.slow_reader_timeout + absl::Milliseconds(1));
+    }
   }
   if (!in_flight_.empty()) {
     next = std::min(next, in_flight_.front().sent + options_.step_timeout + absl::Milliseconds(1));
   }
   return next;
-}
-
-Sequence* ExecutorWorker::Find(uint64_t id) const {
-  const auto found = std::find_if(running_.begin(), running_.end(),
-                                  [&](const std::unique_ptr<Sequence>& sequence) { return sequence->id() == id; });
-  return found == running_.end() ? nullptr : found->get();
 }
 
 }  // namespace flexquant::controller

@@ -12,13 +12,13 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "controller/batch.h"
 #include "controller/executor_client.h"
-#include "controller/kv_allocator.h"
 #include "controller/request_queue.h"
 #include "controller/sequence.h"
 #include "controller/server.h"
-#include "controller/step_composer.h"
 #include "controller/wakeup.h"
 
 namespace flexquant::controller {
@@ -31,34 +31,48 @@ struct WorkerOptions {
   absl::Duration min_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   // An executor that owes a step's result for longer counts as dead.
-  absl::Duration step_timeout = absl::Minutes(10);
+  absl::Duration step_timeout = absl::Minutes(1);
+  // A request that loses this many executors in a row without a new token in between fails: it may be what kills them.
+  int max_losses = 3;
+  // A stream whose client reads nothing for so long ends.
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
 };
 
 // What is known of an executor.
 struct ExecutorState {
   std::string address;
-  bool ready = false;                              // a stream is open
+  bool ready = false;                              // a stream is open and takes new sequences
+  bool draining = false;                           // a stream is open, but the executor is shutting down
   std::optional<ExecutorDescription> description;  // of the last connection
   absl::Status last_error;                         // why it is not ready
 };
 
+// The end of a request that no executor could finish: ABORTED if it has sent tokens, else UNAVAILABLE with a retry
+// hint.
+absl::Status LostError(const Sequence& sequence, absl::string_view reason);
+
 // One thread that keeps one executor connected and busy: takes requests from the queue as KV blocks allow, sends steps,
-// hands results to the sequences. When the stream breaks its sequences fail and it connects again with backoff.
+// hands results to the sequences. When the stream breaks, or the executor shuts down, its sequences go back to the
+// queue, to go on with another executor or with this one's next life; it connects again with backoff.
 class ExecutorWorker {
  public:
-  // `queue` must outlive this; `state_changed` is called from the worker's thread after every change of readiness.
+  // What the worker asks of the scheduler, from its own thread.
+  struct Hooks {
+    std::function<void()> state_changed;  // after every change of readiness, and again and again while not connected
+    std::function<void()> returned;       // sequences have gone back to the queue
+    std::function<bool()> other_ready;    // whether another executor takes sequences
+  };
+  // `queue` must outlive this.
   ExecutorWorker(const ExecutorTarget& target, const ExpectedModel& expected, const WorkerOptions& options,
-                 RequestQueue& queue, std::function<void()> state_changed);
+                 RequestQueue& queue, Hooks hooks);
   // Calls Stop.
   ~ExecutorWorker();
 
   void Start();
   // Fails the running sequences with UNAVAILABLE and ends the thread. Idempotent.
   void Stop();
-  // Something is new in the queue. Thread-safe.
+  // Something is new: in the queue, a request that is to end, a client that reads again. Thread-safe.
   void Wake() { wakeup_->Notify(); }
-  // Cancels a running sequence; an unknown id is ignored. Thread-safe.
-  void Cancel(uint64_t id);
   // Thread-safe.
   ExecutorState state() const;
 
@@ -71,35 +85,32 @@ class ExecutorWorker {
   };
 
   void Run();
+  void WaitToRetry(absl::Duration backoff);
   void Serve();
   // One round: results, cancellations, deadlines, admission, steps. Not OK when the stream must be given up.
-  absl::Status ServeOnce(KvAllocator& kv);
-  absl::Status TakeResults(absl::Time now);
-  absl::Status ApplyResult(const StepResult& result, absl::Time now);
-  void EndCancelledAndExpired(absl::Time now);
-  // Releases what has ended, on the executor at once.
-  void ReleaseEnded(KvAllocator& kv);
-  void Admit(KvAllocator& kv, absl::Time now);
-  void SendSteps(absl::Time now);
-  void FailRunning(const absl::Status& reason);
-  absl::Time NextTimeout() const;
-  Sequence* Find(uint64_t id) const;
+  absl::Status ServeOnce(Batch& batch);
+  absl::Status ApplyResult(const StepResult& result, Batch& batch, absl::Time now);
+  void ApplySequenceResult(const SequenceResult& result, Sequence& sequence, Batch& batch, absl::Time now);
+  void EndUnwanted(Batch& batch, absl::Time now);
+  // The executor shuts down: its sequences move if they can.
+  void LeaveDraining(Batch& batch);
+  void SendSteps(Batch& batch, absl::Time now);
+  // The stream is lost: its sequences go back to the queue.
+  void GiveBack(Batch& batch, const absl::Status& reason);
+  absl::Time NextTimeout(const Batch& batch) const;
   void SetState(bool ready, const absl::Status& error);
   bool stopping() const;
 
   const WorkerOptions options_;
   RequestQueue& queue_;
-  const std::function<void()> state_changed_;
+  const Hooks hooks_;
   const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
   ExecutorClient client_;
 
-  // Of the worker's thread.
-  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first
-  std::deque<InFlight> in_flight_;
+  std::deque<InFlight> in_flight_;  // of the worker's thread
 
   mutable std::mutex mutex_;
   bool stopping_ = false;
-  std::vector<uint64_t> cancelled_;
   ExecutorState state_;
   std::thread thread_;
 };

@@ -38,6 +38,8 @@ struct PrecisionTarget {
 // A validated request.
 struct GenerationSpec {
   std::string request_id;
+  std::string tenant;  // who asks; empty if nobody is told apart
+  int priority = 0;    // higher goes first
   std::vector<uint32_t> prompt;  // not empty
   SamplingValues sampling;
   uint32_t max_tokens = 1;          // >= 1
@@ -124,6 +126,9 @@ class GenerationSink {
   virtual void OnDelta(AnswerDelta delta) = 0;
   virtual void OnFinished(AnswerEnd end) = 0;
   virtual void OnFailed(absl::Status status) = 0;
+  // The client reads so slowly that no more should be computed for now. Asked from the scheduler's threads; whoever
+  // answers true wakes the scheduler once that has changed.
+  virtual bool congested() const { return false; }
 };
 
 }  // namespace flexquant::controller

@@ -12,6 +12,9 @@
 namespace flexquant::controller {
 namespace {
 
+// Tokens that may wait for a write before no more are computed.
+constexpr int kMaxWaitingTokens = 256;
+
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
@@ -57,9 +60,9 @@ void GenerationCall::Cancel() {
   }
 }
 
-StreamCall* StreamCall::Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+StreamCall* StreamCall::Start(const v1::GenerateRequest& request, grpc::CallbackServerContext& context,
                               const ModelPackage& model, Scheduler& scheduler) {
-  const std::shared_ptr<StreamCall> call(new StreamCall(scheduler));
+  const std::shared_ptr<StreamCall> call(new StreamCall(scheduler, context));
   call->self_ = call;
   if (const absl::Status status = call->Submit(request, context, model, call); !status.ok()) {
     call->OnFailed(status);
@@ -85,6 +88,7 @@ void StreamCall::OnDelta(AnswerDelta delta) {
       *delta_->add_tokens() = ToProto(token);
     }
   }
+  congested_ = delta_->token_ids_size() >= kMaxWaitingTokens;
   Advance();
 }
 
@@ -97,6 +101,10 @@ void StreamCall::OnFinished(AnswerEnd end) {
 void StreamCall::OnFailed(absl::Status status) {
   const std::lock_guard lock(mutex_);
   failure_ = std::move(status);
+  if (writing_ && congested_) {
+    // The write will not end before the client reads: only this ends the call.
+    context_.TryCancel();
+  }
   Advance();
 }
 
@@ -137,10 +145,18 @@ void StreamCall::OnWriteDone(bool ok) {
   if (!ok) {
     Cancel();
   }
-  const std::lock_guard lock(mutex_);
-  writing_ = false;
-  broken_ = broken_ || !ok;
-  Advance();
+  bool reads_again = false;
+  {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    broken_ = broken_ || !ok;
+    Advance();
+    reads_again = congested_ && !delta_.has_value();
+    congested_ = congested_ && !reads_again;
+  }
+  if (reads_again) {
+    scheduler().Wake();
+  }
 }
 
 void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last = std::move(self_); }

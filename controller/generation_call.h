@@ -3,6 +3,7 @@
 
 // The RPCs that generate: each is the reactor of its call and the sink of its answer.
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -25,6 +26,7 @@ class GenerationCall : public GenerationSink {
   absl::Status Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
                       const ModelPackage& model, std::shared_ptr<GenerationSink> self);
   void Cancel();
+  Scheduler& scheduler() { return scheduler_; }
 
   // Set by Submit before the answer can begin.
   v1::GenerationStarted started_;
@@ -38,27 +40,31 @@ class GenerationCall : public GenerationSink {
 };
 
 // GenerateStream. Deltas that arrive while a write is under way leave together in the next one, so a slow reader costs
-// no more messages than it reads.
+// no more messages than it reads; when many tokens wait for a write it is congested.
 class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamResponse>,
                          public GenerationCall,
                          public std::enable_shared_from_this<StreamCall> {
  public:
-  static StreamCall* Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+  static StreamCall* Start(const v1::GenerateRequest& request, grpc::CallbackServerContext& context,
                            const ModelPackage& model, Scheduler& scheduler);
 
  private:
-  explicit StreamCall(Scheduler& scheduler) : GenerationCall(scheduler) {}
+  StreamCall(Scheduler& scheduler, grpc::CallbackServerContext& context)
+      : GenerationCall(scheduler), context_(context) {}
 
   void OnStarted() override;
   void OnDelta(AnswerDelta delta) override;
   void OnFinished(AnswerEnd end) override;
   void OnFailed(absl::Status status) override;
+  bool congested() const override { return congested_.load(std::memory_order_relaxed); }
   void OnWriteDone(bool ok) override;
   void OnCancel() override { Cancel(); }
   void OnDone() override;
   void Advance();  // with mutex_ held: the next write, or the end
 
+  grpc::CallbackServerContext& context_;
   std::shared_ptr<StreamCall> self_;  // until OnDone
+  std::atomic<bool> congested_{false};
   std::mutex mutex_;
   bool start_pending_ = false;
   std::optional<v1::GenerationDelta> delta_;

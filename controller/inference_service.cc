@@ -35,6 +35,15 @@ grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::Generate
   return StreamCall::Start(request->request(), *context, model_, scheduler_);
 }
 
+grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context,
+                                                  const v1::AbortRequest* request, v1::AbortResponse* /*response*/) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(request->request_id().empty()
+                                   ? FieldViolation("request_id", "empty; name the request to end")
+                                   : scheduler_.Abort(/*tenant=*/"", request->request_id())));
+  return reactor;
+}
+
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {

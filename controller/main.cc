@@ -21,6 +21,9 @@ struct Flags {
   std::string port_file;
   std::string log_level = "info";
   bool no_reflection = false;
+  double failover_seconds = 30;
+  double step_timeout_seconds = 60;
+  double slow_reader_seconds = 30;
   double drain_seconds = 25;  // below Kubernetes' 30 s of grace
   flexquant::controller::ControllerOptions options;
 };
@@ -37,6 +40,22 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--max-queued", flags.options.max_queued_requests, "Requests that may wait for an executor")
       ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--max-queued-tokens", flags.options.max_queued_tokens,
+                 "Tokens, of prompts and of the answers asked for, that may wait for an executor")
+      ->check(CLI::Range(uint64_t{1}, uint64_t{1} << 40U))
+      ->capture_default_str();
+  app.add_option("--failover-seconds", flags.failover_seconds,
+                 "How long accepted requests wait for an executor when all are lost")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
+  app.add_option("--step-timeout", flags.step_timeout_seconds,
+                 "Seconds after which an executor that owes a result counts as lost")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  app.add_option("--slow-reader-seconds", flags.slow_reader_seconds,
+                 "Seconds after which a stream that its client does not read ends")
+      ->check(CLI::Range(0.1, 86400.0))
       ->capture_default_str();
   app.add_option("--prefill-chunk", flags.options.prefill_chunk_tokens, "Most prompt tokens in a step")
       ->check(CLI::Range(1, 1000000))
@@ -98,6 +117,9 @@ int main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("controller"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
   flags.options.listen = flags.listen;
+  flags.options.failover_timeout = absl::Seconds(flags.failover_seconds);
+  flags.options.step_timeout = absl::Seconds(flags.step_timeout_seconds);
+  flags.options.slow_reader_timeout = absl::Seconds(flags.slow_reader_seconds);
   flags.options.reflection = !flags.no_reflection;
   for (const std::string& address : flags.executors) {
     flags.options.executors.push_back({address, nullptr});

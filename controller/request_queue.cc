@@ -4,25 +4,121 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace flexquant::controller {
 
-bool RequestQueue::Push(std::unique_ptr<Sequence>& sequence) {
+absl::Status RequestQueue::Push(std::unique_ptr<Sequence>& sequence) {
   const std::lock_guard lock(mutex_);
-  if (waiting_.size() >= capacity_) {
-    return false;
+  if (waiting_.size() >= options_.max_requests) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat(waiting_.size(), " requests are waiting already, the most allowed; try again later"));
   }
+  // One alone may always wait: it was found to fit into an executor.
+  if (!waiting_.empty() && tokens_ + sequence->max_kv_tokens() > options_.max_tokens) {
+    return absl::ResourceExhaustedError(absl::StrCat("the waiting requests have ", tokens_, " tokens, with this one ",
+                                                     tokens_ + sequence->max_kv_tokens(), " of the ",
+                                                     options_.max_tokens, " allowed; try again later"));
+  }
+  LevelTenant(sequence->tenant());
+  tokens_ += sequence->max_kv_tokens();
   waiting_.push_back(std::move(sequence));
-  return true;
+  return absl::OkStatus();
 }
 
-std::unique_ptr<Sequence> RequestQueue::PopIf(const std::function<bool(const Sequence&)>& fits) {
-  const std::lock_guard lock(mutex_);
-  if (waiting_.empty() || !fits(*waiting_.front())) {
-    return nullptr;
+void RequestQueue::Return(std::unique_ptr<Sequence> sequence) {
+  const uint64_t id = sequence->id();
+  EndCause cause = EndCause::kNone;
+  {
+    const std::lock_guard lock(mutex_);
+    tokens_ += sequence->max_kv_tokens();
+    waiting_.push_back(std::move(sequence));
+    // Whoever ended it before looked for it here in vain.
+    cause = waiting_.back()->end_cause();
   }
-  std::unique_ptr<Sequence> first = std::move(waiting_.front());
-  waiting_.pop_front();
-  return first;
+  if (cause != EndCause::kNone) {
+    Cancel(id, StatusOf(cause));
+  }
+}
+
+uint64_t RequestQueue::ServedTokens(const std::string& tenant) const {
+  const auto found = served_.find(tenant);
+  return found == served_.end() ? 0 : found->second;
+}
+
+void RequestQueue::LevelTenant(const std::string& tenant) {
+  uint64_t least = 0;
+  bool others = false;
+  for (const auto& waiting : waiting_) {
+    if (waiting->tenant() == tenant) {
+      return;
+    }
+    const uint64_t tokens = ServedTokens(waiting->tenant());
+    least = others ? std::min(least, tokens) : tokens;
+    others = true;
+  }
+  if (others) {
+    uint64_t& tokens = served_[tenant];
+    tokens = std::max(tokens, least);
+  }
+}
+
+void RequestQueue::Served(const std::string& tenant, uint64_t tokens) {
+  const std::lock_guard lock(mutex_);
+  served_[tenant] += tokens;
+}
+
+bool RequestQueue::Before(const Sequence& a, const Sequence& b, absl::Time now) const {
+  if (a.started() != b.started()) {
+    return a.started();
+  }
+  if (!a.started()) {
+    const auto level = [&](const Sequence& sequence) {
+      return sequence.priority() + (now - sequence.arrival()) / options_.ageing;
+    };
+    if (level(a) != level(b)) {
+      return level(a) > level(b);
+    }
+    const uint64_t served_a = ServedTokens(a.tenant());
+    const uint64_t served_b = ServedTokens(b.tenant());
+    if (served_a != served_b) {
+      return served_a < served_b;
+    }
+  }
+  return a.arrival() != b.arrival() ? a.arrival() < b.arrival() : a.id() < b.id();
+}
+
+void RequestQueue::Remove(std::deque<std::unique_ptr<Sequence>>::iterator place, std::unique_ptr<Sequence>* sequence) {
+  *sequence = std::move(*place);
+  waiting_.erase(place);
+  tokens_ -= (*sequence)->max_kv_tokens();
+}
+
+std::unique_ptr<Sequence> RequestQueue::Pop(absl::Time now, absl::FunctionRef<Fit(const Sequence&)> fit) {
+  const std::lock_guard lock(mutex_);
+  std::vector<const Sequence*> skipped;
+  while (skipped.size() < waiting_.size()) {
+    auto first = waiting_.end();
+    for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
+      if (std::find(skipped.begin(), skipped.end(), place->get()) == skipped.end() &&
+          (first == waiting_.end() || Before(**place, **first, now))) {
+        first = place;
+      }
+    }
+    switch (fit(**first)) {
+      case Fit::kNow: {
+        std::unique_ptr<Sequence> sequence;
+        Remove(first, &sequence);
+        served_[sequence->tenant()] += sequence->known_tokens();
+        return sequence;
+      }
+      case Fit::kNotNow:
+        return nullptr;
+      case Fit::kNever:
+        skipped.push_back(first->get());
+    }
+  }
+  return nullptr;
 }
 
 std::deque<std::unique_ptr<Sequence>> RequestQueue::TakeIf(const std::function<bool(const Sequence&)>& leaves) {
@@ -32,13 +128,16 @@ std::deque<std::unique_ptr<Sequence>> RequestQueue::TakeIf(const std::function<b
   std::deque<std::unique_ptr<Sequence>> leaving(std::make_move_iterator(first_leaving),
                                                 std::make_move_iterator(waiting_.end()));
   waiting_.erase(first_leaving, waiting_.end());
+  for (const auto& sequence : leaving) {
+    tokens_ -= sequence->max_kv_tokens();
+  }
   return leaving;
 }
 
-bool RequestQueue::Cancel(uint64_t id) {
+bool RequestQueue::Cancel(uint64_t id, const absl::Status& reason) {
   const auto cancelled = TakeIf([&](const Sequence& sequence) { return sequence.id() == id; });
   for (const auto& sequence : cancelled) {
-    sequence->Fail(absl::CancelledError("the request was cancelled while it waited"));
+    sequence->Fail(reason);
   }
   return !cancelled.empty();
 }
@@ -50,8 +149,14 @@ void RequestQueue::FailExpired(absl::Time now) {
 }
 
 void RequestQueue::FailLargerThan(uint64_t max_tokens, const absl::Status& status) {
-  for (const auto& sequence : TakeIf([&](const Sequence& waiting) { return waiting.kv_tokens() > max_tokens; })) {
+  for (const auto& sequence : TakeIf([&](const Sequence& waiting) { return waiting.max_kv_tokens() > max_tokens; })) {
     sequence->Fail(status);
+  }
+}
+
+void RequestQueue::FailAll(const std::function<absl::Status(const Sequence&)>& reason) {
+  for (const auto& sequence : TakeIf([](const Sequence& /*waiting*/) { return true; })) {
+    sequence->Fail(reason(*sequence));
   }
 }
 
@@ -62,6 +167,16 @@ absl::Time RequestQueue::NextDeadline() const {
     next = std::min(next, sequence->deadline());
   }
   return next;
+}
+
+size_t RequestQueue::size() const {
+  const std::lock_guard lock(mutex_);
+  return waiting_.size();
+}
+
+uint64_t RequestQueue::tokens() const {
+  const std::lock_guard lock(mutex_);
+  return tokens_;
 }
 
 }  // namespace flexquant::controller

@@ -20,6 +20,7 @@ constexpr size_t kMaxStopStringBytes = 256;
 constexpr int kMaxStopTokenIds = 64;
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxRequestIdBytes = 128;
+constexpr int kMaxPriority = 100;
 
 uint64_t RandomBits() {
   std::random_device device;
@@ -281,6 +282,11 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   validated.spec = std::make_unique<GenerationSpec>();
   GenerationSpec& spec = *validated.spec;
   FQ_RETURN_IF_ERROR(FillRequestId(request.request_id(), spec));
+  if (request.priority() < -kMaxPriority || request.priority() > kMaxPriority) {
+    return FieldViolation("priority", absl::StrCat(request.priority(), " is outside [-", kMaxPriority, ", ",
+                                                   kMaxPriority, "]"));
+  }
+  spec.priority = request.priority();
   FQ_RETURN_IF_ERROR(FillSampling(request.sampling(), spec.sampling, *validated.effective.mutable_sampling()));
   FQ_RETURN_IF_ERROR(FillStop(request.stop(), model, spec));
   FQ_RETURN_IF_ERROR(FillOutput(request.output(), validated));

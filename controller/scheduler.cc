@@ -29,42 +29,18 @@ absl::Status TooLarge(uint64_t capacity_tokens) {
 
 }  // namespace
 
-// Counts the requests that have not ended.
-class ActiveRequests : public std::enable_shared_from_this<ActiveRequests> {
- public:
-  // Counts until the returned object is destroyed.
-  std::shared_ptr<void> Add() {
-    const std::lock_guard lock(mutex_);
-    ++count_;
-    return {nullptr, [self = shared_from_this()](void*) { self->Remove(); }};
-  }
-  void WaitUntilNone(absl::Time deadline) {
-    std::unique_lock lock(mutex_);
-    none_.wait_until(lock, absl::ToChronoTime(deadline), [this] { return count_ == 0; });
-  }
-
- private:
-  void Remove() {
-    const std::lock_guard lock(mutex_);
-    --count_;
-    none_.notify_all();
-  }
-
-  std::mutex mutex_;
-  std::condition_variable none_;
-  uint64_t count_ = 0;
-};
-
 Scheduler::Scheduler(const SchedulerOptions& options, const ExpectedModel& expected, const Tokenizer& tokenizer,
                      const LayerGroups& groups, std::function<void(bool ready)> readiness_changed)
     : shared_{tokenizer, groups, static_cast<uint32_t>(options.worker.lookahead)},
       readiness_changed_(std::move(readiness_changed)),
+      failover_timeout_(options.failover_timeout),
       active_(std::make_shared<ActiveRequests>()),
-      queue_(options.max_queued_requests) {
+      queue_(options.queue) {
   FQ_CHECK(!options.executors.empty());
-  for (const ExecutorTarget& target : options.executors) {
-    workers_.push_back(
-        std::make_unique<ExecutorWorker>(target, expected, options.worker, queue_, [this] { OnStateChanged(); }));
+  for (size_t i = 0; i < options.executors.size(); ++i) {
+    workers_.push_back(std::make_unique<ExecutorWorker>(
+        options.executors[i], expected, options.worker, queue_,
+        ExecutorWorker::Hooks{[this] { OnStateChanged(); }, [this] { Wake(); }, [this, i] { return OtherReady(i); }}));
   }
   for (const auto& worker : workers_) {
     worker->Start();
@@ -75,6 +51,7 @@ Scheduler::~Scheduler() { Stop(); }
 
 absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink) {
   uint64_t id = 0;
+  std::shared_ptr<ActiveRequest> superseded;
   {
     const std::lock_guard lock(mutex_);
     if (draining_) {
@@ -87,29 +64,59 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
       return WithErrorInfo(TooLarge(MaxSequenceTokens()), "KV_CACHE_TOO_SMALL");
     }
     id = ++last_id_;
-    auto sequence = std::make_unique<Sequence>(id, std::move(spec), std::move(sink), shared_, active_->Add());
-    if (!queue_.Push(sequence)) {
+    auto request = active_->Add(id, spec->tenant, spec->request_id, &superseded);
+    auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, std::move(request));
+    if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
       sequence->Discard();
-      return WithRetryDelay(
-          WithErrorInfo(absl::ResourceExhaustedError(absl::StrCat(
-                            queue_.capacity(), " requests are waiting already, the most allowed; try again later")),
-                        "QUEUE_FULL"),
-          kRetryDelay);
+      return WithRetryDelay(WithErrorInfo(queued, "QUEUE_FULL"), kRetryDelay);
     }
   }
-  for (const auto& worker : workers_) {
-    worker->Wake();
+  if (superseded != nullptr) {
+    End(superseded, EndCause::kSuperseded);
   }
+  Wake();
   return id;
 }
 
-void Scheduler::Cancel(uint64_t id) {
-  if (queue_.Cancel(id)) {
-    return;
-  }
+void Scheduler::Wake() {
   for (const auto& worker : workers_) {
-    worker->Cancel(id);
+    worker->Wake();
   }
+}
+
+bool Scheduler::End(const std::shared_ptr<ActiveRequest>& request, EndCause cause) {
+  if (!request->End(cause)) {
+    return false;
+  }
+  // If it is on its way from one executor to another, whoever takes it next sees the cause.
+  if (!queue_.Cancel(request->id(), StatusOf(cause))) {
+    Wake();
+  }
+  return true;
+}
+
+void Scheduler::Cancel(uint64_t id) {
+  if (const std::shared_ptr<ActiveRequest> request = active_->Find(id); request != nullptr) {
+    End(request, EndCause::kCancelled);
+  }
+}
+
+absl::Status Scheduler::Abort(const std::string& tenant, const std::string& request_id) {
+  const std::shared_ptr<ActiveRequest> request = active_->Find(tenant, request_id);
+  if (request != nullptr && End(request, EndCause::kAborted)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("no running or waiting request has the request_id '", request_id,
+                                          "'; it has ended, or it never reached this server"));
+}
+
+bool Scheduler::OtherReady(size_t worker) const {
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (i != worker && workers_[i]->state().ready) {
+      return true;
+    }
+  }
+  return false;
 }
 
 uint64_t Scheduler::MaxSequenceTokens() const {
@@ -155,10 +162,21 @@ void Scheduler::OnStateChanged() {
   const std::lock_guard lock(mutex_);
   const bool ready =
       std::any_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().ready; });
-  const uint64_t capacity_tokens = MaxSequenceTokens();
-  queue_.FailLargerThan(capacity_tokens, ready       ? TooLarge(capacity_tokens)
-                                         : draining_ ? ShuttingDown()
-                                                     : NotReadyError());
+  if (ready) {
+    lost_at_ = absl::InfiniteFuture();
+    const uint64_t capacity_tokens = MaxSequenceTokens();
+    queue_.FailLargerThan(capacity_tokens, TooLarge(capacity_tokens));
+  } else {
+    lost_at_ = std::min(lost_at_, absl::Now());
+    const bool finishing = std::any_of(workers_.begin(), workers_.end(),
+                                       [](const auto& worker) { return worker->state().draining; });
+    if (!finishing && absl::Now() - lost_at_ >= failover_timeout_) {
+      const absl::Status reason = NotReadyError();
+      queue_.FailAll([&](const Sequence& sequence) {
+        return sequence.has_answer_tokens() ? LostError(sequence, reason.message()) : reason;
+      });
+    }
+  }
   if (ready == ready_) {
     return;
   }
@@ -188,7 +206,7 @@ void Scheduler::Stop() {
   for (const auto& worker : workers_) {
     worker->Stop();
   }
-  queue_.FailLargerThan(0, ShuttingDown());
+  queue_.FailAll([](const Sequence& /*sequence*/) { return ShuttingDown(); });
 }
 
 }  // namespace flexquant::controller

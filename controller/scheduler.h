@@ -11,22 +11,23 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "controller/active_requests.h"
 #include "controller/executor_worker.h"
 #include "controller/generation.h"
 #include "controller/request_queue.h"
 
 namespace flexquant::controller {
 
-class ActiveRequests;
-
 struct SchedulerOptions {
   std::vector<ExecutorTarget> executors;  // at least one
-  uint32_t max_queued_requests = 256;
+  QueueOptions queue;
+  // How long accepted requests wait for an executor when there is none any more.
+  absl::Duration failover_timeout = absl::Seconds(30);
   WorkerOptions worker;
 };
 
 // Continuous batching over one or more executors: accepted requests wait in one bounded queue, each executor's worker
-// takes from it. Thread-safe.
+// takes from it and gives back what it could not finish. Thread-safe.
 class Scheduler {
  public:
   // `tokenizer` and `groups` must outlive this. `readiness_changed(ready)` is called, one call at a time, whenever the
@@ -38,10 +39,15 @@ class Scheduler {
 
   // Queues a request and returns its id; `sink` gets its answer, possibly before this returns. Nothing is sent to
   // `sink` when it fails: UNAVAILABLE with RetryInfo (no executor ready, draining), RESOURCE_EXHAUSTED with RetryInfo
-  // (queue full) or without (more KV blocks than any executor has).
+  // (queue full) or without (more KV blocks than any executor has). A running request of the same tenant and request id
+  // is superseded: it ends with ABORTED, so that a retry never computes twice.
   absl::StatusOr<uint64_t> Submit(std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink);
   // The request ends with CANCELLED, wherever it is; an unknown or ended one is ignored.
   void Cancel(uint64_t id);
+  // The same by the client's name for it, with the reason ABORTED_BY_REQUEST_ID; NOT_FOUND if none is active.
+  absl::Status Abort(const std::string& tenant, const std::string& request_id);
+  // A client reads again.
+  void Wake();
 
   // Most positions (prompt + answer) a sequence can have on the ready executor with the largest KV cache; 0 if none is
   // ready.
@@ -58,9 +64,13 @@ class Scheduler {
  private:
   void OnStateChanged();
   absl::Status NotReadyError() const;
+  bool OtherReady(size_t worker) const;
+  // False if it was to end already.
+  bool End(const std::shared_ptr<ActiveRequest>& request, EndCause cause);
 
   const Sequence::Shared shared_;
   const std::function<void(bool)> readiness_changed_;
+  const absl::Duration failover_timeout_;
   const std::shared_ptr<ActiveRequests> active_;
   RequestQueue queue_;
 
@@ -69,6 +79,7 @@ class Scheduler {
   mutable std::mutex mutex_;
   mutable std::condition_variable ready_changed_;
   bool ready_ = false;
+  absl::Time lost_at_ = absl::InfiniteFuture();  // since when no executor is ready
   bool draining_ = false;
   bool stopped_ = false;
   uint64_t last_id_ = 0;

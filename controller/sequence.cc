@@ -16,10 +16,9 @@ bool Contains(const std::vector<uint32_t>& ids, uint32_t id) {
 
 }  // namespace
 
-Sequence::Sequence(uint64_t id, std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink,
-                   const Shared& shared, std::shared_ptr<void> active)
-    : id_(id),
-      spec_(std::move(spec)),
+Sequence::Sequence(std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink, const Shared& shared,
+                   std::shared_ptr<ActiveRequest> active)
+    : spec_(std::move(spec)),
       sink_(std::move(sink)),
       lookahead_(shared.lookahead),
       active_(std::move(active)),
@@ -35,43 +34,116 @@ Sequence::~Sequence() {
   }
 }
 
-void Sequence::Start(std::vector<uint32_t> kv_blocks, absl::Time now) {
-  kv_blocks_ = std::move(kv_blocks);
-  started_ = now;
-  sink_->OnStarted();
+std::vector<PrefixKey> Sequence::PromptKeys(uint32_t block_tokens) const {
+  std::vector<PrefixKey> keys = PrefixKeys(spec_->tenant, spec_->prefill_plan, spec_->prompt, block_tokens);
+  if (keys.size() * block_tokens == known_tokens()) {
+    keys.pop_back();
+  }
+  return keys;
 }
 
-uint32_t Sequence::prefill_remaining() const {
+void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens,
+                     absl::Time now) {
+  executor_id_ = executor_id;
+  block_tokens_ = block_tokens;
+  kv_blocks_ = std::move(prefix_blocks);
+  blocks_sent_ = 0;
+  cached_ = static_cast<uint32_t>(kv_blocks_.size()) * block_tokens;
+  positions_sent_ = cached_;
+  known_at_start_ = known_tokens();
+  FQ_CHECK(cached_ < known_at_start_);
+  accepted_here_ = 0;
+  prompt_raised_ = false;
+  requested_ = journal_.size();
+  if (!started()) {
+    started_ = now;
+    sink_->OnStarted();
+  }
+}
+
+std::vector<uint32_t> Sequence::Leave() {
+  FQ_CHECK(!ended_);
+  return std::exchange(kv_blocks_, {});
+}
+
+uint32_t Sequence::MissingBlocks(uint32_t count) const {
+  const uint32_t blocks = (positions_sent_ + count + block_tokens_ - 1) / block_tokens_;
+  const auto present = static_cast<uint32_t>(kv_blocks_.size());
+  return blocks > present ? blocks - present : 0;
+}
+
+void Sequence::AddBlocks(const std::vector<uint32_t>& blocks) {
+  kv_blocks_.insert(kv_blocks_.end(), blocks.begin(), blocks.end());
+}
+
+void Sequence::NotePause(absl::Time now) {
+  paused_since_ = paused() ? std::min(paused_since_, now) : absl::InfiniteFuture();
+}
+
+const PrecisionPlan& Sequence::ReplayPlan(uint32_t position) const {
   const auto prompt = static_cast<uint32_t>(spec_->prompt.size());
-  return prompt > positions_sent_ ? prompt - positions_sent_ : 0;
+  // In shared mode nobody is promised the same digits, and the top precision is quicker in large chunks.
+  if (position < prompt || !spec_->isolated) {
+    return spec_->prefill_plan;
+  }
+  // An answer token is fed in the step that computes the one after it.
+  return journal_.plan(position - prompt + 1);
 }
 
-SequenceStep Sequence::NextStep(uint32_t count, uint32_t block_tokens) {
+uint32_t Sequence::PrefillChunk(uint32_t most) const {
+  const uint32_t end = std::min(positions_sent_ + most, known_at_start_);
+  // The last token of an answer is computed at the plan of the token that follows from it.
+  const uint32_t last = journal_.size() == 0 ? known_at_start_ : known_at_start_ - 1;
+  if (positions_sent_ >= last || end == positions_sent_) {
+    return std::min<uint32_t>(end - positions_sent_, 1);
+  }
+  const PrecisionPlan& plan = ReplayPlan(positions_sent_);
+  uint32_t position = positions_sent_ + 1;
+  while (position < std::min(end, last) && ReplayPlan(position) == plan) {
+    ++position;
+  }
+  return position - positions_sent_;
+}
+
+SequenceStep Sequence::NextStep(uint32_t count) {
+  FQ_CHECK(MissingBlocks(count) == 0);
   SequenceStep step;
-  step.sequence_id = id_;
+  step.sequence_id = executor_id_;
   step.position = positions_sent_;
-  const uint32_t blocks = (positions_sent_ + count + block_tokens - 1) / block_tokens;
-  FQ_CHECK(blocks <= kv_blocks_.size());
+  const uint32_t blocks = (positions_sent_ + count + block_tokens_ - 1) / block_tokens_;
   step.new_kv_blocks.assign(kv_blocks_.begin() + blocks_sent_,
                             kv_blocks_.begin() + std::max<int64_t>(blocks, blocks_sent_));
   return step;
 }
 
-SequenceStep Sequence::NextPrefill(uint32_t count, uint32_t block_tokens) {
+SequenceStep Sequence::NextPrefill(uint32_t count) {
   FQ_CHECK(count >= 1 && count <= prefill_remaining());
-  SequenceStep step = NextStep(count, block_tokens);
-  if (positions_sent_ == 0) {
-    step.start = SequenceStart{spec_->sampling, spec_->top_logprobs, static_cast<uint32_t>(spec_->prompt.size())};
+  SequenceStep step = NextStep(count);
+  const auto prompt = static_cast<uint32_t>(spec_->prompt.size());
+  if (positions_sent_ == cached_) {
+    step.start = SequenceStart{spec_->sampling, spec_->top_logprobs, prompt,
+                               {spec_->prompt.begin(), spec_->prompt.begin() + cached_}};
   }
-  step.plan = spec_->prefill_plan;
-  step.token_ids.assign(spec_->prompt.begin() + positions_sent_, spec_->prompt.begin() + positions_sent_ + count);
+  for (uint32_t position = positions_sent_; position < positions_sent_ + count; ++position) {
+    step.token_ids.push_back(position < prompt ? spec_->prompt[position] : journal_.token(position - prompt));
+  }
   step.sample = count == prefill_remaining();
+  step.plan = step.sample && journal_.size() > 0 ? PlanNextToken() : ReplayPlan(positions_sent_);
   return step;
 }
 
-SequenceStep Sequence::NextDecode(uint32_t block_tokens) {
+SequenceStep Sequence::NextDecode() {
   FQ_CHECK(can_decode());
-  SequenceStep step = NextStep(1, block_tokens);
+  SequenceStep step = NextStep(1);
+  step.plan = PlanNextToken();
+  step.sample = true;
+  return step;
+}
+
+const PrecisionPlan& Sequence::PlanNextToken() {
+  if (requested_ < journal_.planned()) {
+    return journal_.plan(requested_);
+  }
   // The policy sees the tokens that are known at this point in any case, not those that happen to be: the plan, and
   // with it the answer, must not depend on how fast results arrive.
   while (observed_ + lookahead_ < requested_) {
@@ -80,20 +152,24 @@ SequenceStep Sequence::NextDecode(uint32_t block_tokens) {
     unobserved_.pop_front();
     ++observed_;
   }
-  step.plan = spec_->policy->Next(requested_);
-  step.sample = true;
-  return step;
+  return spec_->policy->Next(requested_);
 }
 
 void Sequence::Sent(const SequenceStep& step) {
+  const uint32_t first = positions_sent_;
   positions_sent_ += step.token_ids.empty() ? 1 : static_cast<uint32_t>(step.token_ids.size());
   blocks_sent_ += static_cast<uint32_t>(step.new_kv_blocks.size());
-  if (step.sample) {
-    ++requested_;
-    // The first token comes out of the prefill, which no policy chose.
-    const bool chosen = step.token_ids.empty();
-    plans_in_use_.push_back({step.plan, chosen ? spec_->policy->Charge(step.plan) : std::nullopt});
+  prompt_raised_ = prompt_raised_ || (first < spec_->prompt.size() && !(step.plan == spec_->prefill_plan));
+  if (!step.sample) {
+    return;
   }
+  if (requested_ < journal_.planned()) {
+    journal_.ReplacePlan(requested_, step.plan);
+  } else {
+    // The first token comes out of the prefill, which no policy chose.
+    journal_.AddPlan(step.plan, requested_ > 0 ? spec_->policy->Charge(step.plan) : std::nullopt);
+  }
+  ++requested_;
 }
 
 bool Sequence::DrawsAudit(double rate) const {
@@ -111,20 +187,23 @@ std::string Sequence::StopCauseOf(uint32_t id) const {
 
 void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl, absl::Time now) {
   FQ_CHECK(!ended_);
-  if (plans_in_use_.empty()) {
+  const uint32_t index = journal_.size();
+  if (index >= requested_) {
     Fail(absl::InternalError("the executor sent a token that was not asked for"));
     return;
   }
   AnswerDelta delta;
-  if (const auto predicted = plans_in_use_.front().predicted_kl; audit_kl.has_value() && predicted.has_value()) {
+  const std::optional<double> predicted = journal_.predicted_kl(index);
+  if (audit_kl.has_value() && predicted.has_value()) {
     tally_.AddAudit(*audit_kl);
     spec_->policy->Audited(*predicted, *audit_kl);
   }
-  delta.tokens.push_back({token, tally_.Add(plans_in_use_.front().plan, plans_in_use_.front().predicted_kl)});
-  plans_in_use_.pop_front();
-  first_token_ = accepted_ == 0 ? now : first_token_;
+  delta.tokens.push_back({token, tally_.Add(journal_.plan(index), predicted)});
+  first_token_ = index == 0 ? now : first_token_;
   last_token_ = now;
-  ++accepted_;
+  journal_.AddToken(token.id);
+  ++accepted_here_;
+  losses_ = 0;
   unobserved_.push_back(token.signals);
 
   std::string cause = StopCauseOf(token.id);
@@ -138,7 +217,7 @@ void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl,
       cause = absl::StrCat("string:", *output.match);
     }
   }
-  const bool exhausted = !stopped_by_id && !stopped_by_string && accepted_ == spec_->max_tokens;
+  const bool exhausted = !stopped_by_id && !stopped_by_string && journal_.size() == spec_->max_tokens;
   if (stopped_by_id || exhausted) {
     absl::StrAppend(&delta.text, stop_strings_.Append(detokenizer_.Finish()).text, stop_strings_.Finish());
   }
@@ -156,10 +235,11 @@ void Sequence::Finish(bool stopped, std::string cause) {
   end.stopped = stopped;
   end.stop_cause = std::move(cause);
   end.prompt_tokens = static_cast<uint32_t>(spec_->prompt.size());
-  end.generated_tokens = accepted_;
+  end.generated_tokens = journal_.size();
   end.queue_time = started_ - spec_->arrival;
   end.time_to_first_token = first_token_ - spec_->arrival;
-  end.time_per_output_token = accepted_ > 1 ? (last_token_ - first_token_) / (accepted_ - 1) : absl::ZeroDuration();
+  end.time_per_output_token =
+      journal_.size() > 1 ? (last_token_ - first_token_) / (journal_.size() - 1) : absl::ZeroDuration();
   end.precision = tally_.Report();
   end.precision.policy = std::string(spec_->policy->name());
   end.precision.calibrated = spec_->calibrated;

@@ -61,6 +61,12 @@ absl::Status CheckOptions(const ControllerOptions& options) {
   if (options.max_queued_requests == 0) {
     return absl::InvalidArgumentError("max_queued_requests is 0; at least 1 is needed to accept a request");
   }
+  if (options.max_queued_tokens == 0) {
+    return absl::InvalidArgumentError("max_queued_tokens is 0; at least 1 is needed to accept a request");
+  }
+  if (options.step_timeout <= absl::ZeroDuration() || options.slow_reader_timeout <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("step_timeout and slow_reader_timeout must be longer than 0 s");
+  }
   if (options.prefill_chunk_tokens == 0) {
     return absl::InvalidArgumentError("prefill_chunk_tokens is 0; at least 1 is needed to read a prompt");
   }
@@ -75,7 +81,11 @@ class ControllerServerImpl final : public ControllerServer {
   absl::Status Start(const ControllerOptions& options) {
     SchedulerOptions scheduler_options;
     scheduler_options.executors = options.executors;
-    scheduler_options.max_queued_requests = options.max_queued_requests;
+    scheduler_options.queue.max_requests = options.max_queued_requests;
+    scheduler_options.queue.max_tokens = options.max_queued_tokens;
+    scheduler_options.failover_timeout = options.failover_timeout;
+    scheduler_options.worker.step_timeout = options.step_timeout;
+    scheduler_options.worker.slow_reader_timeout = options.slow_reader_timeout;
     scheduler_options.worker.lookahead = options.lookahead;
     scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
     scheduler_options.worker.audit_rate = options.audit_rate;

@@ -24,7 +24,15 @@ struct ControllerOptions {
   std::string listen;
   std::vector<ExecutorTarget> executors;  // at least one
   int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
+  // What may wait for an executor: requests, and their prompt and most answer tokens together.
   uint32_t max_queued_requests = 256;
+  uint64_t max_queued_tokens = 4'000'000;
+  // How long accepted requests wait when no executor is left; 0 = they fail at once.
+  absl::Duration failover_timeout = absl::Seconds(30);
+  // An executor that owes a step's result for longer counts as dead.
+  absl::Duration step_timeout = absl::Minutes(1);
+  // A stream whose client reads nothing for so long ends.
+  absl::Duration slow_reader_timeout = absl::Seconds(30);
   uint32_t prefill_chunk_tokens = 256;
   // Share in [0, 1] of the decode steps under `max_mean_kl` and `target_mean_bits` whose KL is measured, on executors
   // that can.

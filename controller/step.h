@@ -19,6 +19,7 @@ struct SequenceStart {
   SamplingValues sampling;
   uint32_t top_logprobs = 0;
   uint32_t prompt_tokens = 0;
+  std::vector<uint32_t> cached_token_ids;  // of the positions that the first KV blocks hold already
 };
 
 // One sequence's part of a step.

@@ -95,6 +95,11 @@ std::vector<StepResult> StepStream::TakeResults() {
   return std::exchange(results_, {});
 }
 
+bool StepStream::draining() const {
+  const std::lock_guard lock(mutex_);
+  return draining_;
+}
+
 absl::Status StepStream::status() const {
   const std::lock_guard lock(mutex_);
   return done_ ? status_ : absl::OkStatus();
@@ -115,6 +120,8 @@ void StepStream::OnReadDone(bool ok) {
       opened_instance_id_ = incoming_.opened().instance_id();
     } else if (incoming_.has_result() && opened_instance_id_.has_value()) {
       results_.push_back(FromProto(incoming_.result()));
+    } else if (incoming_.has_draining() && opened_instance_id_.has_value()) {
+      draining_ = true;
     } else {
       context_.TryCancel();
     }

@@ -29,6 +29,8 @@ class StepStream final : public grpc::ClientBidiReactor<executor::v1::ExecuteReq
   absl::StatusOr<std::string> WaitOpened(absl::Time deadline);
   // Results arrived since the last call.
   std::vector<StepResult> TakeResults();
+  // Whether the executor has said that it is shutting down.
+  bool draining() const;
   // OK while open; then why it ended, never OK.
   absl::Status status() const;
   // Cancels the call; thread-safe, does not wait.
@@ -52,6 +54,7 @@ class StepStream final : public grpc::ClientBidiReactor<executor::v1::ExecuteReq
   std::deque<executor::v1::ExecuteRequest> outbox_;
   std::vector<StepResult> results_;
   std::optional<std::string> opened_instance_id_;
+  bool draining_ = false;
   bool writing_ = false;
   bool reading_ended_ = false;
   bool done_ = false;

@@ -50,7 +50,7 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
     reading_ = false;
     if (ok) {
       queued_bytes_ += incoming_.ByteSizeLong();
-      queue_.push_back({std::move(incoming_), absl::Now()});
+      queue_.push_back({std::move(incoming_), absl::Now(), false});
       ReadOn();
     } else {
       half_closed_ = true;
@@ -80,6 +80,7 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
   struct Message {
     v1::ExecuteRequest request;
     absl::Time received;
+    bool draining = false;  // no request, but the peer has to be told
   };
 
   // Needs mutex_.
@@ -99,7 +100,12 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
         break;
       }
       v1::ExecuteResponse response;
-      status = session_.Handle((*message)->request, (*message)->received, &response);
+      if ((*message)->draining) {
+        response.mutable_draining();
+      } else {
+        status = session_.Handle((*message)->request, (*message)->received, &response);
+      }
+      opened_ = opened_ || response.has_opened();
       if (status.ok() && response.message_case() != v1::ExecuteResponse::MESSAGE_NOT_SET) {
         status = Write(std::move(response));
       }
@@ -117,12 +123,18 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
     Finish(ToGrpcStatus(status));
   }
 
-  // Nothing after half-close; an error if the stream is cancelled or the executor drains and owes it nothing.
+  // Nothing after half-close; an error if the stream is cancelled or the executor drains and owes it nothing. That it
+  // drains comes first, once.
   absl::StatusOr<std::optional<Message>> NextMessage() {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return cancelled_ || !queue_.empty() || half_closed_ || Idle(); });
+    const auto notice_due = [&] { return service_.engine_.draining() && opened_ && !draining_told_; };
+    changed_.wait(lock, [&] { return cancelled_ || !queue_.empty() || half_closed_ || notice_due() || Idle(); });
     if (cancelled_) {
       return absl::CancelledError("the stream was cancelled");
+    }
+    if (notice_due()) {
+      draining_told_ = true;
+      return Message{{}, absl::Now(), true};
     }
     if (!queue_.empty()) {
       Message message = std::move(queue_.front());
@@ -162,6 +174,8 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
   ExecutorService& service_;
   const std::string peer_;
   Session session_;              // of the worker
+  bool opened_ = false;          // of the worker
+  bool draining_told_ = false;   // of the worker
   v1::ExecuteRequest incoming_;  // of the read under way
   v1::ExecuteResponse outgoing_;
 

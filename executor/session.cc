@@ -212,6 +212,13 @@ absl::StatusOr<Session::Sequence> Session::MakeSequence(const v1::SequenceStep& 
   sequence.top_logprobs = start.top_logprobs();
   sequence.prompt_tokens = start.prompt_tokens();
   sequence.full_logits = start.full_logits();
+  FQ_RETURN_IF_ERROR(ValidateCachedTokens(request, engine_.info()));
+  sequence.length = static_cast<uint32_t>(start.cached_token_ids_size());
+  if (sequence.count_tokens) {
+    for (const uint32_t token : start.cached_token_ids()) {
+      sequence.counts.AddPrompt(token);
+    }
+  }
   return sequence;
 }
 

@@ -121,6 +121,29 @@ absl::Status ValidateSequenceStep(const v1::SequenceStep& step, uint32_t num_tok
   return absl::OkStatus();
 }
 
+absl::Status ValidateCachedTokens(const v1::SequenceStep& step, const RunnerInfo& info) {
+  const v1::SequenceStart& start = step.start();
+  const auto cached = static_cast<uint32_t>(start.cached_token_ids_size());
+  if (cached == 0) {
+    return absl::OkStatus();
+  }
+  const std::string who = absl::StrCat("sequence ", step.sequence_id(), ": ");
+  if (cached % info.kv_block_tokens != 0 || cached >= start.prompt_tokens() ||
+      cached / info.kv_block_tokens > static_cast<uint32_t>(step.new_kv_blocks_size())) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        who, "start.cached_token_ids has ", cached, " tokens; allowed: whole blocks of ", info.kv_block_tokens,
+        ", fewer than the ", start.prompt_tokens(), " prompt tokens, in the ", step.new_kv_blocks_size(),
+        " KV blocks of this step"));
+  }
+  for (const uint32_t token : start.cached_token_ids()) {
+    if (token >= info.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(who, "cached token id is ", token, "; allowed: 0 to ", info.vocab_size - 1));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<PrecisionPlan> ParsePlan(const v1::Plan& plan, const RunnerInfo& info) {
   if (plan.plan_id() > kMaxPlanId) {
     return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan.plan_id(), "; allowed: 0 to ", kMaxPlanId));

@@ -31,6 +31,9 @@ struct SequenceExtent {
 absl::Status ValidateSequenceStep(const v1::SequenceStep& step, uint32_t num_tokens, const SequenceExtent& held,
                                   const RunnerInfo& info);
 
+// Checks SequenceStart.cached_token_ids of a sequence's first step. INVALID_ARGUMENT.
+absl::Status ValidateCachedTokens(const v1::SequenceStep& step, const RunnerInfo& info);
+
 // INVALID_ARGUMENT naming the plan.
 absl::StatusOr<PrecisionPlan> ParsePlan(const v1::Plan& plan, const RunnerInfo& info);
 

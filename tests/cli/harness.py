@@ -108,10 +108,11 @@ def server(program, *arguments, listen="127.0.0.1:0"):
 
 
 @contextlib.contextmanager
-def fleet(model):
+def fleet(model, *controller_flags):
     """An executor and a controller as processes: (executor, its address, controller, its address), ready."""
     with server("flexquant-executor", "--model", model) as (executor, executor_address):
-        with server("flexquant-controller", "--model", model, "--executor", executor_address) as (controller, address):
+        with server("flexquant-controller", "--model", model, "--executor", executor_address,
+                    *controller_flags) as (controller, address):
             status, _, err = flexquant("info", "--server", address, "--wait", 60)
             assert status == 0, err
             yield executor, executor_address, controller, address

@@ -1,12 +1,10 @@
-// The controller's small parts: KV blocks, stop strings, plan ids, layer-group sizes, the tally of precisions.
+// The controller's small parts: stop strings, plan ids, layer-group sizes, the tally of precisions.
 
 #include <gtest/gtest.h>
 
-#include <set>
 #include <string>
 #include <vector>
 
-#include "controller/kv_allocator.h"
 #include "controller/layer_groups.h"
 #include "controller/plan_ids.h"
 #include "controller/precision_tally.h"
@@ -15,39 +13,6 @@
 
 namespace flexquant::controller {
 namespace {
-
-TEST(KvAllocatorTest, RoundsUpToBlocks) {
-  const KvAllocator kv(10, 4);
-  EXPECT_EQ(kv.BlocksFor(0), 0U);
-  EXPECT_EQ(kv.BlocksFor(1), 1U);
-  EXPECT_EQ(kv.BlocksFor(4), 1U);
-  EXPECT_EQ(kv.BlocksFor(5), 2U);
-  EXPECT_EQ(kv.BlocksFor(UINT64_MAX / 2), UINT32_MAX);
-}
-
-TEST(KvAllocatorTest, GivesDistinctBlocksAndTakesThemBack) {
-  KvAllocator kv(5, 4);
-  const auto first = kv.Allocate(3);
-  const auto second = kv.Allocate(2);
-  ASSERT_TRUE(first.has_value() && second.has_value());
-  std::set<uint32_t> all(first->begin(), first->end());
-  all.insert(second->begin(), second->end());
-  EXPECT_EQ(all, (std::set<uint32_t>{0, 1, 2, 3, 4}));
-  EXPECT_FALSE(kv.Allocate(1).has_value());
-  EXPECT_TRUE(kv.Allocate(0).has_value());
-  kv.Free(*first);
-  EXPECT_EQ(kv.num_free(), 3U);
-  EXPECT_FALSE(kv.Allocate(4).has_value());
-  EXPECT_EQ(kv.num_free(), 3U);
-  EXPECT_EQ(*kv.Allocate(3), *first);
-}
-
-TEST(KvAllocatorDeathTest, FreeingTwiceIsABug) {
-  KvAllocator kv(2, 4);
-  const auto blocks = kv.Allocate(1);
-  kv.Free(*blocks);
-  EXPECT_DEATH(kv.Free(*blocks), "broken invariant");
-}
 
 // Feeds `text` in chunks of `chunk` bytes; returns what was sent and which stop string was found.
 std::pair<std::string, std::string> Match(const std::vector<std::string>& stops, const std::string& text,

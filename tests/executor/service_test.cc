@@ -59,6 +59,7 @@ class Client {
   }
 
   bool Read() { return stream_->Read(&response_); }
+  const v1::ExecuteResponse& response() const { return response_; }
   const v1::StepResult& result() const { return response_.result(); }
   void HalfClose() { stream_->WritesDone(); }
   void Cancel() { context_.TryCancel(); }
@@ -304,7 +305,11 @@ TEST_P(ServiceTest, DrainEndsIdleStreamsAndLetsSequencesEnd) {
   ASSERT_TRUE(busy.SendStep(1, 1, 0, true));
   ASSERT_TRUE(busy.Read());
   service_->Drain();
+  ASSERT_TRUE(idle.Read());
+  EXPECT_TRUE(idle.response().has_draining());
   EXPECT_EQ(idle.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
+  ASSERT_TRUE(busy.Read());
+  EXPECT_TRUE(busy.response().has_draining());
   Client late(*stub_);
   EXPECT_FALSE(late.Open());
   EXPECT_EQ(late.Finish().error_code(), grpc::StatusCode::UNAVAILABLE);

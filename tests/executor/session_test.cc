@@ -384,6 +384,42 @@ TEST_F(SessionTest, SequencesMayShareKvBlocks) {
   EXPECT_EQ(ResultCode(1), Code::kOk);
 }
 
+TEST_F(SessionTest, APrefixThatIsInTheCacheAlreadyIsNotComputed) {
+  OpenWithPlans();
+  // Eight tokens fill the blocks 6 and 7; the prompt has two more.
+  Part part{1, 8, {9, 9}, {6, 7, 2}, true, 0, Start(10)};
+  part.start->mutable_sampling()->set_frequency_penalty(1);
+  for (const uint32_t token : {1, 2, 3, 4, 1, 2, 3, 4}) {
+    part.start->add_cached_token_ids(token);
+  }
+  ASSERT_TRUE(Step({part}).ok());
+  EXPECT_EQ(ResultCode(), Code::kOk) << Result().message();
+  EXPECT_THAT(runner_.inputs[0].tokens, ElementsAre(9, 9));
+  EXPECT_EQ(runner_.inputs[0].start, 8);
+  EXPECT_THAT(runner_.inputs[0].blocks, ElementsAre(6, 7, 2));
+  EXPECT_EQ(runner_.inputs[0].draw, 0U);
+  // Penalties see it as a part of the prompt.
+  EXPECT_THAT(runner_.inputs[0].counts, ElementsAre(Pair(1, 0), Pair(2, 0), Pair(3, 0), Pair(4, 0), Pair(9, 0)));
+}
+
+TEST_F(SessionTest, CachedPrefixesAreChecked) {
+  OpenWithPlans();
+  const auto code = [&](const std::vector<uint32_t>& cached, uint32_t position, const std::vector<uint32_t>& blocks,
+                        uint32_t prompt_tokens) {
+    Part part{1, position, {9}, blocks, false, 0, Start(prompt_tokens)};
+    part.start->mutable_cached_token_ids()->Add(cached.begin(), cached.end());
+    EXPECT_TRUE(Step({part}).ok());
+    return ResultCode();
+  };
+  EXPECT_EQ(code({1, 2, 3}, 3, {0, 1}, 10), Code::kInvalidArgument);        // no whole block
+  EXPECT_EQ(code({1, 2, 3, 4}, 4, {0, 1}, 4), Code::kInvalidArgument);      // nothing of the prompt is left
+  EXPECT_EQ(code({1, 2, 3, 4}, 4, {}, 10), Code::kInvalidArgument);         // without its block
+  EXPECT_EQ(code({1, 2, 3, 4}, 0, {0, 1}, 10), Code::kFailedPrecondition);  // position does not follow
+  EXPECT_EQ(code({1, 2, 3, 999'999}, 4, {0, 1}, 10), Code::kInvalidArgument);
+  EXPECT_EQ(session_.num_sequences(), 0U);
+  EXPECT_EQ(code({1, 2, 3, 4}, 4, {0, 1}, 10), Code::kOk);
+}
+
 TEST_F(SessionTest, NumberOfSequencesIsBounded) {
   OpenWithPlans();
   for (uint64_t id = 0; id < 8; ++id) {

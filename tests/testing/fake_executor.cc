@@ -15,11 +15,12 @@ namespace {
 constexpr std::chrono::seconds kPatience{30};
 
 struct FakeSequence {
-  std::vector<uint32_t> prompt;
+  std::vector<uint32_t> tokens;  // in the KV cache
   uint32_t prompt_tokens = 0;
-  uint32_t position = 0;
-  uint32_t answered = 0;
+  std::optional<uint32_t> last_sampled;
   std::vector<uint32_t> blocks;
+
+  std::vector<uint32_t> prompt() const { return {tokens.begin(), tokens.begin() + prompt_tokens}; }
 };
 
 }  // namespace
@@ -31,8 +32,8 @@ class FakeExecutor::Stream final
   explicit Stream(FakeExecutor& owner) : owner_(owner) {
     const std::lock_guard lock(owner_.mutex_);
     owner_.streams_.insert(this);
-    if (!owner_.alive_) {
-      End({grpc::StatusCode::UNAVAILABLE, "the executor is dead"});
+    if (!owner_.alive_ || owner_.draining_) {
+      End({grpc::StatusCode::UNAVAILABLE, owner_.alive_ ? "the executor is shutting down" : "the executor is dead"});
       return;
     }
     StartRead(&incoming_);
@@ -43,6 +44,18 @@ class FakeExecutor::Stream final
     if (!ended_) {
       ended_ = true;
       Finish(status);
+    }
+  }
+  void TellDraining() {
+    executor::v1::ExecuteResponse response;
+    response.mutable_draining();
+    outbox_.push_front(std::move(response));  // held results are not computed yet
+    SendAllowed();
+    EndIfDrained();
+  }
+  void EndIfDrained() {
+    if (owner_.draining_ && sequences_.empty() && !writing_ && outbox_.empty()) {
+      End({grpc::StatusCode::UNAVAILABLE, "the executor is shutting down"});
     }
   }
   void SendAllowed() {
@@ -78,6 +91,7 @@ class FakeExecutor::Stream final
     writing_ = false;
     if (ok) {
       SendAllowed();
+      EndIfDrained();
     }
   }
   void OnDone() override {
@@ -109,6 +123,7 @@ class FakeExecutor::Stream final
       for (const uint64_t id : incoming_.release().sequence_ids()) {
         owner_.live_sequences_ -= sequences_.erase(id);
       }
+      EndIfDrained();
     } else {
       Violation(grpc::StatusCode::INVALID_ARGUMENT, "a message without content");
     }
@@ -204,27 +219,47 @@ class FakeExecutor::Stream final
              absl::StrCat("sequence ", part.sequence_id(), known ? " started twice" : " is unknown"));
       return;
     }
+    if (part.has_start() && owner_.draining_) {
+      result->set_code(grpc::StatusCode::UNAVAILABLE);
+      result->set_message("the executor is shutting down");
+      return;
+    }
     if (part.has_start()) {
       ++owner_.live_sequences_;
-      sequences_[part.sequence_id()].prompt_tokens = part.start().prompt_tokens();
+      FakeSequence& made = sequences_[part.sequence_id()];
+      made.prompt_tokens = part.start().prompt_tokens();
+      made.tokens.assign(part.start().cached_token_ids().begin(), part.start().cached_token_ids().end());
     }
     FakeSequence& sequence = sequences_[part.sequence_id()];
-    if (part.position() != sequence.position) {
+    if (part.position() != sequence.tokens.size()) {
       Refuse(result, grpc::StatusCode::FAILED_PRECONDITION,
-             absl::StrCat("position ", part.position(), " instead of ", sequence.position));
+             absl::StrCat("position ", part.position(), " instead of ", sequence.tokens.size()));
+      return;
+    }
+    if (part.token_ids().empty() && !sequence.last_sampled.has_value()) {
+      Refuse(result, grpc::StatusCode::FAILED_PRECONDITION, "nothing was sampled to go on from");
       return;
     }
     if (!TakeBlocks(part, sequence, result)) {
       return;
     }
-    sequence.prompt.insert(sequence.prompt.end(), part.token_ids().begin(), part.token_ids().end());
-    sequence.position += static_cast<uint32_t>(std::max(part.token_ids_size(), 1));
-    if (sequence.position > sequence.blocks.size() * owner_.options_.kv_block_tokens) {
+    const uint32_t block_tokens = owner_.options_.kv_block_tokens;
+    const size_t full_before = sequence.tokens.size() / block_tokens;
+    if (part.token_ids().empty()) {
+      sequence.tokens.push_back(*sequence.last_sampled);
+    }
+    sequence.tokens.insert(sequence.tokens.end(), part.token_ids().begin(), part.token_ids().end());
+    sequence.last_sampled.reset();
+    if (sequence.tokens.size() > sequence.blocks.size() * block_tokens) {
       Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "the block table does not cover the step");
       return;
     }
-    if (part.sample() != (sequence.position >= sequence.prompt_tokens)) {
-      Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "sample must be set exactly from the end of the prompt on");
+    for (size_t i = full_before; (i + 1) * block_tokens <= sequence.tokens.size(); ++i) {
+      owner_.contents_[sequence.blocks[i]].assign(
+          sequence.tokens.begin(), sequence.tokens.begin() + static_cast<int64_t>((i + 1) * block_tokens));
+    }
+    if (part.sample() ? sequence.tokens.size() < sequence.prompt_tokens : part.token_ids().empty()) {
+      Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "a sample inside the prompt, or a decode step without one");
       return;
     }
     if (part.audit() && (!owner_.options_.audit_kl.has_value() || !part.sample() || part.token_ids_size() > 0)) {
@@ -241,27 +276,53 @@ class FakeExecutor::Stream final
 
   bool TakeBlocks(const executor::v1::SequenceStep& part, FakeSequence& sequence,
                   executor::v1::SequenceResult* result) {
+    const uint32_t block_tokens = owner_.options_.kv_block_tokens;
+    const size_t cached = part.has_start() ? sequence.tokens.size() / block_tokens : 0;
+    if (cached * block_tokens != (part.has_start() ? sequence.tokens.size() : 0)) {
+      Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "cached tokens that fill no whole blocks");
+      return false;
+    }
     for (const uint32_t block : part.new_kv_blocks()) {
-      const bool taken = std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
-        const auto& blocks = other.second.blocks;
-        return std::find(blocks.begin(), blocks.end(), block) != blocks.end();
-      });
-      if (taken || block >= owner_.options_.num_kv_blocks) {
-        Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("block ", block, " is taken or out of range"));
+      if (block >= owner_.options_.num_kv_blocks) {
+        Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("block ", block, " is out of range"));
         return false;
+      }
+      if (sequence.blocks.size() < cached) {
+        const std::vector<uint32_t> prefix(
+            sequence.tokens.begin(),
+            sequence.tokens.begin() + static_cast<int64_t>((sequence.blocks.size() + 1) * block_tokens));
+        if (owner_.contents_[block] != prefix) {
+          Refuse(result, grpc::StatusCode::INVALID_ARGUMENT,
+                 absl::StrCat("block ", block, " does not hold the tokens that it is said to"));
+          return false;
+        }
+      } else if (InUse(block)) {
+        Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, absl::StrCat("block ", block, " is taken"));
+        return false;
+      } else {
+        owner_.contents_.erase(block);
       }
       sequence.blocks.push_back(block);
     }
     return true;
   }
 
+  bool InUse(uint32_t block) const {
+    return std::any_of(sequences_.begin(), sequences_.end(), [&](const auto& other) {
+      const auto& blocks = other.second.blocks;
+      return std::find(blocks.begin(), blocks.end(), block) != blocks.end();
+    });
+  }
+
   void Sample(FakeSequence& sequence, executor::v1::SequenceResult* result) {
-    const ScriptedToken scripted = owner_.script_(sequence.prompt, sequence.answered++);
+    const auto index = static_cast<uint32_t>(sequence.tokens.size()) - sequence.prompt_tokens;
+    const ScriptedToken scripted = owner_.script_(sequence.prompt(), index);
     if (!scripted.error.ok()) {
       result->set_code(static_cast<int>(scripted.error.code()));
       result->set_message(std::string(scripted.error.message()));
       return;
     }
+    sequence.last_sampled = scripted.id;
     executor::v1::SampledToken* token = result->mutable_token();
     token->set_id(scripted.id);
     token->set_entropy_nats(scripted.entropy_nats);
@@ -376,13 +437,24 @@ void FakeExecutor::ResumeResults() {
 void FakeExecutor::Die() {
   const std::lock_guard lock(mutex_);
   alive_ = false;
+  changed_.notify_all();
   for (Stream* stream : streams_) {
     stream->End({grpc::StatusCode::UNAVAILABLE, "the executor died"});
   }
 }
 
+void FakeExecutor::Drain() {
+  const std::lock_guard lock(mutex_);
+  draining_ = true;
+  for (Stream* stream : streams_) {
+    stream->TellDraining();
+  }
+}
+
 void FakeExecutor::Restart(const std::string& instance_id) {
   const std::lock_guard lock(mutex_);
+  contents_.clear();
+  draining_ = false;
   instance_id_ = instance_id;
   alive_ = true;
 }
@@ -390,6 +462,14 @@ void FakeExecutor::Restart(const std::string& instance_id) {
 bool FakeExecutor::WaitForSteps(size_t count) const {
   std::unique_lock lock(mutex_);
   return changed_.wait_for(lock, kPatience, [&] { return steps_.size() >= count; });
+}
+
+void FakeExecutor::WaitUntilQuiet(absl::Duration duration) const {
+  std::unique_lock lock(mutex_);
+  size_t steps = steps_.size();
+  while (changed_.wait_for(lock, absl::ToChronoMilliseconds(duration), [&] { return steps_.size() != steps; })) {
+    steps = steps_.size();
+  }
 }
 
 bool FakeExecutor::WaitUntilIdle() const {

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -70,11 +71,15 @@ class FakeExecutor {
 
   // Every stream ends with UNAVAILABLE; nothing is answered until Restart.
   void Die();
+  // Says that it is shutting down, makes no new sequences, and ends streams that have none.
+  void Drain();
   // Another epoch.
   void Restart(const std::string& instance_id);
 
   // True once `count` steps have arrived, counted over all streams; false after 30 s.
   bool WaitForSteps(size_t count) const;
+  // Returns once no step has arrived for so long.
+  void WaitUntilQuiet(absl::Duration duration) const;
   // True once no sequence is left; false after 30 s.
   bool WaitUntilIdle() const;
 
@@ -97,11 +102,13 @@ class FakeExecutor {
   mutable std::condition_variable changed_;
   std::string instance_id_;
   bool alive_ = true;
+  bool draining_ = false;
   bool holding_ = false;
   uint64_t allowed_ = 0;
   size_t live_sequences_ = 0;
   int streams_opened_ = 0;
   std::set<Stream*> streams_;
+  std::map<uint32_t, std::vector<uint32_t>> contents_;  // of the KV blocks that are full: their tokens and all before
   std::vector<RecordedStep> steps_;
   std::vector<std::string> violations_;
 

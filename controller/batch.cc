@@ -1,0 +1,193 @@
+#include "controller/batch.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.h"
+
+namespace flexquant::controller {
+namespace {
+
+bool MoreImportant(const Sequence& a, const Sequence& b) {
+  return a.priority() != b.priority() ? a.priority() > b.priority()
+         : a.arrival() != b.arrival() ? a.arrival() < b.arrival()
+                                      : a.id() < b.id();
+}
+
+bool Contains(const std::vector<StepMember>& members, const Sequence* sequence) {
+  return std::any_of(members.begin(), members.end(),
+                     [&](const StepMember& member) { return member.sequence == sequence; });
+}
+
+}  // namespace
+
+Batch::Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits)
+    : limits_(limits), kv_(num_kv_blocks, kv_block_tokens) {}
+
+RequestQueue::Fit Batch::TryFit(const Sequence& sequence, std::vector<uint32_t>* prefix) {
+  if (kv_.BlocksFor(sequence.max_kv_tokens()) > kv_.num_blocks()) {
+    return RequestQueue::Fit::kNever;
+  }
+  *prefix = kv_.UsePrefix(sequence.PromptKeys(kv_.block_tokens()));
+  const uint64_t missing = kv_.BlocksFor(sequence.known_tokens()) - prefix->size();
+  if (missing + running_.size() > kv_.num_available()) {
+    kv_.Release(std::exchange(*prefix, {}));
+    return RequestQueue::Fit::kNotNow;
+  }
+  return RequestQueue::Fit::kNow;
+}
+
+void Batch::Admit(RequestQueue& queue, absl::Time now) {
+  while (running_.size() < limits_.max_sequences) {
+    std::vector<uint32_t> prefix;
+    std::unique_ptr<Sequence> sequence =
+        queue.Pop(now, [&](const Sequence& waiting) { return TryFit(waiting, &prefix); });
+    if (sequence == nullptr) {
+      return;
+    }
+    sequence->Start(++last_executor_id_, std::move(prefix), kv_.block_tokens(), now);
+    const auto place = std::upper_bound(running_.begin(), running_.end(), sequence,
+                                        [](const auto& a, const auto& b) { return MoreImportant(*a, *b); });
+    running_.insert(place, std::move(sequence));
+  }
+}
+
+bool Batch::WasPreempted(const Sequence* sequence) const {
+  return std::any_of(preempted_.begin(), preempted_.end(), [&](const auto& one) { return one.get() == sequence; });
+}
+
+bool Batch::Preempt(const Sequence& for_whom, const std::vector<StepMember>& members) {
+  for (size_t i = running_.size(); i > 0; --i) {
+    std::unique_ptr<Sequence>& candidate = running_[i - 1];
+    if (candidate->ended() || Contains(members, candidate.get())) {
+      continue;
+    }
+    // The least important one that can leave may be the one that asks.
+    const bool itself = candidate.get() == &for_whom;
+    kv_.Release(candidate->Leave());
+    preempted_.push_back(std::move(candidate));
+    running_.erase(running_.begin() + static_cast<int64_t>(i) - 1);
+    return !itself;
+  }
+  return false;
+}
+
+bool Batch::Reserve(Sequence& sequence, uint32_t count, const std::vector<StepMember>& members) {
+  const uint32_t missing = sequence.MissingBlocks(count);
+  while (missing > kv_.num_available()) {
+    if (!Preempt(sequence, members)) {
+      return false;
+    }
+  }
+  sequence.AddBlocks(*kv_.Allocate(missing));
+  return true;
+}
+
+uint32_t Batch::AddDecodes(const std::vector<Sequence*>& order, std::vector<StepMember>& members) {
+  for (Sequence* sequence : order) {
+    if (members.size() >= limits_.max_sequences || members.size() >= limits_.max_step_tokens) {
+      break;
+    }
+    if (!WasPreempted(sequence) && sequence->can_decode() && Reserve(*sequence, 1, members)) {
+      members.push_back({sequence, sequence->NextDecode()});
+      members.back().step.audit = sequence->DrawsAudit(limits_.audit_rate);
+    }
+  }
+  return static_cast<uint32_t>(members.size());
+}
+
+void Batch::AddPrefills(const std::vector<Sequence*>& order, uint32_t step_tokens, std::vector<StepMember>& members) {
+  uint32_t left = std::min(limits_.prefill_chunk_tokens, limits_.max_step_tokens - step_tokens);
+  for (Sequence* sequence : order) {
+    if (left == 0 || members.size() >= limits_.max_sequences) {
+      return;
+    }
+    if (WasPreempted(sequence) || sequence->prefill_remaining() == 0) {
+      continue;
+    }
+    const uint32_t chunk = sequence->PrefillChunk(left);
+    if (Reserve(*sequence, chunk, members)) {
+      members.push_back({sequence, sequence->NextPrefill(chunk)});
+      left -= chunk;
+    }
+  }
+}
+
+std::vector<SequenceStep> Batch::Compose(absl::Time now) {
+  std::vector<Sequence*> order;
+  for (const auto& sequence : running_) {
+    sequence->NotePause(now);
+    if (!sequence->ended() && !sequence->paused()) {
+      order.push_back(sequence.get());
+    }
+  }
+  std::vector<StepMember> members;
+  const uint32_t decodes = AddDecodes(order, members);
+  AddPrefills(order, decodes, members);
+  ShareOnePlan(members);
+  std::vector<SequenceStep> steps;
+  steps.reserve(members.size());
+  for (StepMember& member : members) {
+    member.sequence->Sent(member.step);
+    steps.push_back(std::move(member.step));
+  }
+  return steps;
+}
+
+void Batch::Accepted(const Sequence& sequence) {
+  if (!sequence.prompt_became_shareable()) {
+    return;
+  }
+  const std::vector<PrefixKey> keys = sequence.PromptKeys(kv_.block_tokens());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    kv_.Remember(keys[i], sequence.kv_blocks()[i]);
+  }
+}
+
+std::vector<uint64_t> Batch::RemoveEnded() {
+  std::vector<uint64_t> removed;
+  for (auto& sequence : running_) {
+    if (sequence->ended()) {
+      removed.push_back(sequence->executor_id());
+      // The executor forgets the sequence before any step sent later, so its blocks are free for those.
+      kv_.Release(sequence->kv_blocks());
+      sequence.reset();
+    }
+  }
+  if (!removed.empty()) {
+    running_.erase(std::remove(running_.begin(), running_.end(), nullptr), running_.end());
+  }
+  return removed;
+}
+
+std::unique_ptr<Sequence> Batch::Take(uint64_t executor_id) {
+  const auto found = std::find_if(running_.begin(), running_.end(),
+                                  [&](const auto& sequence) { return sequence->executor_id() == executor_id; });
+  if (found == running_.end()) {
+    return nullptr;
+  }
+  std::unique_ptr<Sequence> taken = std::move(*found);
+  running_.erase(found);
+  kv_.Release(taken->Leave());
+  return taken;
+}
+
+std::vector<std::unique_ptr<Sequence>> Batch::TakeAll() {
+  std::vector<std::unique_ptr<Sequence>> all;
+  for (auto& sequence : running_) {
+    if (!sequence->ended()) {
+      kv_.Release(sequence->Leave());
+      all.push_back(std::move(sequence));
+    }
+  }
+  running_.clear();
+  return all;
+}
+
+Sequence* Batch::Find(uint64_t executor_id) const {
+  const auto found = std::find_if(running_.begin(), running_.end(),
+                                  [&](const auto& sequence) { return sequence->executor_id() == executor_id; });
+  return found == running_.end() ? nullptr : found->get();
+}
+
+}  // namespace flexquant::controller

@@ -1,0 +1,23 @@
+#ifndef FLEXQUANT_CONTROLLER_SHARE_PLAN_H_
+#define FLEXQUANT_CONTROLLER_SHARE_PLAN_H_
+
+#include <vector>
+
+#include "controller/sequence.h"
+#include "controller/step.h"
+
+namespace flexquant::controller {
+
+// A sequence and its part of the step that is being made.
+struct StepMember {
+  Sequence* sequence;
+  SequenceStep step;
+};
+
+// Gives all members that are not isolated one plan: the cheapest level for all that weigh bytes against KL, raised to
+// the widths that the others ask for.
+void ShareOnePlan(std::vector<StepMember>& members);
+
+}  // namespace flexquant::controller
+
+#endif  // FLEXQUANT_CONTROLLER_SHARE_PLAN_H_
