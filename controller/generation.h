@@ -35,6 +35,12 @@ struct PrecisionTarget {
   std::optional<double> target_mean_bits;  // bits a weight
 };
 
+// A token of an answer that was begun elsewhere.
+struct ResumedToken {
+  uint32_t id = 0;
+  TokenSignals signals;
+};
+
 // A validated request.
 struct GenerationSpec {
   std::string request_id;
@@ -53,6 +59,7 @@ struct GenerationSpec {
   PrecisionPlan prefill_plan;
   bool calibrated = false;
   PrecisionTarget target;
+  std::vector<ResumedToken> resumed;  // what the client has already; fewer than max_tokens
   absl::Time arrival = absl::InfinitePast();
   absl::Time deadline = absl::InfiniteFuture();
 };

@@ -32,6 +32,7 @@ absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const gr
   started_.set_request_id(validated.spec->request_id);
   *started_.mutable_effective() = std::move(validated.effective);
   started_.set_prompt_tokens(static_cast<uint32_t>(validated.spec->prompt.size()));
+  started_.set_kl_factor(validated.spec->policy->kl_factor());
   started_.set_model(model.name);
   started_.set_model_revision(model.revision);
 

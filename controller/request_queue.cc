@@ -69,10 +69,11 @@ void RequestQueue::Served(const std::string& tenant, uint64_t tokens) {
 }
 
 bool RequestQueue::Before(const Sequence& a, const Sequence& b, absl::Time now) const {
-  if (a.started() != b.started()) {
-    return a.started();
+  const auto begun = [](const Sequence& sequence) { return sequence.started() || sequence.has_answer_tokens(); };
+  if (begun(a) != begun(b)) {
+    return begun(a);
   }
-  if (!a.started()) {
+  if (!begun(a)) {
     const auto level = [&](const Sequence& sequence) {
       return sequence.priority() + (now - sequence.arrival()) / options_.ageing;
     };

@@ -24,7 +24,7 @@ struct QueueOptions {
   absl::Duration ageing = absl::Seconds(10);
 };
 
-// Requests that wait for an executor. Those that had one already, and lost it or had to leave it, go first; then the
+// Requests that wait for an executor. Those whose answer has begun, and that lost their executor, go first; then the
 // highest priority, where waiting counts; of equal ones the tenant that has been served the fewest tokens; then the
 // oldest. Thread-safe. Sequences that leave it with an error are told outside its lock.
 class RequestQueue {

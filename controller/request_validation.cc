@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/status_macros.h"
+#include "controller/policy/kl_correction.h"
 #include "controller/policy/policy_factory.h"
 #include "proto/grpc_status.h"
 
@@ -273,6 +274,36 @@ absl::Status FillBatchMode(const v1::GenerateRequest& request, ValidatedRequest&
   }
 }
 
+absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& model, GenerationSpec& spec) {
+  if (!request.has_resume()) {
+    return absl::OkStatus();
+  }
+  const v1::ResumeState& resume = request.resume();
+  if (!request.sampling().has_seed()) {
+    return FieldViolation("sampling.seed", "unset; an answer is resumed with the seed that `started` echoed");
+  }
+  if (static_cast<uint64_t>(resume.tokens_size()) >= spec.max_tokens) {
+    return FieldViolation("resume.tokens", absl::StrCat(resume.tokens_size(), " tokens; fewer than the ",
+                                                        spec.max_tokens, " of stop.max_tokens are needed to go on"));
+  }
+  for (int i = 0; i < resume.tokens_size(); ++i) {
+    const v1::ResumedToken& token = resume.tokens(i);
+    if (token.id() >= model.tokenizer->vocab_size()) {
+      return FieldViolation(absl::StrCat("resume.tokens[", i, "].id"),
+                            absl::StrCat(token.id(), " is outside [0, ", model.tokenizer->vocab_size() - 1, "]"));
+    }
+    spec.resumed.push_back({token.id(), {token.entropy_nats(), token.top1_probability(), token.margin()}});
+  }
+  if (resume.has_kl_factor()) {
+    if (!(resume.kl_factor() >= 1 && resume.kl_factor() <= KlCorrection::kMax)) {  // NaN too
+      return FieldViolation("resume.kl_factor", absl::StrCat(resume.kl_factor(), " is outside [1, ",
+                                                             KlCorrection::kMax, "]; send what `started` had"));
+    }
+    spec.policy->SetKlFactor(resume.kl_factor());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& request, const ModelPackage& model,
@@ -304,6 +335,7 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   *validated.effective.mutable_precision() = std::move(policy.effective);
   FQ_ASSIGN_OR_RETURN(spec.prompt, EncodePrompt(request, model));
   FQ_RETURN_IF_ERROR(FitContext(kv_tokens, model, spec));
+  FQ_RETURN_IF_ERROR(FillResume(request, model, spec));
   v1::StopParams& stop = *validated.effective.mutable_stop();
   stop = request.stop();
   stop.set_max_tokens(spec.max_tokens);

@@ -66,6 +66,10 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
     id = ++last_id_;
     auto request = active_->Add(id, spec->tenant, spec->request_id, &superseded);
     auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, std::move(request));
+    sequence->Resume();
+    if (sequence->ended()) {
+      return id;
+    }
     if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
       sequence->Discard();
       return WithRetryDelay(WithErrorInfo(queued, "QUEUE_FULL"), kRetryDelay);

@@ -198,34 +198,64 @@ void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl,
     tally_.AddAudit(*audit_kl);
     spec_->policy->Audited(*predicted, *audit_kl);
   }
-  delta.tokens.push_back({token, tally_.Add(journal_.plan(index), predicted)});
-  first_token_ = index == 0 ? now : first_token_;
+  first_token_ = first_token_ == absl::InfinitePast() ? now : first_token_;
   last_token_ = now;
-  journal_.AddToken(token.id);
+  ++timed_tokens_;
   ++accepted_here_;
   losses_ = 0;
-  unobserved_.push_back(token.signals);
+  delta.tokens.push_back({token, tally_.Add(journal_.plan(index), predicted)});
+  bool stopped = false;
+  std::string cause;
+  delta.text = Append(token, &stopped, &cause);
+  sink_->OnDelta(std::move(delta));
+  if (!cause.empty()) {
+    Finish(stopped, std::move(cause));
+  }
+}
 
-  std::string cause = StopCauseOf(token.id);
-  const bool stopped_by_id = !cause.empty();
-  bool stopped_by_string = false;
+std::string Sequence::Append(const SampledToken& token, bool* stopped, std::string* cause) {
+  journal_.AddToken(token.id);
+  unobserved_.push_back(token.signals);
+  std::string text;
+  *cause = StopCauseOf(token.id);
+  const bool stopped_by_id = !cause->empty();
+  *stopped = stopped_by_id;
   if (!stopped_by_id) {
     StopStringMatcher::Output output = stop_strings_.Append(detokenizer_.Append(token.id));
-    delta.text = std::move(output.text);
+    text = std::move(output.text);
     if (output.match.has_value()) {
-      stopped_by_string = true;
-      cause = absl::StrCat("string:", *output.match);
+      *stopped = true;
+      *cause = absl::StrCat("string:", *output.match);
     }
   }
-  const bool exhausted = !stopped_by_id && !stopped_by_string && journal_.size() == spec_->max_tokens;
-  if (stopped_by_id || exhausted) {
-    absl::StrAppend(&delta.text, stop_strings_.Append(detokenizer_.Finish()).text, stop_strings_.Finish());
+  const bool exhausted = !*stopped && journal_.size() == spec_->max_tokens;
+  if (exhausted) {
+    *cause = spec_->limited_by_context ? "context" : "max_tokens";
   }
-  sink_->OnDelta(std::move(delta));
-  if (stopped_by_id || stopped_by_string) {
-    Finish(true, std::move(cause));
-  } else if (exhausted) {
-    Finish(false, spec_->limited_by_context ? "context" : "max_tokens");
+  if (stopped_by_id || exhausted) {
+    absl::StrAppend(&text, stop_strings_.Append(detokenizer_.Finish()).text, stop_strings_.Finish());
+  }
+  return text;
+}
+
+void Sequence::Resume() {
+  for (const ResumedToken& token : spec_->resumed) {
+    // The policy is led through the same questions, so it stands where it stood.
+    const bool first = requested_ == 0;
+    const PrecisionPlan plan = first ? spec_->prefill_plan : PlanNextToken();
+    journal_.AddPlan(plan, first ? std::nullopt : spec_->policy->Charge(plan));
+    tally_.Add(plan, journal_.predicted_kl(requested_));
+    ++requested_;
+    bool stopped = false;
+    std::string cause;
+    Append({token.id, token.signals, 0, {}}, &stopped, &cause);  // the client has the text
+    if (!cause.empty()) {
+      started_ = spec_->arrival;
+      first_token_ = spec_->arrival;
+      sink_->OnStarted();
+      Finish(stopped, std::move(cause));
+      return;
+    }
   }
 }
 
@@ -239,7 +269,7 @@ void Sequence::Finish(bool stopped, std::string cause) {
   end.queue_time = started_ - spec_->arrival;
   end.time_to_first_token = first_token_ - spec_->arrival;
   end.time_per_output_token =
-      journal_.size() > 1 ? (last_token_ - first_token_) / (journal_.size() - 1) : absl::ZeroDuration();
+      timed_tokens_ > 1 ? (last_token_ - first_token_) / (timed_tokens_ - 1) : absl::ZeroDuration();
   end.precision = tally_.Report();
   end.precision.policy = std::string(spec_->policy->name());
   end.precision.calibrated = spec_->calibrated;

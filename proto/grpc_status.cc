@@ -100,6 +100,11 @@ absl::Status FromGrpcStatus(const grpc::Status& status) {
   return result;
 }
 
+std::string ErrorReason(const absl::Status& status) {
+  const auto info = GetDetail<google::rpc::ErrorInfo>(status);
+  return info.has_value() ? info->reason() : "";
+}
+
 std::string DescribeStatus(const absl::Status& status) {
   std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", std::string(status.message()));
   if (const auto bad_request = GetDetail<google::rpc::BadRequest>(status)) {

@@ -27,6 +27,9 @@ grpc::Status ToGrpcStatus(const absl::Status& status);
 // The way back, details included.
 absl::Status FromGrpcStatus(const grpc::Status& status);
 
+// The reason of the ErrorInfo; empty if there is none.
+std::string ErrorReason(const absl::Status& status);
+
 // "code: message", then one indented line for each field violation and retry hint; for terminals.
 std::string DescribeStatus(const absl::Status& status);
 

@@ -53,6 +53,11 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   where->add_option("--model", flags.embedded.model_dir, "Folder made by `flexquant convert`: run it in this process");
   auto* server = where->add_option("--server", flags.server, "HOST:PORT of a flexquant-controller or flexquant serve");
   where->require_option(1);
+  auto* resume = app.add_option("--resume-seconds", flags.resume_seconds,
+                                "How long to try to go on with an answer whose server was lost; 0 = not at all")
+                     ->check(CLI::Range(0.0, 86400.0))
+                     ->capture_default_str();
+  resume->needs(server);
   AddEmbeddedFlags(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
@@ -100,11 +105,13 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const ConnectionFla
   if (!flags.server.empty()) {
     ConfigureLog(flags.embedded.log_level);
     connection->client_ = std::make_unique<client::Client>(flags.server);
+    connection->client_->SetResumeFor(absl::Seconds(flags.resume_seconds));
     return connection;
   }
   FQ_ASSIGN_OR_RETURN(connection->servers_, EmbeddedServers::Start(flags.embedded, ""));
   connection->client_ =
       std::make_unique<client::Client>(connection->servers_->controller().InProcessChannel(), kInProcess);
+  connection->client_->SetResumeFor(absl::ZeroDuration());  // they end with this process
   return connection;
 }
 

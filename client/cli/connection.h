@@ -29,6 +29,7 @@ struct EmbeddedFlags {
 struct ConnectionFlags {
   EmbeddedFlags embedded;
   std::string server;
+  double resume_seconds = 30;
 };
 
 // Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.

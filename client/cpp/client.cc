@@ -1,8 +1,11 @@
 #include "client/cpp/client.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cpp/answer_progress.h"
 #include "client/cpp/call_scope.h"
 #include "client/cpp/health.h"
 #include "grpcpp/create_channel.h"
@@ -12,6 +15,9 @@
 
 namespace flexquant::client {
 namespace {
+
+// Between two attempts to take a stream up again; Ctrl-C has to wait for it.
+constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   grpc::ChannelArguments arguments;
@@ -66,6 +72,34 @@ absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options)
 absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
                                     absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
                                     const CallOptions& options) const {
+  if (resume_for_ <= absl::ZeroDuration()) {
+    return StreamOnce(request, on_event, options);
+  }
+  const absl::Time deadline = absl::Now() + options.timeout;
+  AnswerProgress progress(request);
+  absl::Time last_event = absl::Now();
+  while (true) {
+    CallOptions call = options;
+    call.timeout = deadline - absl::Now();
+    const absl::Status status = StreamOnce(
+        progress.request(),
+        [&](v1::GenerateStreamResponse event) {
+          last_event = absl::Now();
+          progress.Take(std::move(event), on_event);
+        },
+        call);
+    const bool cancelled = options.cancel != nullptr && options.cancel->cancelled();
+    if (status.ok() || cancelled || !progress.CanGoOnAfter(status) ||
+        absl::Now() + kResumePause > std::min(deadline, last_event + resume_for_)) {
+      return status;
+    }
+    absl::SleepFor(kResumePause);
+  }
+}
+
+absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
+                                absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
+                                const CallOptions& options) const {
   CallScope scope(options);
   v1::GenerateStreamRequest stream_request;
   *stream_request.mutable_request() = request;

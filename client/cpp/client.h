@@ -49,12 +49,18 @@ class Client {
   // A server behind `channel`; `name` stands for it in errors.
   Client(std::shared_ptr<grpc::Channel> channel, std::string name);
 
+  // A stream that is lost after it began is taken up again where it stood, on this server or, if the address names
+  // several, another one, until nothing has come for so long; in isolated mode exactly the same tokens follow. 0 = it
+  // ends with what the server or the channel said. Not to be changed while calls run. Default: 30 s.
+  void SetResumeFor(absl::Duration duration) { resume_for_ = duration; }
+
   // Waits until the server's health says SERVING. DEADLINE_EXCEEDED with the last state seen.
   absl::Status WaitReady(const CallOptions& options) const;
 
   absl::StatusOr<v1::ServerInfo> GetServerInfo(const CallOptions& options = {}) const;
 
-  // Calls on_event for `started`, each delta and `finished`, in order, from the calling thread.
+  // Calls on_event for `started`, each delta and `finished`, in order, from the calling thread. See
+  // SetResumeFor for what happens when the stream is lost.
   absl::Status GenerateStream(const v1::GenerateRequest& request,
                               absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
                               const CallOptions& options = {}) const;
@@ -63,9 +69,14 @@ class Client {
                                                 const CallOptions& options = {}) const;
 
  private:
+  // One call, whatever becomes of it.
+  absl::Status StreamOnce(const v1::GenerateRequest& request,
+                          absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
+                          const CallOptions& options) const;
   absl::Status ToStatus(const grpc::Status& status) const;
 
   std::string name_;
+  absl::Duration resume_for_ = absl::Seconds(30);
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::ModelService::Stub> model_;

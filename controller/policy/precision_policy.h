@@ -41,6 +41,10 @@ class PrecisionPolicy {
   // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
   // null if its plan is not up for negotiation.
   virtual const LevelDemand* demand() const { return nullptr; }
+  // What the answer's expected KL is multiplied by; 1 if the policy expects none.
+  virtual double kl_factor() const { return 1; }
+  // The answer was begun elsewhere with this factor, in [1, KlCorrection::kMax]. Before the first call of the others.
+  virtual void SetKlFactor(double /*factor*/) {}
   // As in PrecisionReport.policy.
   virtual absl::string_view name() const = 0;
 };

@@ -29,12 +29,14 @@ class RequirementPolicy : public PrecisionPolicy {
   std::optional<double> Charge(const PrecisionPlan& plan) override;
   void Audited(double predicted_kl, double measured_kl) override;
   const LevelDemand* demand() const override { return &demand_; }
+  double kl_factor() const override { return factor_; }
+  void SetKlFactor(double factor) override { factor_ = factor; }
   absl::string_view name() const override { return name_; }
 
  private:
   const std::shared_ptr<const CalibratedLadder> ladder_;
   const std::shared_ptr<KlCorrection> correction_;
-  const double factor_;
+  double factor_;
   const std::string name_;
   LevelChooser chooser_;
   const LevelDemand demand_;

@@ -10,9 +10,9 @@ import harness
 LONG = ("--prompt", "Tell me a long story.", "--chat", "--max-tokens", "4000", "--ignore-eos")
 
 
-def start_long_answer(address):
+def start_long_answer(address, *flags):
     """A `generate` whose first text has arrived."""
-    process = harness.start("flexquant", "generate", "--server", address, *LONG)
+    process = harness.start("flexquant", "generate", "--server", address, *LONG, *flags)
     first = os.read(process.stdout.fileno(), 1)
     assert first, process.communicate()[1].decode()
     return process
@@ -116,7 +116,7 @@ class ServerTest(harness.CliTest):
     def test_no_executor_comes_back(self):
         package = harness.smollm2()
         with harness.fleet(package, "--failover-seconds", 0.5) as (executor, _, _, address):
-            client = start_long_answer(address)
+            client = start_long_answer(address, "--resume-seconds", 0)
             executor.send_signal(signal.SIGKILL)
             status, _, err = harness.finish(client, limit=30)
             self.assertEqual(status, 1, err)
@@ -126,9 +126,26 @@ class ServerTest(harness.CliTest):
             _, err = self.flexquant("info", "--server", address, "--wait", 0.3, status=1)
             self.assertIn("not ready", err)
 
-    def test_controller_killed(self):
+    def test_controller_killed_and_restarted(self):
+        """A client takes its stream up again: not a byte of the answer differs."""
+        package = harness.smollm2()
+        answer = ("generate", "--prompt", "Once upon a time", "--max-tokens", 150, "--ignore-eos", "--temperature", 0.8,
+                  "--seed", 5, "--batch-mode", "isolated", "--precision", "dynamic")
+        with harness.fleet(package) as (_, executor_address, controller, address):
+            undisturbed, _ = self.flexquant(*answer, "--server", address)
+            client = harness.start("flexquant", *answer, "--server", address)
+            begun = os.read(client.stdout.fileno(), 40).decode()
+            controller.send_signal(signal.SIGKILL)
+            controller.wait(harness.LIMIT)
+            with harness.server("flexquant-controller", "--model", package, "--executor", executor_address,
+                                listen=address):
+                status, out, err = harness.finish(client)
+                self.assertEqual(status, 0, err)
+                self.assertEqual(begun + out, undisturbed)
+
+    def test_controller_killed_for_good(self):
         with harness.fleet(harness.smollm2()) as (_, _, controller, address):
-            client = start_long_answer(address)
+            client = start_long_answer(address, "--resume-seconds", 1)
             controller.send_signal(signal.SIGKILL)
             status, _, err = harness.finish(client, limit=30)
             self.assertEqual(status, 1, err)

@@ -324,6 +324,76 @@ TEST_P(FailoverTest, AbortByRequestIdAndSupersedingByARetry) {
   EXPECT_EQ(ViolatedField(abort("")), "request_id");
 }
 
+TEST_P(FailoverTest, AnotherCallGoesOnWhereAnAnswerStands) {
+  FakeExecutor& executor = AddExecutor(Wavering(1000));
+  StartController(GetParam());
+  v1::GenerateRequest request = Dynamic(40);
+  request.mutable_sampling()->set_seed(7);
+  request.mutable_stop()->add_stop_strings("never");
+  const StreamOutcome whole = Stream(request);
+  ASSERT_TRUE(whole.status.ok()) << whole.status;
+  const Computed first = PlansByPosition(executor.steps(), 1);
+  for (const int received : {0, 1, 2, 17, 39}) {
+    v1::GenerateRequest resumed = request;
+    resumed.mutable_resume()->set_kl_factor(whole.started.kl_factor());
+    std::string text;
+    for (int i = 0; i < received; ++i) {
+      v1::ResumedToken* token = resumed.mutable_resume()->add_tokens();
+      token->set_id(whole.tokens[i].id());
+      token->set_entropy_nats(whole.tokens[i].entropy_nats());
+      token->set_top1_probability(whole.tokens[i].top1_probability());
+      token->set_margin(whole.tokens[i].margin());
+    }
+    const size_t before = executor.steps().size();
+    const StreamOutcome rest = Stream(resumed);
+    ASSERT_TRUE(rest.status.ok()) << rest.status;
+    EXPECT_EQ(rest.token_ids, std::vector<uint32_t>(whole.token_ids.begin() + received, whole.token_ids.end()));
+    EXPECT_EQ(rest.text, whole.text.substr(static_cast<size_t>(received)));
+    EXPECT_EQ(rest.finished.usage().generated_tokens(), 40U);
+    EXPECT_EQ(rest.finished.precision().mean_bits(), whole.finished.precision().mean_bits());
+    const std::vector<RecordedStep> steps = executor.steps();
+    Computed second = PlansByPosition({steps.begin() + static_cast<int64_t>(before), steps.end()},
+                                      steps[before][0].sequence_id);
+    // The first block is shared with the call before.
+    EXPECT_EQ(second.positions, std::vector<uint32_t>(first.positions.begin() + 4, first.positions.end()));
+    EXPECT_EQ(second.plans, std::vector<std::vector<int>>(first.plans.begin() + 4, first.plans.end()));
+  }
+  ExpectNoViolations();
+}
+
+TEST_P(FailoverTest, AnAnswerThatWasWholeEndsAtOnce) {
+  FakeExecutor& executor = AddExecutor(Alphabet(3));
+  StartController(GetParam());
+  v1::GenerateRequest request = Request("hi");
+  request.mutable_sampling()->set_seed(7);
+  for (const uint32_t id : {uint32_t{'a'}, uint32_t{'b'}, kEos}) {
+    request.mutable_resume()->add_tokens()->set_id(id);
+  }
+  const StreamOutcome outcome = Stream(request);
+  EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+  EXPECT_EQ(outcome.num_started, 1);
+  EXPECT_EQ(outcome.text, "");
+  EXPECT_EQ(outcome.finished.stop_cause(), "eos");
+  EXPECT_TRUE(executor.steps().empty());
+}
+
+TEST_P(FailoverTest, WhatCannotBeResumedIsRefused) {
+  AddExecutor(Alphabet(3));
+  StartController(GetParam());
+  v1::GenerateRequest request = Request("hi", 2);
+  request.mutable_resume()->add_tokens()->set_id('a');
+  EXPECT_EQ(ViolatedField(Stream(request).status), "sampling.seed");
+  request.mutable_sampling()->set_seed(7);
+  request.mutable_resume()->set_kl_factor(0.5);
+  EXPECT_EQ(ViolatedField(Stream(request).status), "resume.kl_factor");
+  request.mutable_resume()->set_kl_factor(1);
+  request.mutable_resume()->mutable_tokens(0)->set_id(kTestVocab);
+  EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens[0].id");
+  request.mutable_resume()->mutable_tokens(0)->set_id('a');
+  request.mutable_resume()->add_tokens()->set_id('b');
+  EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens");
+}
+
 TEST_P(FailoverTest, AStreamThatNobodyReadsIsPausedAndThenEnded) {
   FakeExecutorOptions options;
   options.num_kv_blocks = 1000;
