@@ -62,8 +62,8 @@ class Sequence {
   // Keys of the prompt's blocks that another sequence can share: at least one token is left to compute.
   std::vector<PrefixKey> PromptKeys(uint32_t block_tokens) const;
 
-  // Takes over what was said elsewhere (GenerationSpec.resumed), before anything else is done with it. Ends the answer if
-  // that was all of it.
+  // Takes over what was said elsewhere (GenerationSpec.resumed), before anything else is done with it. Ends the answer
+  // if that was all of it.
   void Resume();
 
   // The request goes to an executor, which knows it by `executor_id`; `prefix_blocks` hold its first tokens already.
@@ -121,8 +121,8 @@ class Sequence {
   const PrecisionPlan& ReplayPlan(uint32_t position) const;
   // The plan of answer token requested_: the one it had when it was asked for before, else the policy's.
   const PrecisionPlan& PlanNextToken();
-  // Takes answer token journal_.size(), which has its plan; returns the text that it lets out. `stopped` and `cause` get
-  // whether and why the answer ends with it.
+  // Takes answer token journal_.size(), which has its plan; returns the text that it lets out. `stopped` and `cause`
+  // get whether and why the answer ends with it.
   std::string Append(const SampledToken& token, bool* stopped, std::string* cause);
   // Why the answer ends with this token by its id; empty if it does not.
   std::string StopCauseOf(uint32_t id) const;
