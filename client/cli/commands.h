@@ -21,6 +21,7 @@ void AddServe(CLI::App& app, RunCommand& run);
 void AddInfo(CLI::App& app, RunCommand& run);
 void AddBench(CLI::App& app, RunCommand& run);
 void AddEvaluate(CLI::App& app, RunCommand& run);
+void AddLoadgen(CLI::App& app, RunCommand& run);
 
 // Throws CLI::ValidationError with the status's message unless it is OK.
 void RequireUsage(const absl::Status& status);

@@ -35,6 +35,7 @@ int main(int argc, char** argv) {
   flexquant::cli::AddInfo(app, run);
   flexquant::cli::AddBench(app, run);
   flexquant::cli::AddEvaluate(app, run);
+  flexquant::cli::AddLoadgen(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
