@@ -51,6 +51,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.options.model_dir, "Folder made by `flexquant convert`")->required();
   flags.options.listen.address = "127.0.0.1:50051";
   flexquant::transport::AddListenFlags(app, flags.options.listen);
+  app.add_option(
+      "--tokens", flags.options.tokens_file,
+      "JSON file of the tokens that callers must have and their tenants' limits; read again when it changes");
   app.add_option("--executor", flags.executors, "Address of an executor, HOST:PORT; repeat for several")->required();
   AddExecutorTlsFlags(app, flags.executor_tls);
   app.add_option("--lookahead", flags.options.lookahead,

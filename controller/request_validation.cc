@@ -1,6 +1,7 @@
 #include "controller/request_validation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <utility>
 
@@ -227,11 +228,7 @@ absl::Status FitContext(uint64_t kv_tokens, const ModelPackage& model, Generatio
   return absl::OkStatus();
 }
 
-absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) {
-  if (request_id.empty()) {
-    spec.request_id = absl::StrFormat("%016x%016x", RandomBits(), RandomBits());
-    return absl::OkStatus();
-  }
+absl::Status CheckRequestId(const std::string& request_id) {
   if (request_id.size() > kMaxRequestIdBytes) {
     return FieldViolation("request_id", absl::StrCat(request_id.size(), " bytes; at most ", kMaxRequestIdBytes,
                                                      "; shorten it or leave it empty"));
@@ -241,8 +238,16 @@ absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) 
                           absl::StrCat("'", absl::CHexEscape(request_id),
                                        "' is not printable ASCII; use other characters or leave it empty"));
   }
-  spec.request_id = request_id;
   return absl::OkStatus();
+}
+
+absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) {
+  if (request_id.empty()) {
+    spec.request_id = absl::StrFormat("%016x%016x", RandomBits(), RandomBits());
+    return absl::OkStatus();
+  }
+  spec.request_id = request_id;
+  return CheckRequestId(request_id);
 }
 
 absl::Status FillOutput(const v1::OutputParams& output, ValidatedRequest& validated) {
@@ -292,12 +297,17 @@ absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& 
       return FieldViolation(absl::StrCat("resume.tokens[", i, "].id"),
                             absl::StrCat(token.id(), " is outside [0, ", model.tokenizer->vocab_size() - 1, "]"));
     }
+    if (!std::isfinite(token.entropy_nats()) || !std::isfinite(token.top1_probability()) ||
+        !std::isfinite(token.margin())) {
+      return FieldViolation(absl::StrCat("resume.tokens[", i, "]"),
+                            "its signals are not finite; send what TokenInfo had");
+    }
     spec.resumed.push_back({token.id(), {token.entropy_nats(), token.top1_probability(), token.margin()}});
   }
   if (resume.has_kl_factor()) {
     if (!(resume.kl_factor() >= 1 && resume.kl_factor() <= KlCorrection::kMax)) {  // NaN too
-      return FieldViolation("resume.kl_factor", absl::StrCat(resume.kl_factor(), " is outside [1, ",
-                                                             KlCorrection::kMax, "]; send what `started` had"));
+      return FieldViolation("resume.kl_factor", absl::StrCat(resume.kl_factor(), " is outside [1, ", KlCorrection::kMax,
+                                                             "]; send what `started` had"));
     }
     spec.policy->SetKlFactor(resume.kl_factor());
   }
@@ -314,8 +324,8 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   GenerationSpec& spec = *validated.spec;
   FQ_RETURN_IF_ERROR(FillRequestId(request.request_id(), spec));
   if (request.priority() < -kMaxPriority || request.priority() > kMaxPriority) {
-    return FieldViolation("priority", absl::StrCat(request.priority(), " is outside [-", kMaxPriority, ", ",
-                                                   kMaxPriority, "]"));
+    return FieldViolation("priority",
+                          absl::StrCat(request.priority(), " is outside [-", kMaxPriority, ", ", kMaxPriority, "]"));
   }
   spec.priority = request.priority();
   FQ_RETURN_IF_ERROR(FillSampling(request.sampling(), spec.sampling, *validated.effective.mutable_sampling()));
@@ -358,6 +368,13 @@ absl::StatusOr<std::vector<uint32_t>> Tokenize(const v1::TokenizeRequest& reques
       break;
   }
   return FieldViolation("input", "no input; set text or chat");
+}
+
+absl::Status ValidateAbort(const v1::AbortRequest& request) {
+  if (request.request_id().empty()) {
+    return FieldViolation("request_id", "empty; name the request to end");
+  }
+  return CheckRequestId(request.request_id());
 }
 
 absl::StatusOr<std::string> Detokenize(const v1::DetokenizeRequest& request, const ModelPackage& model) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "controller/access_control.h"
 #include "controller/inference_service.h"
 #include "controller/model_package.h"
 #include "controller/model_service.h"
@@ -93,7 +94,14 @@ class ControllerServerImpl final : public ControllerServer {
     const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
                                              [this](bool ready) { SetReady(ready); });
-    inference_ = std::make_unique<InferenceService>(model_, *scheduler_);
+    access_ = std::make_unique<AccessControl>();
+    if (!options.tokens_file.empty()) {
+      FQ_ASSIGN_OR_RETURN(access_, AccessControl::Open(options.tokens_file, options.listen.reload_interval));
+    } else if (!options.listen.address.empty() && !transport::IsLoopback(options.listen.address) &&
+               options.listen.tls.ca.empty()) {
+      spdlog::warn("whoever reaches {} may use it; --tokens or --tls-client-ca says who may", options.listen.address);
+    }
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
     FQ_RETURN_IF_ERROR(StartServer(options));
     {
@@ -157,7 +165,8 @@ class ControllerServerImpl final : public ControllerServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     const std::string& address = options.listen.address;
     if (!address.empty()) {
-      FQ_ASSIGN_OR_RETURN(const auto credentials, transport::MakeServerCredentials(options.listen, nullptr));
+      FQ_ASSIGN_OR_RETURN(const auto credentials,
+                          transport::MakeServerCredentials(options.listen, access_->PortCheck()));
       builder.AddListeningPort(address, credentials, &port_);
     }
     builder.RegisterService(inference_.get());
@@ -193,6 +202,7 @@ class ControllerServerImpl final : public ControllerServer {
   bool shut_down_ = false;
   int port_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<AccessControl> access_;
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<ModelService> info_;
   std::unique_ptr<grpc::Server> server_;

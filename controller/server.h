@@ -24,6 +24,8 @@ struct ExecutorTarget {
 struct ControllerOptions {
   std::string model_dir;  // the package: config, tokenizer and manifest (weights are not read)
   transport::ListenOptions listen;
+  // Whose bearer tokens the public services accept (docs/security.md); empty = everybody may use them, in-process too.
+  std::string tokens_file;
   std::vector<ExecutorTarget> executors;  // at least one
   int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
   // What may wait for an executor: requests, and their prompt and most answer tokens together.

@@ -59,7 +59,7 @@ absl::Status Check(const PortState& state, grpc_auth_context* context, const grp
     const absl::string_view key = AsView(metadata[i].key);
     if (key == ":path") {
       caller.method = AsView(metadata[i].value);
-    } else if (key == "authorization") {
+    } else if (key == "authorization" && caller.authorization.empty()) {
       caller.authorization = AsView(metadata[i].value);
     }
   }

@@ -137,6 +137,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
   controller::ControllerOptions controller_options;
   controller_options.model_dir = flags.model_dir;
   controller_options.listen = listen;
+  controller_options.tokens_file = flags.tokens_file;
   controller_options.executors = {{kInProcess, servers->executor_->InProcessChannel()}};
   controller_options.lookahead = flags.lookahead;
   controller_options.audit_rate = flags.audit_rate;

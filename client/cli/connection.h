@@ -23,6 +23,7 @@ struct EmbeddedFlags {
   double kv_cache_gb = 0;
   double audit_rate = 0.01;
   std::string log_level = "error";
+  std::string tokens_file;  // of a server that listens; empty = everybody may use it
 };
 
 // Where answers come from: this process or a server.

@@ -65,6 +65,9 @@ void AddServe(CLI::App& app, RunCommand& run) {
   command->add_option("--model", flags->embedded.model_dir, "Folder made by `flexquant convert`")->required();
   flags->listen.address = "127.0.0.1:50051";
   transport::AddListenFlags(*command, flags->listen);
+  command->add_option("--tokens", flags->embedded.tokens_file,
+                      "JSON file of the tokens that callers must have and their tenants' limits; read again when it "
+                      "changes");
   command->add_option("--port-file", flags->port_file, "File to write the port to once it is open");
   command->add_option("--drain-seconds", flags->drain_seconds, "How long answers may go on after SIGTERM or Ctrl-C")
       ->check(CLI::Range(0.0, 86400.0))
