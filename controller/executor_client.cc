@@ -15,6 +15,7 @@ namespace {
 
 constexpr uint32_t kMaxPlans = 4096;
 constexpr int kMaxMessageBytes = 64 << 20;
+constexpr size_t kMaxDescriptionBytes = 256;
 
 std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target,
                                            const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
@@ -23,6 +24,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target,
     target.credentials->AddArguments(args);
   }
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  args.SetMaxSendMessageSize(kMaxMessageBytes);
   // A step of a long prefill may take tens of seconds without a byte on the wire: ask then whether the peer still
   // lives.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
@@ -157,6 +159,13 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
 
 absl::Status ExecutorClient::CheckDescription(const executor::v1::DescribeResponse& response) const {
   const std::string who = absl::StrCat("executor ", target_.address);
+  for (const std::string* text :
+       {&response.instance_id(), &response.version(), &response.device(), &response.model_revision()}) {
+    if (text->size() > kMaxDescriptionBytes) {
+      return absl::FailedPreconditionError(absl::StrCat(who, " describes itself with a text of ", text->size(),
+                                                        " bytes; at most ", kMaxDescriptionBytes, " are allowed"));
+    }
+  }
   if (response.model_revision() != expected_.revision) {
     return absl::FailedPreconditionError(absl::StrCat(who, " serves model revision '", response.model_revision(),
                                                       "', the controller '", expected_.revision,

@@ -23,6 +23,9 @@ constexpr int kMaxStopTokenIds = 64;
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxPriority = 100;
+constexpr int kMaxChatMessages = 4096;
+// More than any text of ours, and bounds what is sent back.
+constexpr int64_t kMaxDetokenizedTokens = 262'144;
 
 uint64_t RandomBits() {
   std::random_device device;
@@ -92,6 +95,14 @@ absl::Status FillSampling(const v1::SamplingParams& request, SamplingValues& val
   return absl::OkStatus();
 }
 
+// Before a list is looked at.
+absl::Status CheckCount(absl::string_view field, absl::string_view what, int64_t count, int64_t most) {
+  if (count <= most) {
+    return absl::OkStatus();
+  }
+  return FieldViolation(field, absl::StrCat(count, " ", what, "; at most ", most, " are allowed; send fewer"));
+}
+
 absl::Status CheckTokenIds(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& ids,
                            uint32_t vocab_size) {
   for (int i = 0; i < ids.size(); ++i) {
@@ -158,6 +169,7 @@ absl::StatusOr<std::vector<uint32_t>> EncodeChat(const v1::ChatPrompt& chat, con
   if (chat.messages().empty()) {
     return FieldViolation("chat.messages", "empty; send at least one message with role \"user\"");
   }
+  FQ_RETURN_IF_ERROR(CheckCount("chat.messages", "messages", chat.messages_size(), kMaxChatMessages));
   std::vector<ChatMessage> messages;
   size_t bytes = 0;
   for (int i = 0; i < chat.messages_size(); ++i) {
@@ -198,6 +210,7 @@ absl::StatusOr<std::vector<uint32_t>> EncodePrompt(const v1::GenerateRequest& re
       if (ids.empty()) {
         return FieldViolation("token_ids.ids", "empty; send at least one token");
       }
+      FQ_RETURN_IF_ERROR(CheckCount("token_ids.ids", "tokens", ids.size(), model.config.max_context));
       FQ_RETURN_IF_ERROR(CheckTokenIds("token_ids.ids", ids, model.tokenizer->vocab_size()));
       return std::vector<uint32_t>(ids.begin(), ids.end());
     }
@@ -379,6 +392,8 @@ absl::Status ValidateAbort(const v1::AbortRequest& request) {
 
 absl::StatusOr<std::string> Detokenize(const v1::DetokenizeRequest& request, const ModelPackage& model) {
   FQ_RETURN_IF_ERROR(CheckModelName(request.model(), model));
+  FQ_RETURN_IF_ERROR(CheckCount("token_ids", "tokens", request.token_ids_size(),
+                                std::max<int64_t>(kMaxDetokenizedTokens, model.config.max_context)));
   FQ_RETURN_IF_ERROR(CheckTokenIds("token_ids", request.token_ids(), model.tokenizer->vocab_size()));
   return model.tokenizer->Decode({request.token_ids().begin(), request.token_ids().end()});
 }

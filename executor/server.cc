@@ -23,7 +23,10 @@
 namespace flexquant::executor {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 << 20;
+// A step of many long prompts has less than 1 MB, a whole table of plans some 1 MB.
+constexpr int kMaxRequestBytes = 16 << 20;
+// Logits of many sequences.
+constexpr int kMaxResponseBytes = 64 << 20;
 // Peers may ask whether a busy executor lives; gRPC's own defaults would hang up on them.
 constexpr int kMinPingIntervalMs = 10'000;
 constexpr uint32_t kMaxStreams = 4096;
@@ -84,8 +87,8 @@ class Server final : public ExecutorServer {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.SetMaxSendMessageSize(kMaxMessageBytes);
+    builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+    builder.SetMaxSendMessageSize(kMaxResponseBytes);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -111,8 +114,8 @@ class Server final : public ExecutorServer {
 
   std::shared_ptr<grpc::Channel> InProcessChannel() override {
     grpc::ChannelArguments args;
-    args.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    args.SetMaxSendMessageSize(kMaxMessageBytes);
+    args.SetMaxReceiveMessageSize(kMaxResponseBytes);
+    args.SetMaxSendMessageSize(kMaxRequestBytes);
     return server_->InProcessChannel(args);
   }
 

@@ -179,106 +179,114 @@ TEST_P(BadGenerateRequestTest, NamesTheField) {
 using R = v1::GenerateRequest;
 INSTANTIATE_TEST_SUITE_P(
     All, BadGenerateRequestTest,
-    ::
-        testing::
-            Values(
-                BadRequestCase{"NoPrompt", [](R& r) { r.clear_prompt(); }, "prompt"},
-                BadRequestCase{"BadUtf8", [](R& r) { r.set_text(std::string("a\xFF")); }, "text"},
-                BadRequestCase{"NoTokens", [](R& r) { r.mutable_token_ids(); }, "token_ids.ids"},
-                BadRequestCase{
-                    "TokenOutOfRange",
-                    [](R& r) { r.mutable_token_ids()->add_ids(1), r.mutable_token_ids()->add_ids(kTestVocab); },
-                    "token_ids.ids[1]"},
-                BadRequestCase{"NoMessages", [](R& r) { r.mutable_chat(); }, "chat.messages"},
-                BadRequestCase{"BadRole", [](R& r) { r.mutable_chat()->add_messages()->set_role(std::string("tool")); },
-                               "chat.messages[0].role"},
-                BadRequestCase{"BadContent",
-                               [](R& r) {
-                                 auto* message = r.mutable_chat()->add_messages();
-                                 message->set_role(std::string("user"));
-                                 message->set_content(std::string("\xC3"));
-                               },
-                               "chat.messages[0].content"},
-                BadRequestCase{"TemperatureNegative", [](R& r) { r.mutable_sampling()->set_temperature(-0.1); },
-                               "sampling.temperature"},
-                BadRequestCase{"TemperatureHigh", [](R& r) { r.mutable_sampling()->set_temperature(100.5); },
-                               "sampling.temperature"},
-                BadRequestCase{"TemperatureNan", [](R& r) { r.mutable_sampling()->set_temperature(kNan); },
-                               "sampling.temperature"},
-                BadRequestCase{"TemperatureInfinite", [](R& r) { r.mutable_sampling()->set_temperature(kInfinity); },
-                               "sampling.temperature"},
-                BadRequestCase{"TopPZero", [](R& r) { r.mutable_sampling()->set_top_p(0); }, "sampling.top_p"},
-                BadRequestCase{"TopPHigh", [](R& r) { r.mutable_sampling()->set_top_p(1.5); }, "sampling.top_p"},
-                BadRequestCase{"TopPNan", [](R& r) { r.mutable_sampling()->set_top_p(kNan); }, "sampling.top_p"},
-                BadRequestCase{"MinPNegative", [](R& r) { r.mutable_sampling()->set_min_p(-1); }, "sampling.min_p"},
-                BadRequestCase{"MinPHigh", [](R& r) { r.mutable_sampling()->set_min_p(1.1); }, "sampling.min_p"},
-                BadRequestCase{"MinPNan", [](R& r) { r.mutable_sampling()->set_min_p(kNan); }, "sampling.min_p"},
-                BadRequestCase{"RepetitionZero", [](R& r) { r.mutable_sampling()->set_repetition_penalty(0); },
-                               "sampling.repetition_penalty"},
-                BadRequestCase{"RepetitionHigh", [](R& r) { r.mutable_sampling()->set_repetition_penalty(11); },
-                               "sampling.repetition_penalty"},
-                BadRequestCase{"RepetitionNan", [](R& r) { r.mutable_sampling()->set_repetition_penalty(kNan); },
-                               "sampling.repetition_penalty"},
-                BadRequestCase{"PresenceLow", [](R& r) { r.mutable_sampling()->set_presence_penalty(-10.1); },
-                               "sampling.presence_penalty"},
-                BadRequestCase{"PresenceNan", [](R& r) { r.mutable_sampling()->set_presence_penalty(kNan); },
-                               "sampling.presence_penalty"},
-                BadRequestCase{"FrequencyHigh", [](R& r) { r.mutable_sampling()->set_frequency_penalty(10.1); },
-                               "sampling.frequency_penalty"},
-                BadRequestCase{"FrequencyInfinite",
-                               [](R& r) { r.mutable_sampling()->set_frequency_penalty(-kInfinity); },
-                               "sampling.frequency_penalty"},
-                BadRequestCase{"NoMaxTokens", [](R& r) { r.mutable_stop()->set_max_tokens(0); }, "stop.max_tokens"},
-                BadRequestCase{"ManyStopStrings",
-                               [](R& r) {
-                                 for (int i = 0; i < 17; ++i) {
-                                   r.mutable_stop()->add_stop_strings(std::string("x"));
-                                 }
-                               },
-                               "stop.stop_strings"},
-                BadRequestCase{"EmptyStopString", [](R& r) { r.mutable_stop()->add_stop_strings(std::string("")); },
-                               "stop.stop_strings[0]"},
-                BadRequestCase{"LongStopString",
-                               [](R& r) {
-                                 r.mutable_stop()->add_stop_strings(std::string("ok"));
-                                 r.mutable_stop()->add_stop_strings(std::string(257, 'x'));
-                               },
-                               "stop.stop_strings[1]"},
-                BadRequestCase{"BrokenStopString",
-                               [](R& r) { r.mutable_stop()->add_stop_strings(std::string("\xE2\x82")); },
-                               "stop.stop_strings[0]"},
-                BadRequestCase{"ManyStopIds",
-                               [](R& r) {
-                                 for (uint32_t i = 0; i < 65; ++i) {
-                                   r.mutable_stop()->add_stop_token_ids(i);
-                                 }
-                               },
-                               "stop.stop_token_ids"},
-                BadRequestCase{"BadStopId", [](R& r) { r.mutable_stop()->add_stop_token_ids(kTestVocab); },
-                               "stop.stop_token_ids[0]"},
-                BadRequestCase{"ManyLogprobs",
-                               [](R& r) {
-                                 r.mutable_output()->set_token_info(true);
-                                 r.mutable_output()->set_top_logprobs(21);
-                               },
-                               "output.top_logprobs"},
-                BadRequestCase{"LogprobsAlone", [](R& r) { r.mutable_output()->set_top_logprobs(1); },
-                               "output.top_logprobs"},
-                BadRequestCase{"LongId", [](R& r) { r.set_request_id(std::string(129, 'a')); }, "request_id"},
-                BadRequestCase{"ControlInId", [](R& r) { r.set_request_id(std::string("a\nb")); }, "request_id"},
-                BadRequestCase{"NonAsciiId", [](R& r) { r.set_request_id(std::string("\xC3\xA9")); }, "request_id"},
-                BadRequestCase{
-                    "ResumedSignal",
-                    [](R& r) {
-                      r.mutable_sampling()->set_seed(1);
-                      r.mutable_resume()->add_tokens()->set_margin(kNan);
-                    },
-                    "resume.tokens[0]"},
-                BadRequestCase{"BatchMode", [](R& r) { r.set_batch_mode(static_cast<v1::BatchMode>(9)); },
-                               "batch_mode"},
-                BadRequestCase{"Precision", [](R& r) { r.mutable_precision()->set_fixed_bits(2); },
-                               "precision.fixed_bits"}),
+    ::testing::Values(
+        BadRequestCase{"NoPrompt", [](R& r) { r.clear_prompt(); }, "prompt"},
+        BadRequestCase{"BadUtf8", [](R& r) { r.set_text(std::string("a\xFF")); }, "text"},
+        BadRequestCase{"NoTokens", [](R& r) { r.mutable_token_ids(); }, "token_ids.ids"},
+        BadRequestCase{"TokenOutOfRange",
+                       [](R& r) { r.mutable_token_ids()->add_ids(1), r.mutable_token_ids()->add_ids(kTestVocab); },
+                       "token_ids.ids[1]"},
+        BadRequestCase{"ManyTokens",
+                       [](R& r) {
+                         for (int i = 0; i < 129; ++i) {
+                           r.mutable_token_ids()->add_ids(kTestVocab);
+                         }
+                       },
+                       "token_ids.ids"},
+        BadRequestCase{"ManyMessages",
+                       [](R& r) {
+                         for (int i = 0; i < 4097; ++i) {
+                           r.mutable_chat()->add_messages();
+                         }
+                       },
+                       "chat.messages"},
+        BadRequestCase{"NoMessages", [](R& r) { r.mutable_chat(); }, "chat.messages"},
+        BadRequestCase{"BadRole", [](R& r) { r.mutable_chat()->add_messages()->set_role(std::string("tool")); },
+                       "chat.messages[0].role"},
+        BadRequestCase{"BadContent",
+                       [](R& r) {
+                         auto* message = r.mutable_chat()->add_messages();
+                         message->set_role(std::string("user"));
+                         message->set_content(std::string("\xC3"));
+                       },
+                       "chat.messages[0].content"},
+        BadRequestCase{"TemperatureNegative", [](R& r) { r.mutable_sampling()->set_temperature(-0.1); },
+                       "sampling.temperature"},
+        BadRequestCase{"TemperatureHigh", [](R& r) { r.mutable_sampling()->set_temperature(100.5); },
+                       "sampling.temperature"},
+        BadRequestCase{"TemperatureNan", [](R& r) { r.mutable_sampling()->set_temperature(kNan); },
+                       "sampling.temperature"},
+        BadRequestCase{"TemperatureInfinite", [](R& r) { r.mutable_sampling()->set_temperature(kInfinity); },
+                       "sampling.temperature"},
+        BadRequestCase{"TopPZero", [](R& r) { r.mutable_sampling()->set_top_p(0); }, "sampling.top_p"},
+        BadRequestCase{"TopPHigh", [](R& r) { r.mutable_sampling()->set_top_p(1.5); }, "sampling.top_p"},
+        BadRequestCase{"TopPNan", [](R& r) { r.mutable_sampling()->set_top_p(kNan); }, "sampling.top_p"},
+        BadRequestCase{"MinPNegative", [](R& r) { r.mutable_sampling()->set_min_p(-1); }, "sampling.min_p"},
+        BadRequestCase{"MinPHigh", [](R& r) { r.mutable_sampling()->set_min_p(1.1); }, "sampling.min_p"},
+        BadRequestCase{"MinPNan", [](R& r) { r.mutable_sampling()->set_min_p(kNan); }, "sampling.min_p"},
+        BadRequestCase{"RepetitionZero", [](R& r) { r.mutable_sampling()->set_repetition_penalty(0); },
+                       "sampling.repetition_penalty"},
+        BadRequestCase{"RepetitionHigh", [](R& r) { r.mutable_sampling()->set_repetition_penalty(11); },
+                       "sampling.repetition_penalty"},
+        BadRequestCase{"RepetitionNan", [](R& r) { r.mutable_sampling()->set_repetition_penalty(kNan); },
+                       "sampling.repetition_penalty"},
+        BadRequestCase{"PresenceLow", [](R& r) { r.mutable_sampling()->set_presence_penalty(-10.1); },
+                       "sampling.presence_penalty"},
+        BadRequestCase{"PresenceNan", [](R& r) { r.mutable_sampling()->set_presence_penalty(kNan); },
+                       "sampling.presence_penalty"},
+        BadRequestCase{"FrequencyHigh", [](R& r) { r.mutable_sampling()->set_frequency_penalty(10.1); },
+                       "sampling.frequency_penalty"},
+        BadRequestCase{"FrequencyInfinite", [](R& r) { r.mutable_sampling()->set_frequency_penalty(-kInfinity); },
+                       "sampling.frequency_penalty"},
+        BadRequestCase{"NoMaxTokens", [](R& r) { r.mutable_stop()->set_max_tokens(0); }, "stop.max_tokens"},
+        BadRequestCase{"ManyStopStrings",
+                       [](R& r) {
+                         for (int i = 0; i < 17; ++i) {
+                           r.mutable_stop()->add_stop_strings(std::string("x"));
+                         }
+                       },
+                       "stop.stop_strings"},
+        BadRequestCase{"EmptyStopString", [](R& r) { r.mutable_stop()->add_stop_strings(std::string("")); },
+                       "stop.stop_strings[0]"},
+        BadRequestCase{"LongStopString",
+                       [](R& r) {
+                         r.mutable_stop()->add_stop_strings(std::string("ok"));
+                         r.mutable_stop()->add_stop_strings(std::string(257, 'x'));
+                       },
+                       "stop.stop_strings[1]"},
+        BadRequestCase{"BrokenStopString", [](R& r) { r.mutable_stop()->add_stop_strings(std::string("\xE2\x82")); },
+                       "stop.stop_strings[0]"},
+        BadRequestCase{"ManyStopIds",
+                       [](R& r) {
+                         for (uint32_t i = 0; i < 65; ++i) {
+                           r.mutable_stop()->add_stop_token_ids(i);
+                         }
+                       },
+                       "stop.stop_token_ids"},
+        BadRequestCase{"BadStopId", [](R& r) { r.mutable_stop()->add_stop_token_ids(kTestVocab); },
+                       "stop.stop_token_ids[0]"},
+        BadRequestCase{"ManyLogprobs",
+                       [](R& r) {
+                         r.mutable_output()->set_token_info(true);
+                         r.mutable_output()->set_top_logprobs(21);
+                       },
+                       "output.top_logprobs"},
+        BadRequestCase{"LogprobsAlone", [](R& r) { r.mutable_output()->set_top_logprobs(1); }, "output.top_logprobs"},
+        BadRequestCase{"LongId", [](R& r) { r.set_request_id(std::string(129, 'a')); }, "request_id"},
+        BadRequestCase{"ControlInId", [](R& r) { r.set_request_id(std::string("a\nb")); }, "request_id"},
+        BadRequestCase{"NonAsciiId", [](R& r) { r.set_request_id(std::string("\xC3\xA9")); }, "request_id"},
+        BadRequestCase{"BatchMode", [](R& r) { r.set_batch_mode(static_cast<v1::BatchMode>(9)); }, "batch_mode"},
+        BadRequestCase{"Precision", [](R& r) { r.mutable_precision()->set_fixed_bits(2); }, "precision.fixed_bits"}),
     [](const auto& param_info) { return param_info.param.name; });
+
+TEST(ValidateGenerateTest, SignalsOfResumedTokensAreNumbers) {
+  v1::GenerateRequest request = TextRequest();
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_resume()->add_tokens();
+  EXPECT_TRUE(ValidateGenerate(request, TestModel(), 0).ok());
+  request.mutable_resume()->add_tokens()->set_margin(kNan);
+  EXPECT_EQ(ViolatedField(ValidateGenerate(request, TestModel(), 0).status()), "resume.tokens[1]");
+}
 
 TEST(TokenizeTest, TextWithAndWithoutBeginOfSequence) {
   const ModelPackage model = TestModel();
@@ -311,6 +319,11 @@ TEST(DetokenizeTest, TextAndBadInput) {
   EXPECT_EQ(*Detokenize(request, model), "hi");
   request.add_token_ids(UINT32_MAX);
   EXPECT_EQ(ViolatedField(Detokenize(request, model).status()), "token_ids[2]");
+  request.mutable_token_ids()->Resize(262'144, 'a');
+  request.mutable_token_ids()->Set(2, 'a');
+  EXPECT_TRUE(Detokenize(request, model).ok());
+  request.add_token_ids('a');
+  EXPECT_EQ(ViolatedField(Detokenize(request, model).status()), "token_ids");
 }
 
 }  // namespace

@@ -218,6 +218,19 @@ TEST_F(ControllerServerTest, ReflectionCanBeTurnedOff) {
   EXPECT_FALSE(HasReflection(without->InProcessChannel()));
 }
 
+TEST_F(ControllerServerTest, ARequestThatIsTooLargeIsRefused) {
+  const auto server = Start();
+  ASSERT_NE(server, nullptr);
+  v1::GenerateRequest request;
+  request.set_text(std::string(16 << 20, 'x'));
+  for (const auto& channel : {Connect(*server), server->InProcessChannel()}) {
+    grpc::ClientContext context;
+    v1::GenerateResponse response;
+    EXPECT_EQ(v1::InferenceService::NewStub(channel)->Generate(&context, request, &response).error_code(),
+              grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
+}
+
 TEST(LoadModelPackageTest, ReadsEverythingButTheWeights) {
   const PackageFolder folder;
   const auto package = LoadModelPackage(folder.path());

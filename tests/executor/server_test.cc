@@ -102,6 +102,20 @@ TEST_F(ServerTest, BadOptionsAreErrors) {
             absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(ServerTest, AMessageThatIsTooLargeEndsTheStream) {
+  const auto server = Create();
+  const auto stub = v1::ExecutorService::NewStub(
+      grpc::CreateChannel("127.0.0.1:" + std::to_string(server->port()), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  const auto stream = stub->Execute(&context);
+  v1::ExecuteRequest open;
+  open.mutable_open()->set_expected_instance_id(std::string(16 << 20, 'x'));
+  stream->Write(open);
+  v1::ExecuteResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
 TEST_F(ServerTest, AnswersInProcessAndShutsDownTwice) {
   options_.listen.address.clear();
   const auto server = Create();
