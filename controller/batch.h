@@ -19,7 +19,7 @@ struct BatchLimits {
   uint32_t max_sequences = 1;
   uint32_t max_step_tokens = 1;
   uint32_t prefill_chunk_tokens = 256;  // of all prefills of a step together, so that decodes keep their pace
-  double audit_rate = 0;  // of decode steps whose policy predicts KL; 0 = none
+  double audit_rate = 0;                // of decode steps whose policy predicts KL; 0 = none
 };
 
 // The sequences on one executor and the KV blocks they use: who comes in, what the next step has, who has to leave when

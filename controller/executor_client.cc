@@ -15,13 +15,16 @@ namespace {
 
 constexpr uint32_t kMaxPlans = 4096;
 constexpr int kMaxMessageBytes = 64 << 20;
+constexpr size_t kMaxDescriptionBytes = 256;
 
-std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target) {
-  if (target.channel != nullptr) {
-    return target.channel;
-  }
+std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target,
+                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials) {
   grpc::ChannelArguments args;
+  if (target.credentials != nullptr) {
+    target.credentials->AddArguments(args);
+  }
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  args.SetMaxSendMessageSize(kMaxMessageBytes);
   // A step of a long prefill may take tens of seconds without a byte on the wire: ask then whether the peer still
   // lives.
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
@@ -32,7 +35,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target) {
   // Steps are not idempotent, and a pool shared with other channels would hide this one's failures.
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(target.address, grpc::InsecureChannelCredentials(), args);
+  return grpc::CreateCustomChannel(target.address, credentials, args);
 }
 
 void ToProto(const SamplingValues& values, executor::v1::Sampling* proto) {
@@ -66,16 +69,32 @@ void ToProto(const SequenceStep& step, uint32_t plan_id, executor::v1::SequenceS
 }  // namespace
 
 ExecutorClient::ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::function<void()> notify)
-    : address_(target.address),
-      expected_(std::move(expected)),
-      notify_(std::move(notify)),
-      stub_(executor::v1::ExecutorService::NewStub(MakeChannel(target))),
-      plan_ids_(kMaxPlans) {}
+    : target_(target), expected_(std::move(expected)), notify_(std::move(notify)), plan_ids_(kMaxPlans) {}
 
 ExecutorClient::~ExecutorClient() { Disconnect(); }
 
+void ExecutorClient::PrepareChannel() {
+  if (target_.channel != nullptr) {
+    if (stub_ == nullptr) {
+      stub_ = executor::v1::ExecutorService::NewStub(target_.channel);
+    }
+    return;
+  }
+  std::shared_ptr<grpc::ChannelCredentials> credentials = used_credentials_;
+  if (target_.credentials != nullptr) {
+    credentials = target_.credentials->Current();
+  } else if (credentials == nullptr) {
+    credentials = grpc::InsecureChannelCredentials();
+  }
+  if (stub_ == nullptr || credentials != used_credentials_) {
+    stub_ = executor::v1::ExecutorService::NewStub(MakeChannel(target_, credentials));
+    used_credentials_ = std::move(credentials);
+  }
+}
+
 absl::Status ExecutorClient::Connect(absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
+  PrepareChannel();
   FQ_RETURN_IF_ERROR(Describe(deadline));
   plan_ids_ = PlanIds(kMaxPlans);
   last_step_id_ = 0;
@@ -96,11 +115,12 @@ absl::Status ExecutorClient::Connect(absl::Duration timeout) {
     cancel_call_ = nullptr;
   }
   if (opened.ok() && *opened != description_.instance_id) {
-    opened = absl::UnavailableError(absl::StrCat("executor ", address_, " restarted while it was being connected to"));
+    opened = absl::UnavailableError(
+        absl::StrCat("executor ", target_.address, " restarted while it was being connected to"));
   }
   if (!opened.ok()) {
     Disconnect();
-    return {opened.status().code(), absl::StrCat("executor ", address_, ": ", opened.status().message())};
+    return {opened.status().code(), absl::StrCat("executor ", target_.address, ": ", opened.status().message())};
   }
   return absl::OkStatus();
 }
@@ -123,7 +143,7 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
   }
   if (!status.ok()) {
     return {static_cast<absl::StatusCode>(status.error_code()),
-            absl::StrCat("executor ", address_, ": ", status.error_message())};
+            absl::StrCat("executor ", target_.address, ": ", status.error_message())};
   }
   FQ_RETURN_IF_ERROR(CheckDescription(response));
   description_ = {.instance_id = response.instance_id(),
@@ -138,7 +158,14 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
 }
 
 absl::Status ExecutorClient::CheckDescription(const executor::v1::DescribeResponse& response) const {
-  const std::string who = absl::StrCat("executor ", address_);
+  const std::string who = absl::StrCat("executor ", target_.address);
+  for (const std::string* text :
+       {&response.instance_id(), &response.version(), &response.device(), &response.model_revision()}) {
+    if (text->size() > kMaxDescriptionBytes) {
+      return absl::FailedPreconditionError(absl::StrCat(who, " describes itself with a text of ", text->size(),
+                                                        " bytes; at most ", kMaxDescriptionBytes, " are allowed"));
+    }
+  }
   if (response.model_revision() != expected_.revision) {
     return absl::FailedPreconditionError(absl::StrCat(who, " serves model revision '", response.model_revision(),
                                                       "', the controller '", expected_.revision,

@@ -47,16 +47,19 @@ class ExecutorClient {
   // Results arrived since the last call, in order.
   std::vector<StepResult> TakeResults();
 
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return target_.address; }
 
  private:
+  // Makes the channel on first use, and again once its certificates have been replaced.
+  void PrepareChannel();
   absl::Status Describe(absl::Time deadline);
   absl::Status CheckDescription(const executor::v1::DescribeResponse& response) const;
 
-  const std::string address_;
+  const ExecutorTarget target_;
   const ExpectedModel expected_;
   const std::function<void()> notify_;
-  std::unique_ptr<executor::v1::ExecutorService::Stub> stub_;
+  std::shared_ptr<grpc::ChannelCredentials> used_credentials_;  // of the channel
+  std::unique_ptr<executor::v1::ExecutorService::Stub> stub_;   // null before the first Connect
   ExecutorDescription description_;
   PlanIds plan_ids_;
   uint64_t last_step_id_ = 0;

@@ -29,9 +29,9 @@ absl::Status SequenceError(const std::string& address, const absl::Status& statu
 absl::Status LostError(const Sequence& sequence, absl::string_view reason) {
   // What has sent tokens must not be retried as if nothing had happened.
   if (sequence.has_answer_tokens()) {
-    return WithErrorInfo(absl::AbortedError(absl::StrCat(
-                             reason, "; the answer so far stands: resume it, or send the request again")),
-                         "EXECUTOR_LOST");
+    return WithErrorInfo(
+        absl::AbortedError(absl::StrCat(reason, "; the answer so far stands: resume it, or send the request again")),
+        "EXECUTOR_LOST");
   }
   return WithRetryDelay(WithErrorInfo(absl::UnavailableError(reason), "EXECUTOR_LOST"), kRetryDelay);
 }
@@ -235,11 +235,11 @@ void ExecutorWorker::EndUnwanted(Batch& batch, absl::Time now) {
     } else if (sequence->deadline() <= now) {
       sequence->Fail(absl::DeadlineExceededError("the deadline passed while the answer was generated"));
     } else if (sequence->paused() && now - sequence->paused_since() > options_.slow_reader_timeout) {
-      sequence->Fail(WithErrorInfo(
-          absl::ResourceExhaustedError(absl::StrCat("the client has read nothing for ",
-                                                    absl::FormatDuration(options_.slow_reader_timeout),
-                                                    "; read the stream, or ask for fewer tokens")),
-          "SLOW_READER"));
+      sequence->Fail(
+          WithErrorInfo(absl::ResourceExhaustedError(absl::StrCat("the client has read nothing for ",
+                                                                  absl::FormatDuration(options_.slow_reader_timeout),
+                                                                  "; read the stream, or ask for fewer tokens")),
+                        "SLOW_READER"));
     }
   }
   queue_.FailExpired(now);
@@ -298,9 +298,9 @@ void ExecutorWorker::GiveBack(Batch& batch, const absl::Status& reason) {
     if (sequence->losses() < options_.max_losses) {
       queue_.Return(std::move(sequence));
     } else {
-      sequence->Fail(LostError(*sequence, absl::StrCat("the request lost ", sequence->losses(),
-                                                       " executors without a token in between, the last one: ",
-                                                       reason.message())));
+      sequence->Fail(LostError(
+          *sequence, absl::StrCat("the request lost ", sequence->losses(),
+                                  " executors without a token in between, the last one: ", reason.message())));
     }
   }
   hooks_.returned();

@@ -44,8 +44,8 @@ struct ResumedToken {
 // A validated request.
 struct GenerationSpec {
   std::string request_id;
-  std::string tenant;  // who asks; empty if nobody is told apart
-  int priority = 0;    // higher goes first
+  std::string tenant;            // whose request it is; empty on a server without tokens
+  int priority = 0;              // higher goes first
   std::vector<uint32_t> prompt;  // not empty
   SamplingValues sampling;
   uint32_t max_tokens = 1;          // >= 1

@@ -8,6 +8,8 @@
 #include "controller/answer_proto.h"
 #include "controller/request_validation.h"
 #include "proto/grpc_status.h"
+#include "spdlog/spdlog.h"
+#include "transport/bearer_token.h"
 
 namespace flexquant::controller {
 namespace {
@@ -22,10 +24,30 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
 
 }  // namespace
 
+absl::string_view AuthorizationOf(const grpc::CallbackServerContext& context) {
+  // The first of several, as the port's check takes.
+  const auto found = context.client_metadata().lower_bound(transport::kAuthorizationKey);
+  if (found == context.client_metadata().end() || found->first != transport::kAuthorizationKey) {
+    return {};
+  }
+  return {found->second.data(), found->second.size()};
+}
+
 absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
-                                    const ModelPackage& model, std::shared_ptr<GenerationSink> self) {
+                                    std::shared_ptr<GenerationSink> self) {
   const absl::Time arrival = absl::Now();
-  FQ_ASSIGN_OR_RETURN(ValidatedRequest validated, ValidateGenerate(request, model, scheduler_.MaxSequenceTokens()));
+  const ModelPackage& model = environment_.model;
+  Scheduler& scheduler = environment_.scheduler;
+  FQ_ASSIGN_OR_RETURN(auto tenant, environment_.access.Identify(AuthorizationOf(context)));
+  // Before the prompt is looked at: tokenizing costs time.
+  FQ_ASSIGN_OR_RETURN(TenantSlot slot, environment_.access.limits().Admit(tenant, arrival));
+  slot_.emplace(std::move(slot));
+  FQ_ASSIGN_OR_RETURN(ValidatedRequest validated, ValidateGenerate(request, model, scheduler.MaxSequenceTokens()));
+  FQ_RETURN_IF_ERROR(slot_->CheckPriority(validated.spec->priority));
+  FQ_RETURN_IF_ERROR(slot_->ReserveTokens(validated.spec->prompt.size(), validated.spec->max_tokens, arrival));
+  spdlog::debug("request {} of tenant '{}': {} prompt tokens, at most {} more", validated.spec->request_id,
+                tenant->name, validated.spec->prompt.size(), validated.spec->max_tokens);
+  validated.spec->tenant = tenant->name;
   validated.spec->arrival = arrival;
   validated.spec->deadline = DeadlineOf(context);
   token_info_ = validated.token_info;
@@ -36,7 +58,7 @@ absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const gr
   started_.set_model(model.name);
   started_.set_model_revision(model.revision);
 
-  FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler_.Submit(std::move(validated.spec), std::move(self)));
+  FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler.Submit(std::move(validated.spec), std::move(self)));
   bool cancelled = false;
   {
     const std::lock_guard lock(id_mutex_);
@@ -44,7 +66,7 @@ absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const gr
     cancelled = cancelled_;
   }
   if (cancelled) {
-    scheduler_.Cancel(id);
+    scheduler.Cancel(id);
   }
   return absl::OkStatus();
 }
@@ -57,27 +79,43 @@ void GenerationCall::Cancel() {
     id = id_;
   }
   if (id.has_value()) {
-    scheduler_.Cancel(*id);
+    environment_.scheduler.Cancel(*id);
   }
 }
 
+void GenerationCall::NoteStarted() {
+  if (slot_.has_value()) {
+    slot_->Start();
+  }
+}
+
+void GenerationCall::NoteTokens(uint64_t tokens) {
+  if (slot_.has_value()) {
+    slot_->CountAnswerTokens(tokens);
+  }
+}
+
+void GenerationCall::NoteEnded() { slot_.reset(); }
+
 StreamCall* StreamCall::Start(const v1::GenerateRequest& request, grpc::CallbackServerContext& context,
-                              const ModelPackage& model, Scheduler& scheduler) {
-  const std::shared_ptr<StreamCall> call(new StreamCall(scheduler, context));
+                              const CallEnvironment& environment) {
+  const std::shared_ptr<StreamCall> call(new StreamCall(environment, context));
   call->self_ = call;
-  if (const absl::Status status = call->Submit(request, context, model, call); !status.ok()) {
+  if (const absl::Status status = call->Submit(request, context, call); !status.ok()) {
     call->OnFailed(status);
   }
   return call.get();
 }
 
 void StreamCall::OnStarted() {
+  NoteStarted();
   const std::lock_guard lock(mutex_);
   start_pending_ = true;
   Advance();
 }
 
 void StreamCall::OnDelta(AnswerDelta delta) {
+  NoteTokens(delta.tokens.size());
   const std::lock_guard lock(mutex_);
   if (!delta_.has_value()) {
     delta_.emplace();
@@ -94,12 +132,14 @@ void StreamCall::OnDelta(AnswerDelta delta) {
 }
 
 void StreamCall::OnFinished(AnswerEnd end) {
+  NoteEnded();
   const std::lock_guard lock(mutex_);
   finished_ = ToProto(end);
   Advance();
 }
 
 void StreamCall::OnFailed(absl::Status status) {
+  NoteEnded();
   const std::lock_guard lock(mutex_);
   failure_ = std::move(status);
   if (writing_ && congested_) {
@@ -163,16 +203,22 @@ void StreamCall::OnWriteDone(bool ok) {
 void StreamCall::OnDone() { const std::shared_ptr<StreamCall> last = std::move(self_); }
 
 UnaryCall* UnaryCall::Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
-                            const ModelPackage& model, Scheduler& scheduler, v1::GenerateResponse* response) {
-  const std::shared_ptr<UnaryCall> call(new UnaryCall(scheduler, response));
+                            const CallEnvironment& environment, v1::GenerateResponse* response) {
+  const std::shared_ptr<UnaryCall> call(new UnaryCall(environment, response));
   call->self_ = call;
-  if (const absl::Status status = call->Submit(request, context, model, call); !status.ok()) {
+  if (const absl::Status status = call->Submit(request, context, call); !status.ok()) {
     call->OnFailed(status);
   }
   return call.get();
 }
 
+void UnaryCall::OnStarted() {
+  NoteStarted();
+  *response_->mutable_started() = started_;
+}
+
 void UnaryCall::OnDelta(AnswerDelta delta) {
+  NoteTokens(delta.tokens.size());
   response_->mutable_text()->append(delta.text);
   for (const AnswerToken& token : delta.tokens) {
     response_->add_token_ids(token.sampled.id);
@@ -183,11 +229,15 @@ void UnaryCall::OnDelta(AnswerDelta delta) {
 }
 
 void UnaryCall::OnFinished(AnswerEnd end) {
+  NoteEnded();
   *response_->mutable_finished() = ToProto(end);
   Finish(grpc::Status::OK);
 }
 
-void UnaryCall::OnFailed(absl::Status status) { Finish(ToGrpcStatus(status)); }
+void UnaryCall::OnFailed(absl::Status status) {
+  NoteEnded();
+  Finish(ToGrpcStatus(status));
+}
 
 void UnaryCall::OnDone() { const std::shared_ptr<UnaryCall> last = std::move(self_); }
 

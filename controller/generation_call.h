@@ -10,6 +10,8 @@
 #include <optional>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "controller/access_control.h"
 #include "controller/generation.h"
 #include "controller/model_package.h"
 #include "controller/scheduler.h"
@@ -17,23 +19,39 @@
 
 namespace flexquant::controller {
 
-// What both kinds of call share: validation, submission, cancellation. Thread-safe.
+// The call's metadata "authorization"; empty = none.
+absl::string_view AuthorizationOf(const grpc::CallbackServerContext& context);
+
+// What a call works with; all must outlive it.
+struct CallEnvironment {
+  const ModelPackage& model;
+  Scheduler& scheduler;
+  AccessControl& access;
+};
+
+// What both kinds of call share: whose it is, validation, submission, cancellation. Thread-safe.
 class GenerationCall : public GenerationSink {
  protected:
-  explicit GenerationCall(Scheduler& scheduler) : scheduler_(scheduler) {}
+  explicit GenerationCall(const CallEnvironment& environment) : environment_(environment) {}
 
-  // Validates and submits; an error has been told to nobody.
+  // Identifies the tenant, validates and submits; an error has been told to nobody.
   absl::Status Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
-                      const ModelPackage& model, std::shared_ptr<GenerationSink> self);
+                      std::shared_ptr<GenerationSink> self);
   void Cancel();
-  Scheduler& scheduler() { return scheduler_; }
+  Scheduler& scheduler() { return environment_.scheduler; }
+  // The answer has begun, has grown by `tokens`, has ended: before the client can know it, so that its next request
+  // finds the place free. Called as the sink is, one at a time.
+  void NoteStarted();
+  void NoteTokens(uint64_t tokens);
+  void NoteEnded();
 
   // Set by Submit before the answer can begin.
   v1::GenerationStarted started_;
   bool token_info_ = false;
 
  private:
-  Scheduler& scheduler_;
+  const CallEnvironment environment_;
+  std::optional<TenantSlot> slot_;
   std::mutex id_mutex_;
   std::optional<uint64_t> id_;
   bool cancelled_ = false;
@@ -46,11 +64,11 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
                          public std::enable_shared_from_this<StreamCall> {
  public:
   static StreamCall* Start(const v1::GenerateRequest& request, grpc::CallbackServerContext& context,
-                           const ModelPackage& model, Scheduler& scheduler);
+                           const CallEnvironment& environment);
 
  private:
-  StreamCall(Scheduler& scheduler, grpc::CallbackServerContext& context)
-      : GenerationCall(scheduler), context_(context) {}
+  StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext& context)
+      : GenerationCall(environment), context_(context) {}
 
   void OnStarted() override;
   void OnDelta(AnswerDelta delta) override;
@@ -82,12 +100,13 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
                         public std::enable_shared_from_this<UnaryCall> {
  public:
   static UnaryCall* Start(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
-                          const ModelPackage& model, Scheduler& scheduler, v1::GenerateResponse* response);
+                          const CallEnvironment& environment, v1::GenerateResponse* response);
 
  private:
-  UnaryCall(Scheduler& scheduler, v1::GenerateResponse* response) : GenerationCall(scheduler), response_(response) {}
+  UnaryCall(const CallEnvironment& environment, v1::GenerateResponse* response)
+      : GenerationCall(environment), response_(response) {}
 
-  void OnStarted() override { *response_->mutable_started() = started_; }
+  void OnStarted() override;
   void OnDelta(AnswerDelta delta) override;
   void OnFinished(AnswerEnd end) override;
   void OnFailed(absl::Status status) override;

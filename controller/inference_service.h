@@ -1,17 +1,20 @@
 #ifndef FLEXQUANT_CONTROLLER_INFERENCE_SERVICE_H_
 #define FLEXQUANT_CONTROLLER_INFERENCE_SERVICE_H_
 
+#include "controller/access_control.h"
 #include "controller/model_package.h"
 #include "controller/scheduler.h"
 #include "flexquant/v1/inference.grpc.pb.h"
 
 namespace flexquant::controller {
 
-// flexquant.v1.InferenceService: validates, submits, and turns answers into messages. Thread-safe.
+// flexquant.v1.InferenceService: knows whose call it is, validates, submits, and turns answers into messages.
+// Thread-safe.
 class InferenceService final : public v1::InferenceService::CallbackService {
  public:
-  // Both must outlive this.
-  InferenceService(const ModelPackage& model, Scheduler& scheduler) : model_(model), scheduler_(scheduler) {}
+  // All must outlive this.
+  InferenceService(const ModelPackage& model, Scheduler& scheduler, AccessControl& access)
+      : model_(model), scheduler_(scheduler), access_(access) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;
@@ -27,6 +30,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
  private:
   const ModelPackage& model_;
   Scheduler& scheduler_;
+  AccessControl& access_;
 };
 
 }  // namespace flexquant::controller

@@ -2,22 +2,27 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "common/mapped_file.h"
+#include "common/status_macros.h"
 #include "controller/server.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
+#include "transport/channel_credentials.h"
+#include "transport/listen_flags.h"
 
 namespace {
 
 struct Flags {
-  std::string listen = "127.0.0.1:50051";
   std::vector<std::string> executors;
+  flexquant::transport::ConnectOptions executor_tls;
   std::string port_file;
   std::string log_level = "info";
   bool no_reflection = false;
@@ -28,12 +33,29 @@ struct Flags {
   flexquant::controller::ControllerOptions options;
 };
 
+void AddExecutorTlsFlags(CLI::App& app, flexquant::transport::ConnectOptions& tls) {
+  auto* ca = app.add_option("--executor-ca", tls.files.ca,
+                            "PEM file of the authorities of the executors' certificates: reach executors with TLS");
+  auto* certificate = app.add_option("--executor-cert", tls.files.certificate,
+                                     "PEM file of the certificate that executors know this controller by");
+  auto* key = app.add_option("--executor-key", tls.files.key, "PEM file of its key, without a passphrase");
+  certificate->needs(ca)->needs(key);
+  key->needs(certificate);
+  app.add_option("--executor-server-name", tls.server_name,
+                 "Name in the executors' certificates; default: the host of --executor")
+      ->needs(ca);
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", FLEXQUANT_VERSION);
   app.add_option("--model", flags.options.model_dir, "Folder made by `flexquant convert`")->required();
-  app.add_option("--listen", flags.listen, "Address to serve on, HOST:PORT; port 0 takes any free one")
-      ->capture_default_str();
+  flags.options.listen.address = "127.0.0.1:50051";
+  flexquant::transport::AddListenFlags(app, flags.options.listen);
+  app.add_option(
+      "--tokens", flags.options.tokens_file,
+      "JSON file of the tokens that callers must have and their tenants' limits; read again when it changes");
   app.add_option("--executor", flags.executors, "Address of an executor, HOST:PORT; repeat for several")->required();
+  AddExecutorTlsFlags(app, flags.executor_tls);
   app.add_option("--lookahead", flags.options.lookahead,
                  "1: send a step before the result of the one before it; 0: wait for every result")
       ->check(CLI::Range(0, 1))
@@ -74,8 +96,21 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_flag("--no-reflection", flags.no_reflection, "Do not serve gRPC reflection");
 }
 
+absl::StatusOr<std::unique_ptr<flexquant::controller::ControllerServer>> Start(const Flags& flags) {
+  flexquant::controller::ControllerOptions options = flags.options;
+  FQ_ASSIGN_OR_RETURN(const auto credentials, flexquant::transport::ChannelCredentials::Open(flags.executor_tls));
+  for (const std::string& address : flags.executors) {
+    if (!flags.executor_tls.encrypted() && !flexquant::transport::IsLoopback(address)) {
+      spdlog::warn("executor {} is reached without TLS: prompts and answers cross the network readable; --executor-ca",
+                   address);
+    }
+    options.executors.push_back({address, nullptr, credentials});
+  }
+  return flexquant::controller::ControllerServer::Create(options);
+}
+
 int Serve(const Flags& flags, const sigset_t& signals) {
-  auto server = flexquant::controller::ControllerServer::Create(flags.options);
+  auto server = Start(flags);
   if (!server.ok()) {
     spdlog::error("{}", std::string(server.status().message()));
     return EXIT_FAILURE;
@@ -116,13 +151,9 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   spdlog::set_default_logger(spdlog::stderr_color_mt("controller"));
   spdlog::set_level(spdlog::level::from_str(flags.log_level));
-  flags.options.listen = flags.listen;
   flags.options.failover_timeout = absl::Seconds(flags.failover_seconds);
   flags.options.step_timeout = absl::Seconds(flags.step_timeout_seconds);
   flags.options.slow_reader_timeout = absl::Seconds(flags.slow_reader_seconds);
   flags.options.reflection = !flags.no_reflection;
-  for (const std::string& address : flags.executors) {
-    flags.options.executors.push_back({address, nullptr});
-  }
   return Serve(flags, signals);
 }

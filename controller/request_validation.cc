@@ -1,6 +1,7 @@
 #include "controller/request_validation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <utility>
 
@@ -22,6 +23,9 @@ constexpr int kMaxStopTokenIds = 64;
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxPriority = 100;
+constexpr int kMaxChatMessages = 4096;
+// More than any text of ours, and bounds what is sent back.
+constexpr int64_t kMaxDetokenizedTokens = 262'144;
 
 uint64_t RandomBits() {
   std::random_device device;
@@ -91,6 +95,14 @@ absl::Status FillSampling(const v1::SamplingParams& request, SamplingValues& val
   return absl::OkStatus();
 }
 
+// Before a list is looked at.
+absl::Status CheckCount(absl::string_view field, absl::string_view what, int64_t count, int64_t most) {
+  if (count <= most) {
+    return absl::OkStatus();
+  }
+  return FieldViolation(field, absl::StrCat(count, " ", what, "; at most ", most, " are allowed; send fewer"));
+}
+
 absl::Status CheckTokenIds(absl::string_view field, const google::protobuf::RepeatedField<uint32_t>& ids,
                            uint32_t vocab_size) {
   for (int i = 0; i < ids.size(); ++i) {
@@ -157,6 +169,7 @@ absl::StatusOr<std::vector<uint32_t>> EncodeChat(const v1::ChatPrompt& chat, con
   if (chat.messages().empty()) {
     return FieldViolation("chat.messages", "empty; send at least one message with role \"user\"");
   }
+  FQ_RETURN_IF_ERROR(CheckCount("chat.messages", "messages", chat.messages_size(), kMaxChatMessages));
   std::vector<ChatMessage> messages;
   size_t bytes = 0;
   for (int i = 0; i < chat.messages_size(); ++i) {
@@ -197,6 +210,7 @@ absl::StatusOr<std::vector<uint32_t>> EncodePrompt(const v1::GenerateRequest& re
       if (ids.empty()) {
         return FieldViolation("token_ids.ids", "empty; send at least one token");
       }
+      FQ_RETURN_IF_ERROR(CheckCount("token_ids.ids", "tokens", ids.size(), model.config.max_context));
       FQ_RETURN_IF_ERROR(CheckTokenIds("token_ids.ids", ids, model.tokenizer->vocab_size()));
       return std::vector<uint32_t>(ids.begin(), ids.end());
     }
@@ -227,11 +241,7 @@ absl::Status FitContext(uint64_t kv_tokens, const ModelPackage& model, Generatio
   return absl::OkStatus();
 }
 
-absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) {
-  if (request_id.empty()) {
-    spec.request_id = absl::StrFormat("%016x%016x", RandomBits(), RandomBits());
-    return absl::OkStatus();
-  }
+absl::Status CheckRequestId(const std::string& request_id) {
   if (request_id.size() > kMaxRequestIdBytes) {
     return FieldViolation("request_id", absl::StrCat(request_id.size(), " bytes; at most ", kMaxRequestIdBytes,
                                                      "; shorten it or leave it empty"));
@@ -241,8 +251,16 @@ absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) 
                           absl::StrCat("'", absl::CHexEscape(request_id),
                                        "' is not printable ASCII; use other characters or leave it empty"));
   }
-  spec.request_id = request_id;
   return absl::OkStatus();
+}
+
+absl::Status FillRequestId(const std::string& request_id, GenerationSpec& spec) {
+  if (request_id.empty()) {
+    spec.request_id = absl::StrFormat("%016x%016x", RandomBits(), RandomBits());
+    return absl::OkStatus();
+  }
+  spec.request_id = request_id;
+  return CheckRequestId(request_id);
 }
 
 absl::Status FillOutput(const v1::OutputParams& output, ValidatedRequest& validated) {
@@ -292,12 +310,17 @@ absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& 
       return FieldViolation(absl::StrCat("resume.tokens[", i, "].id"),
                             absl::StrCat(token.id(), " is outside [0, ", model.tokenizer->vocab_size() - 1, "]"));
     }
+    if (!std::isfinite(token.entropy_nats()) || !std::isfinite(token.top1_probability()) ||
+        !std::isfinite(token.margin())) {
+      return FieldViolation(absl::StrCat("resume.tokens[", i, "]"),
+                            "its signals are not finite; send what TokenInfo had");
+    }
     spec.resumed.push_back({token.id(), {token.entropy_nats(), token.top1_probability(), token.margin()}});
   }
   if (resume.has_kl_factor()) {
     if (!(resume.kl_factor() >= 1 && resume.kl_factor() <= KlCorrection::kMax)) {  // NaN too
-      return FieldViolation("resume.kl_factor", absl::StrCat(resume.kl_factor(), " is outside [1, ",
-                                                             KlCorrection::kMax, "]; send what `started` had"));
+      return FieldViolation("resume.kl_factor", absl::StrCat(resume.kl_factor(), " is outside [1, ", KlCorrection::kMax,
+                                                             "]; send what `started` had"));
     }
     spec.policy->SetKlFactor(resume.kl_factor());
   }
@@ -314,8 +337,8 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   GenerationSpec& spec = *validated.spec;
   FQ_RETURN_IF_ERROR(FillRequestId(request.request_id(), spec));
   if (request.priority() < -kMaxPriority || request.priority() > kMaxPriority) {
-    return FieldViolation("priority", absl::StrCat(request.priority(), " is outside [-", kMaxPriority, ", ",
-                                                   kMaxPriority, "]"));
+    return FieldViolation("priority",
+                          absl::StrCat(request.priority(), " is outside [-", kMaxPriority, ", ", kMaxPriority, "]"));
   }
   spec.priority = request.priority();
   FQ_RETURN_IF_ERROR(FillSampling(request.sampling(), spec.sampling, *validated.effective.mutable_sampling()));
@@ -360,8 +383,17 @@ absl::StatusOr<std::vector<uint32_t>> Tokenize(const v1::TokenizeRequest& reques
   return FieldViolation("input", "no input; set text or chat");
 }
 
+absl::Status ValidateAbort(const v1::AbortRequest& request) {
+  if (request.request_id().empty()) {
+    return FieldViolation("request_id", "empty; name the request to end");
+  }
+  return CheckRequestId(request.request_id());
+}
+
 absl::StatusOr<std::string> Detokenize(const v1::DetokenizeRequest& request, const ModelPackage& model) {
   FQ_RETURN_IF_ERROR(CheckModelName(request.model(), model));
+  FQ_RETURN_IF_ERROR(CheckCount("token_ids", "tokens", request.token_ids_size(),
+                                std::max<int64_t>(kMaxDetokenizedTokens, model.config.max_context)));
   FQ_RETURN_IF_ERROR(CheckTokenIds("token_ids", request.token_ids(), model.tokenizer->vocab_size()));
   return model.tokenizer->Decode({request.token_ids().begin(), request.token_ids().end()});
 }

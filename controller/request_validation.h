@@ -29,6 +29,9 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
 // The ids of a TokenizeRequest's input; errors as above.
 absl::StatusOr<std::vector<uint32_t>> Tokenize(const v1::TokenizeRequest& request, const ModelPackage& model);
 
+// INVALID_ARGUMENT for a request_id that no request can have.
+absl::Status ValidateAbort(const v1::AbortRequest& request);
+
 // The text of a DetokenizeRequest; errors as above.
 absl::StatusOr<std::string> Detokenize(const v1::DetokenizeRequest& request, const ModelPackage& model);
 

@@ -172,8 +172,8 @@ void Scheduler::OnStateChanged() {
     queue_.FailLargerThan(capacity_tokens, TooLarge(capacity_tokens));
   } else {
     lost_at_ = std::min(lost_at_, absl::Now());
-    const bool finishing = std::any_of(workers_.begin(), workers_.end(),
-                                       [](const auto& worker) { return worker->state().draining; });
+    const bool finishing =
+        std::any_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().draining; });
     if (!finishing && absl::Now() - lost_at_ >= failover_timeout_) {
       const absl::Status reason = NotReadyError();
       queue_.FailAll([&](const Sequence& sequence) {

@@ -42,8 +42,7 @@ std::vector<PrefixKey> Sequence::PromptKeys(uint32_t block_tokens) const {
   return keys;
 }
 
-void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens,
-                     absl::Time now) {
+void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens, absl::Time now) {
   executor_id_ = executor_id;
   block_tokens_ = block_tokens;
   kv_blocks_ = std::move(prefix_blocks);
@@ -121,8 +120,8 @@ SequenceStep Sequence::NextPrefill(uint32_t count) {
   SequenceStep step = NextStep(count);
   const auto prompt = static_cast<uint32_t>(spec_->prompt.size());
   if (positions_sent_ == cached_) {
-    step.start = SequenceStart{spec_->sampling, spec_->top_logprobs, prompt,
-                               {spec_->prompt.begin(), spec_->prompt.begin() + cached_}};
+    step.start = SequenceStart{
+        spec_->sampling, spec_->top_logprobs, prompt, {spec_->prompt.begin(), spec_->prompt.begin() + cached_}};
   }
   for (uint32_t position = positions_sent_; position < positions_sent_ + count; ++position) {
     step.token_ids.push_back(position < prompt ? spec_->prompt[position] : journal_.token(position - prompt));

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "controller/access_control.h"
 #include "controller/inference_service.h"
 #include "controller/model_package.h"
 #include "controller/model_service.h"
@@ -17,7 +18,6 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "grpcpp/impl/server_builder_option.h"
 #include "grpcpp/impl/server_builder_plugin.h"
-#include "grpcpp/security/server_credentials.h"
 #include "grpcpp/server_builder.h"
 #include "spdlog/spdlog.h"
 
@@ -25,6 +25,8 @@ namespace flexquant::controller {
 namespace {
 
 constexpr int kMaxReceiveBytes = 16 << 20;
+// A whole answer of a long context with 20 log-probabilities a token has some 45 MB.
+constexpr int kMaxSendBytes = 64 << 20;
 constexpr absl::Duration kLastWordsTime = absl::Seconds(2);
 constexpr std::array<const char*, 3> kReadinessNames = {"", "flexquant.v1.InferenceService",
                                                         "flexquant.v1.ModelService"};
@@ -70,7 +72,7 @@ absl::Status CheckOptions(const ControllerOptions& options) {
   if (options.prefill_chunk_tokens == 0) {
     return absl::InvalidArgumentError("prefill_chunk_tokens is 0; at least 1 is needed to read a prompt");
   }
-  return absl::OkStatus();
+  return transport::CheckListenOptions(options.listen);
 }
 
 class ControllerServerImpl final : public ControllerServer {
@@ -92,7 +94,14 @@ class ControllerServerImpl final : public ControllerServer {
     const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
                                              [this](bool ready) { SetReady(ready); });
-    inference_ = std::make_unique<InferenceService>(model_, *scheduler_);
+    access_ = std::make_unique<AccessControl>();
+    if (!options.tokens_file.empty()) {
+      FQ_ASSIGN_OR_RETURN(access_, AccessControl::Open(options.tokens_file, options.listen.reload_interval));
+    } else if (!options.listen.address.empty() && !transport::IsLoopback(options.listen.address) &&
+               options.listen.tls.ca.empty()) {
+      spdlog::warn("whoever reaches {} may use it; --tokens or --tls-client-ca says who may", options.listen.address);
+    }
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
     FQ_RETURN_IF_ERROR(StartServer(options));
     {
@@ -102,7 +111,8 @@ class ControllerServerImpl final : public ControllerServer {
       PublishReadiness();
     }
     if (port_ > 0) {
-      spdlog::info("serving {} on {}, port {}", model_.name, options.listen, port_);
+      spdlog::info("serving {} on {}, port {}, {}", model_.name, options.listen.address, port_,
+                   options.listen.tls.empty() ? "without TLS" : "with TLS");
     }
     return absl::OkStatus();
   }
@@ -111,7 +121,7 @@ class ControllerServerImpl final : public ControllerServer {
 
   std::shared_ptr<grpc::Channel> InProcessChannel() override {
     grpc::ChannelArguments args;
-    args.SetMaxReceiveMessageSize(-1);
+    args.SetMaxReceiveMessageSize(kMaxSendBytes);
     return server_->InProcessChannel(args);
   }
 
@@ -147,23 +157,23 @@ class ControllerServerImpl final : public ControllerServer {
       builder.SetOption(std::make_unique<WithoutReflection>());
     }
     builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
-    builder.SetMaxSendMessageSize(-1);
+    builder.SetMaxSendMessageSize(kMaxSendBytes);
     // Two servers on one port would share its connections at random; a taken port must be an error.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     // Clients may ask whether we live while an answer takes its time.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-    if (!options.listen.empty()) {
-      builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port_);
+    const std::string& address = options.listen.address;
+    if (!address.empty()) {
+      FQ_ASSIGN_OR_RETURN(const auto credentials,
+                          transport::MakeServerCredentials(options.listen, access_->PortCheck()));
+      builder.AddListeningPort(address, credentials, &port_);
     }
     builder.RegisterService(inference_.get());
     builder.RegisterService(info_.get());
     server_ = builder.BuildAndStart();
-    if (server_ == nullptr || (!options.listen.empty() && port_ == 0)) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot listen on ", options.listen,
-                       ": the port is taken, or this is no HOST:PORT of this machine; choose another address, or port "
-                       "0 for any free one"));
+    if (server_ == nullptr || (!address.empty() && port_ == 0)) {
+      return transport::CannotListenError(address);
     }
     return absl::OkStatus();
   }
@@ -192,6 +202,7 @@ class ControllerServerImpl final : public ControllerServer {
   bool shut_down_ = false;
   int port_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<AccessControl> access_;
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<ModelService> info_;
   std::unique_ptr<grpc::Server> server_;

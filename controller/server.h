@@ -9,19 +9,23 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/channel.h"
+#include "transport/channel_credentials.h"
+#include "transport/server_credentials.h"
 
 namespace flexquant::controller {
 
 // Where an executor is.
 struct ExecutorTarget {
-  std::string address;                     // "HOST:PORT", or a name for `channel`
-  std::shared_ptr<grpc::Channel> channel;  // null = connect to `address`
+  std::string address;                                                   // "HOST:PORT", or a name for `channel`
+  std::shared_ptr<grpc::Channel> channel;                                // null = connect to `address`
+  std::shared_ptr<transport::ChannelCredentials> credentials = nullptr;  // to connect with; null = plaintext
 };
 
 struct ControllerOptions {
   std::string model_dir;  // the package: config, tokenizer and manifest (weights are not read)
-  // "HOST:PORT" (port 0 = any free one); empty = no port, in-process only.
-  std::string listen;
+  transport::ListenOptions listen;
+  // Whose bearer tokens the public services accept (docs/security.md); empty = everybody may use them, in-process too.
+  std::string tokens_file;
   std::vector<ExecutorTarget> executors;  // at least one
   int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
   // What may wait for an executor: requests, and their prompt and most answer tokens together.

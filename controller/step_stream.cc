@@ -1,5 +1,6 @@
 #include "controller/step_stream.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <utility>
@@ -10,10 +11,15 @@
 namespace flexquant::controller {
 namespace {
 
+constexpr int kMaxTopLogprobs = 20;
+
 // The executor is trusted as little as any peer: an unknown code must not become OK.
 absl::Status SequenceStatus(const executor::v1::SequenceResult& result) {
   if (result.code() == 0) {
-    return absl::OkStatus();
+    const executor::v1::SampledToken& token = result.token();
+    const bool numbers = std::isfinite(token.entropy_nats()) && std::isfinite(token.top1_probability()) &&
+                         std::isfinite(token.margin()) && std::isfinite(token.logprob());
+    return numbers ? absl::OkStatus() : absl::InternalError("the signals of a token are not finite");
   }
   const bool known = result.code() > 0 && result.code() <= 16;
   return {known ? static_cast<absl::StatusCode>(result.code()) : absl::StatusCode::kUnknown, result.message()};
@@ -24,7 +30,7 @@ SampledToken FromProto(const executor::v1::SampledToken& proto) {
   token.id = proto.id();
   token.signals = {proto.entropy_nats(), proto.top1_probability(), proto.margin()};
   token.logprob = proto.logprob();
-  const int top = std::min(proto.top_ids_size(), proto.top_logprobs_size());
+  const int top = std::min({proto.top_ids_size(), proto.top_logprobs_size(), kMaxTopLogprobs});
   for (int i = 0; i < top; ++i) {
     token.top.push_back({proto.top_ids(i), proto.top_logprobs(i)});
   }

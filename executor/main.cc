@@ -21,6 +21,7 @@
 #include "proto/grpc_status.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
+#include "transport/listen_flags.h"
 
 namespace flexquant::executor {
 namespace {
@@ -39,9 +40,11 @@ struct Flags {
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
-  flags.options.listen = "127.0.0.1:50061";
+  flags.options.listen.address = "127.0.0.1:50061";
   app.add_option("--model", flags.options.model_dir, "Model package: a folder made by `flexquant convert`")->required();
-  app.add_option("--listen", flags.options.listen, "HOST:PORT to serve on; port 0 = any free one")
+  transport::AddListenFlags(app, flags.options.listen);
+  app.add_option("--allow-client", flags.options.allowed_clients,
+                 "With TLS: name that a client's certificate must carry; repeat for several")
       ->capture_default_str();
   app.add_option("--device", flags.options.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
       ->capture_default_str();
@@ -60,7 +63,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "Least level logged to stderr")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
   app.footer(
       "SIGTERM or SIGINT: finish what runs, then exit with 0; a second one: stop at once.\n"
@@ -107,14 +110,15 @@ absl::Status ServeUntilSignal(ExecutorServer& server, uint32_t drain_seconds) {
 }
 
 absl::Status Run(Flags& flags) {
-  if (flags.options.listen.empty()) {
+  if (flags.options.listen.address.empty()) {
     return absl::InvalidArgumentError("--listen is empty; give HOST:PORT");
   }
   flags.options.kv_cache_bytes = flags.kv_cache_mb << 20U;
   flags.options.on_failure = [](const absl::Status&) { kill(getpid(), SIGUSR1); };
   FQ_ASSIGN_OR_RETURN(const std::unique_ptr<ExecutorServer> server, ExecutorServer::Create(flags.options));
-  const std::string host = flags.options.listen.substr(0, flags.options.listen.rfind(':'));
-  spdlog::info("listening on {}:{}", host, server->port());
+  const std::string host = flags.options.listen.address.substr(0, flags.options.listen.address.rfind(':'));
+  spdlog::info("listening on {}:{} {}", host, server->port(),
+               flags.options.listen.tls.empty() ? "without TLS" : "with TLS");
   if (!flags.port_file.empty()) {
     // A reader sees no file or the whole port.
     FQ_RETURN_IF_ERROR(WriteFileAtomically(flags.port_file, absl::StrCat(server->port(), "\n")));

@@ -5,9 +5,9 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/numbers.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
+#include "absl/strings/str_join.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
@@ -23,7 +23,10 @@
 namespace flexquant::executor {
 namespace {
 
-constexpr int kMaxMessageBytes = 64 << 20;
+// A step of many long prompts has less than 1 MB, a whole table of plans some 1 MB.
+constexpr int kMaxRequestBytes = 16 << 20;
+// Logits of many sequences.
+constexpr int kMaxResponseBytes = 64 << 20;
 // Peers may ask whether a busy executor lives; gRPC's own defaults would hang up on them.
 constexpr int kMinPingIntervalMs = 10'000;
 constexpr uint32_t kMaxStreams = 4096;
@@ -31,23 +34,34 @@ constexpr uint32_t kMaxStreams = 4096;
 constexpr char kServiceName[] = "flexquant.executor.v1.ExecutorService";
 constexpr char kLivenessName[] = "liveness";
 
-absl::Status CheckAddress(absl::string_view address) {
-  const size_t colon = address.rfind(':');
-  int port = -1;
-  if (colon == absl::string_view::npos || colon == 0 || !absl::SimpleAtoi(address.substr(colon + 1), &port) ||
-      port < 0 || port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("listen address '", address, "' is not HOST:PORT with a port from 0 (any free one) to 65535"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckOptions(const ExecutorOptions& options) {
   if (options.max_streams < 1 || options.max_streams > kMaxStreams) {
     return absl::InvalidArgumentError(
         absl::StrCat("max_streams is ", options.max_streams, "; allowed: 1 to ", kMaxStreams));
   }
-  return options.listen.empty() ? absl::OkStatus() : CheckAddress(options.listen);
+  if (!options.listen.tls.empty() && (options.listen.tls.ca.empty() || options.allowed_clients.empty())) {
+    return absl::InvalidArgumentError(
+        "an executor with TLS accepts only its controller; give --tls-client-ca, and with --allow-client the name in "
+        "the "
+        "controller's certificate");
+  }
+  return transport::CheckListenOptions(options.listen);
+}
+
+// Only the controller may call. Without TLS nobody has a name, and whoever can connect may.
+transport::AccessCheck ControllerOnly(const ExecutorOptions& options) {
+  if (options.listen.tls.empty()) {
+    return nullptr;
+  }
+  return [allowed = options.allowed_clients](const transport::Caller& caller) {
+    const bool known = std::any_of(caller.names.begin(), caller.names.end(), [&](const std::string& name) {
+      return std::find(allowed.begin(), allowed.end(), name) != allowed.end();
+    });
+    return known ? absl::OkStatus()
+                 : absl::PermissionDeniedError(absl::StrCat(
+                       "the client's certificate names '", absl::CHexEscape(absl::StrJoin(caller.names, "', '")),
+                       "', which may not use this executor; --allow-client of the executor says who may"));
+  };
 }
 
 class Server final : public ExecutorServer {
@@ -68,12 +82,13 @@ class Server final : public ExecutorServer {
     }
   }
 
-  absl::Status Start(const std::string& listen) {
+  absl::Status Start(const ExecutorOptions& options) {
+    const std::string& listen = options.listen.address;
     grpc::EnableDefaultHealthCheckService(true);
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
-    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    builder.SetMaxSendMessageSize(kMaxMessageBytes);
+    builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
+    builder.SetMaxSendMessageSize(kMaxResponseBytes);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
@@ -81,14 +96,13 @@ class Server final : public ExecutorServer {
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
     builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
     if (!listen.empty()) {
-      builder.AddListeningPort(listen, grpc::InsecureServerCredentials(), &port_);
+      FQ_ASSIGN_OR_RETURN(const auto credentials,
+                          transport::MakeServerCredentials(options.listen, ControllerOnly(options)));
+      builder.AddListeningPort(listen, credentials, &port_);
     }
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || (!listen.empty() && port_ == 0)) {
-      return absl::UnavailableError(
-          absl::StrCat("cannot listen on ", listen,
-                       ": the port is taken or the address is not one of this machine's; choose "
-                       "another with --listen"));
+      return transport::CannotListenError(listen);
     }
     SetHealth(kLivenessName, true);
     SetHealth(kServiceName, true);
@@ -100,8 +114,8 @@ class Server final : public ExecutorServer {
 
   std::shared_ptr<grpc::Channel> InProcessChannel() override {
     grpc::ChannelArguments args;
-    args.SetMaxReceiveMessageSize(kMaxMessageBytes);
-    args.SetMaxSendMessageSize(kMaxMessageBytes);
+    args.SetMaxReceiveMessageSize(kMaxResponseBytes);
+    args.SetMaxSendMessageSize(kMaxRequestBytes);
     return server_->InProcessChannel(args);
   }
 
@@ -187,7 +201,7 @@ absl::StatusOr<std::unique_ptr<ExecutorServer>> ExecutorServer::Serve(std::uniqu
                info.kv_block_tokens);
   auto server = std::make_unique<Server>(std::move(store), std::move(runner), options);
   // The server starts only now: what a peer can reach is ready, so gRPC's SERVING for "" at its start is true.
-  FQ_RETURN_IF_ERROR(server->Start(options.listen));
+  FQ_RETURN_IF_ERROR(server->Start(options));
   return server;
 }
 

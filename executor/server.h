@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -12,13 +13,20 @@
 #include "common/store/model_store.h"
 #include "executor/model_runner.h"
 #include "grpcpp/channel.h"
+#include "transport/server_credentials.h"
 
 namespace flexquant::executor {
 
+// Name that the controller's certificate carries unless it was agreed otherwise.
+inline constexpr char kControllerName[] = "flexquant-controller";
+
 struct ExecutorOptions {
   std::string model_dir;
-  // "HOST:PORT" (port 0 = any free one); empty = no port, in-process only.
-  std::string listen;
+  // With TLS, clients must show a certificate, so `listen.tls.ca` is needed too.
+  transport::ListenOptions listen;
+  // Names of the clients that may call, of which a client's certificate must carry one: the controller's. With TLS
+  // only.
+  std::vector<std::string> allowed_clients = {kControllerName};
   std::string device = "cpu";  // "cpu", "cuda" (the first GPU), "cuda:N"
   int num_threads = 0;         // CPU: 0 = physical cores this process may use
   std::string isa;             // empty = best; CPU: "portable", "avx2", "avx512vnni"; GPU: "portable"

@@ -15,6 +15,8 @@ namespace flexquant::executor {
 namespace {
 
 constexpr uint32_t kMaxTopLogprobs = 20;
+constexpr size_t kMaxInstanceIdBytes = 128;
+constexpr int kMaxReleasedSequences = 65'536;
 
 uint64_t Nanoseconds(absl::Duration duration) {
   return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
@@ -64,13 +66,16 @@ absl::Status Session::Handle(const v1::ExecuteRequest& request, absl::Time recei
     case v1::ExecuteRequest::kStep:
       return HandleStep(request.step(), received, response->mutable_result());
     default:
-      HandleRelease(request.release());
-      return absl::OkStatus();
+      return HandleRelease(request.release());
   }
 }
 
 absl::Status Session::HandleOpen(const v1::OpenStream& open, v1::StreamOpened* opened) {
   const std::string& expected = open.expected_instance_id();
+  if (expected.size() > kMaxInstanceIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("expected_instance_id has ", expected.size(), " bytes; at most ", kMaxInstanceIdBytes));
+  }
   if (!expected.empty() && expected != engine_.instance_id()) {
     return absl::AbortedError(absl::StrCat("instance '", expected, "' is gone, this is '", engine_.instance_id(),
                                            "': the executor restarted and holds nothing of the old epoch"));
@@ -82,6 +87,10 @@ absl::Status Session::HandleOpen(const v1::OpenStream& open, v1::StreamOpened* o
 }
 
 absl::Status Session::HandlePlans(const v1::PlanTable& table) {
+  if (static_cast<uint32_t>(table.plans_size()) > kMaxPlans) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("a message brings ", table.plans_size(), " plans; at most ", kMaxPlans, " have an id"));
+  }
   for (const v1::Plan& plan : table.plans()) {
     FQ_ASSIGN_OR_RETURN(PrecisionPlan parsed, ParsePlan(plan, engine_.info()));
     plans_[plan.plan_id()] = std::move(parsed);
@@ -139,10 +148,15 @@ absl::Status Session::HandleStep(const v1::StepRequest& step, absl::Time receive
   return absl::OkStatus();
 }
 
-void Session::HandleRelease(const v1::ReleaseSequences& release) {
+absl::Status Session::HandleRelease(const v1::ReleaseSequences& release) {
+  if (release.sequence_ids_size() > kMaxReleasedSequences) {
+    return absl::InvalidArgumentError(absl::StrCat("a message releases ", release.sequence_ids_size(),
+                                                   " sequences; at most ", kMaxReleasedSequences, " at a time"));
+  }
   for (const uint64_t id : release.sequence_ids()) {
     sequences_.erase(id);
   }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Session::Admitted> Session::Admit(const v1::SequenceStep& request) {
@@ -204,6 +218,10 @@ absl::StatusOr<Session::Sequence> Session::MakeSequence(const v1::SequenceStep& 
   if (start.top_logprobs() > kMaxTopLogprobs) {
     return absl::InvalidArgumentError(
         absl::StrCat("start.top_logprobs is ", start.top_logprobs(), "; allowed: 0 to ", kMaxTopLogprobs));
+  }
+  if (start.prompt_tokens() > static_cast<uint64_t>(engine_.info().max_context)) {
+    return absl::InvalidArgumentError(absl::StrCat("start.prompt_tokens is ", start.prompt_tokens(),
+                                                   "; the model's context is ", engine_.info().max_context, " tokens"));
   }
   Sequence sequence;
   FQ_ASSIGN_OR_RETURN(sequence.sampling, ParseSampling(start.sampling()));

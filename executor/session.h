@@ -54,7 +54,7 @@ class Session {
   absl::Status HandleOpen(const v1::OpenStream& open, v1::StreamOpened* opened);
   absl::Status HandlePlans(const v1::PlanTable& table);
   absl::Status HandleStep(const v1::StepRequest& step, absl::Time received, v1::StepResult* result);
-  void HandleRelease(const v1::ReleaseSequences& release);
+  absl::Status HandleRelease(const v1::ReleaseSequences& release);
 
   // Checks one sequence and, if it is fine, makes or extends it. Otherwise it is unchanged.
   absl::StatusOr<Admitted> Admit(const v1::SequenceStep& request);

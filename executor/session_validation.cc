@@ -8,8 +8,6 @@
 namespace flexquant::executor {
 namespace {
 
-constexpr uint32_t kMaxPlanId = 4095;
-
 // NaN is in no range.
 absl::Status CheckValue(absl::string_view field, double value, double low, double high, bool low_allowed) {
   const bool above = low_allowed ? value >= low : value > low;
@@ -145,8 +143,8 @@ absl::Status ValidateCachedTokens(const v1::SequenceStep& step, const RunnerInfo
 }
 
 absl::StatusOr<PrecisionPlan> ParsePlan(const v1::Plan& plan, const RunnerInfo& info) {
-  if (plan.plan_id() > kMaxPlanId) {
-    return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan.plan_id(), "; allowed: 0 to ", kMaxPlanId));
+  if (plan.plan_id() >= kMaxPlans) {
+    return absl::InvalidArgumentError(absl::StrCat("plan_id is ", plan.plan_id(), "; allowed: 0 to ", kMaxPlans - 1));
   }
   PrecisionPlan parsed;
   parsed.bits.assign(plan.bits().begin(), plan.bits().end());

@@ -12,6 +12,9 @@
 
 namespace flexquant::executor {
 
+// Plans of a stream; their ids are below it.
+inline constexpr uint32_t kMaxPlans = 4096;
+
 // INVALID_ARGUMENT naming the field, its value and the allowed range.
 absl::StatusOr<SamplingConfig> ParseSampling(const v1::Sampling& sampling);
 

@@ -45,6 +45,16 @@ absl::Status FieldViolation(absl::string_view field, absl::string_view descripti
   return status;
 }
 
+absl::Status QuotaViolation(absl::string_view subject, absl::string_view description) {
+  absl::Status status = absl::ResourceExhaustedError(std::string(description));
+  google::rpc::QuotaFailure failure;
+  auto* violation = failure.add_violations();
+  violation->set_subject(std::string(subject));
+  violation->set_description(std::string(description));
+  AttachDetail(status, failure);
+  return status;
+}
+
 absl::Status WithErrorInfo(absl::Status status, absl::string_view reason) {
   google::rpc::ErrorInfo info;
   info.set_reason(std::string(reason));

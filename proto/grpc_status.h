@@ -15,6 +15,9 @@ namespace flexquant {
 // INVALID_ARGUMENT with a google.rpc.BadRequest detail for `field` (its path in the request).
 absl::Status FieldViolation(absl::string_view field, absl::string_view description);
 
+// RESOURCE_EXHAUSTED with a google.rpc.QuotaFailure detail; `subject` says whose quota it is.
+absl::Status QuotaViolation(absl::string_view subject, absl::string_view description);
+
 // Adds google.rpc.ErrorInfo (domain "flexquant"); `reason` in UPPER_SNAKE_CASE. `status` must not be OK.
 absl::Status WithErrorInfo(absl::Status status, absl::string_view reason);
 

@@ -18,6 +18,7 @@ void AddInspect(CLI::App& app, RunCommand& run);
 void AddGenerate(CLI::App& app, RunCommand& run);
 void AddChat(CLI::App& app, RunCommand& run);
 void AddServe(CLI::App& app, RunCommand& run);
+void AddToken(CLI::App& app, RunCommand& run);
 void AddInfo(CLI::App& app, RunCommand& run);
 void AddBench(CLI::App& app, RunCommand& run);
 void AddEvaluate(CLI::App& app, RunCommand& run);

@@ -1,17 +1,72 @@
 #include "client/cli/connection.h"
 
+#include <cstdlib>
+#include <fstream>
 #include <utility>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "client/cli/interrupt.h"
 #include "common/status_macros.h"
 #include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
+#include "transport/bearer_token.h"
 
 namespace flexquant::cli {
 namespace {
 
 constexpr char kInProcess[] = "in-process";
 constexpr absl::Duration kReadyTimeout = absl::Seconds(60);
+
+constexpr char kTokenVariable[] = "FLEXQUANT_TOKEN";
+
+void AddSecurityFlags(CLI::App& app, ConnectionFlags& flags, CLI::Option* server) {
+  auto* group = app.add_option_group("Security of --server");
+  transport::ConnectOptions& security = flags.connect.security;
+  group->add_flag("--tls", security.tls, "Use TLS with the system's authorities; each of the next four means TLS too")
+      ->needs(server);
+  group->add_option("--ca", security.files.ca, "PEM file of the authorities of the server's certificate")
+      ->needs(server);
+  auto* certificate =
+      group->add_option("--cert", security.files.certificate, "PEM file of this client's certificate")->needs(server);
+  auto* key = group->add_option("--key", security.files.key, "PEM file of its key, without a passphrase");
+  certificate->needs(key);
+  key->needs(certificate);
+  group
+      ->add_option("--server-name", security.server_name,
+                   "Name in the server's certificate; default: the host of --server")
+      ->needs(server);
+  group
+      ->add_option("--token-file", flags.token_file,
+                   "File with the bearer token; default: the environment's FLEXQUANT_TOKEN, if any")
+      ->needs(server);
+  group
+      ->add_flag("--allow-plaintext-token", flags.connect.allow_plaintext_token,
+                 "Send the token to another machine without TLS, readable for whoever listens")
+      ->needs(server);
+}
+
+absl::StatusOr<std::string> ReadToken(const std::string& path) {
+  if (path.empty()) {
+    const char* token = std::getenv(kTokenVariable);
+    return token == nullptr ? "" : token;
+  }
+  // Any kind of file, a pipe from a vault too.
+  std::ifstream file(path, std::ios::binary);
+  std::string text(transport::kMaxTokenBytes + 2, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  if (file.bad() || file.gcount() == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--token-file ", path, " is empty or cannot be read"));
+  }
+  text.resize(static_cast<size_t>(file.gcount()));
+  return std::string(absl::StripAsciiWhitespace(text));
+}
+
+absl::StatusOr<std::unique_ptr<client::Client>> ConnectToServer(const ConnectionFlags& flags) {
+  client::ConnectOptions options = flags.connect;
+  FQ_ASSIGN_OR_RETURN(options.token, ReadToken(flags.token_file));
+  return client::Client::Connect(flags.server, options);
+}
 
 void ExcludeAll(CLI::Option* option, CLI::App& app, std::initializer_list<const char*> names) {
   for (const char* name : names) {
@@ -58,13 +113,15 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
                      ->check(CLI::Range(0.0, 86400.0))
                      ->capture_default_str();
   resume->needs(server);
+  AddSecurityFlags(app, flags, server);
   AddEmbeddedFlags(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
-    const EmbeddedFlags& flags, const std::string& listen, std::function<void(const absl::Status&)> on_failure) {
+    const EmbeddedFlags& flags, const transport::ListenOptions& listen,
+    std::function<void(const absl::Status&)> on_failure) {
   ConfigureLog(flags.log_level);
   auto servers = std::unique_ptr<EmbeddedServers>(new EmbeddedServers);
   executor::ExecutorOptions executor_options;
@@ -80,6 +137,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
   controller::ControllerOptions controller_options;
   controller_options.model_dir = flags.model_dir;
   controller_options.listen = listen;
+  controller_options.tokens_file = flags.tokens_file;
   controller_options.executors = {{kInProcess, servers->executor_->InProcessChannel()}};
   controller_options.lookahead = flags.lookahead;
   controller_options.audit_rate = flags.audit_rate;
@@ -104,11 +162,11 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const ConnectionFla
   auto connection = std::unique_ptr<Connection>(new Connection);
   if (!flags.server.empty()) {
     ConfigureLog(flags.embedded.log_level);
-    connection->client_ = std::make_unique<client::Client>(flags.server);
+    FQ_ASSIGN_OR_RETURN(connection->client_, ConnectToServer(flags));
     connection->client_->SetResumeFor(absl::Seconds(flags.resume_seconds));
     return connection;
   }
-  FQ_ASSIGN_OR_RETURN(connection->servers_, EmbeddedServers::Start(flags.embedded, ""));
+  FQ_ASSIGN_OR_RETURN(connection->servers_, EmbeddedServers::Start(flags.embedded, {}));
   connection->client_ =
       std::make_unique<client::Client>(connection->servers_->controller().InProcessChannel(), kInProcess);
   connection->client_->SetResumeFor(absl::ZeroDuration());  // they end with this process

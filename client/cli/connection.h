@@ -23,30 +23,34 @@ struct EmbeddedFlags {
   double kv_cache_gb = 0;
   double audit_rate = 0.01;
   std::string log_level = "error";
+  std::string tokens_file;  // of a server that listens; empty = everybody may use it
 };
 
 // Where answers come from: this process or a server.
 struct ConnectionFlags {
   EmbeddedFlags embedded;
-  std::string server;
+  std::string server = {};
   double resume_seconds = 30;
+  client::ConnectOptions connect = {};  // without the token
+  std::string token_file = {};          // empty = the environment's FLEXQUANT_TOKEN, if any
 };
 
 // Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
 // Adds --audit-rate, for commands that start a controller.
 void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
-// Adds --model, --server (exactly one is required), the embedded flags and --audit-rate.
+// Adds --model, --server (exactly one is required), what --server needs for TLS and a token, the embedded flags and
+// --audit-rate.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 
 // A controller and an executor in this process, joined by an in-process channel: the network's code path without the
 // network.
 class EmbeddedServers {
  public:
-  // `listen`: "HOST:PORT" of the public services, or empty for in-process only. Ready when it returns.
+  // `listen`: of the public services; without an address in-process only. Ready when it returns.
   // `on_failure`: as in executor::ExecutorOptions.
   static absl::StatusOr<std::unique_ptr<EmbeddedServers>> Start(
-      const EmbeddedFlags& flags, const std::string& listen,
+      const EmbeddedFlags& flags, const transport::ListenOptions& listen,
       std::function<void(const absl::Status&)> on_failure = nullptr);
   ~EmbeddedServers();
 

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
   flexquant::cli::AddGenerate(app, run);
   flexquant::cli::AddChat(app, run);
   flexquant::cli::AddServe(app, run);
+  flexquant::cli::AddToken(app, run);
   flexquant::cli::AddInfo(app, run);
   flexquant::cli::AddBench(app, run);
   flexquant::cli::AddEvaluate(app, run);

@@ -14,13 +14,14 @@
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
 #include "spdlog/spdlog.h"
+#include "transport/listen_flags.h"
 
 namespace flexquant::cli {
 namespace {
 
 struct Flags {
   EmbeddedFlags embedded;
-  std::string listen = "127.0.0.1:50051";
+  transport::ListenOptions listen;
   std::string port_file;
   double drain_seconds = 25;
 };
@@ -62,8 +63,11 @@ void AddServe(CLI::App& app, RunCommand& run) {
   flags->embedded.log_level = "info";
   auto* command = app.add_subcommand("serve", "Serve a model: controller and executor in this process");
   command->add_option("--model", flags->embedded.model_dir, "Folder made by `flexquant convert`")->required();
-  command->add_option("--listen", flags->listen, "HOST:PORT to serve on; port 0 takes any free one")
-      ->capture_default_str();
+  flags->listen.address = "127.0.0.1:50051";
+  transport::AddListenFlags(*command, flags->listen);
+  command->add_option("--tokens", flags->embedded.tokens_file,
+                      "JSON file of the tokens that callers must have and their tenants' limits; read again when it "
+                      "changes");
   command->add_option("--port-file", flags->port_file, "File to write the port to once it is open");
   command->add_option("--drain-seconds", flags->drain_seconds, "How long answers may go on after SIGTERM or Ctrl-C")
       ->check(CLI::Range(0.0, 86400.0))

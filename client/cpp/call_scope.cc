@@ -1,5 +1,7 @@
 #include "client/cpp/call_scope.h"
 
+#include "transport/bearer_token.h"
+
 namespace flexquant::client {
 
 void CancelToken::Cancel() {
@@ -15,7 +17,10 @@ bool CancelToken::cancelled() const {
   return cancelled_;
 }
 
-CallScope::CallScope(const CallOptions& options) : cancel_(options.cancel) {
+CallScope::CallScope(const CallOptions& options, const std::string& authorization) : cancel_(options.cancel) {
+  if (!authorization.empty()) {
+    context_.AddMetadata(transport::kAuthorizationKey, authorization);
+  }
   if (options.timeout != absl::InfiniteDuration()) {
     context_.set_deadline(absl::ToChronoTime(absl::Now() + options.timeout));
   }

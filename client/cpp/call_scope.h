@@ -6,10 +6,11 @@
 
 namespace flexquant::client {
 
-// One call's context, with the deadline and cancel token of its options, from construction to destruction.
+// One call's context, with the deadline and cancel token of its options and the caller's authorization (empty = none),
+// from construction to destruction.
 class CallScope {
  public:
-  explicit CallScope(const CallOptions& options);
+  explicit CallScope(const CallOptions& options, const std::string& authorization = {});
   ~CallScope();
   CallScope(const CallScope&) = delete;
   CallScope& operator=(const CallScope&) = delete;

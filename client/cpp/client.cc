@@ -8,10 +8,13 @@
 #include "client/cpp/answer_progress.h"
 #include "client/cpp/call_scope.h"
 #include "client/cpp/health.h"
+#include "common/status_macros.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/channel_arguments.h"
 #include "proto/grpc_status.h"
+#include "transport/bearer_token.h"
+#include "transport/server_credentials.h"
 
 namespace flexquant::client {
 namespace {
@@ -19,10 +22,13 @@ namespace {
 // Between two attempts to take a stream up again; Ctrl-C has to wait for it.
 constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
-  grpc::ChannelArguments arguments;
-  // ServerInfo lists every plan's bits for every layer group.
-  arguments.SetMaxReceiveMessageSize(-1);
+// A whole answer of a long context with 20 log-probabilities a token has some 45 MB.
+constexpr int kMaxReceiveBytes = 64 << 20;
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                                           grpc::ChannelArguments arguments) {
+  arguments.SetMaxReceiveMessageSize(kMaxReceiveBytes);
   // A server that is just starting is found soon.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
@@ -30,12 +36,32 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   // A server whose machine went away is noticed during a long answer.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
 }  // namespace
 
-Client::Client(const std::string& address) : Client(MakeChannel(address), address) {}
+Client::Client(const std::string& address)
+    : Client(MakeChannel(address, grpc::InsecureChannelCredentials(), grpc::ChannelArguments()), address) {}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ConnectOptions& options) {
+  if (!options.token.empty()) {
+    FQ_RETURN_IF_ERROR(transport::CheckToken(options.token));
+    if (!options.security.encrypted() && !options.allow_plaintext_token && !transport::IsLoopback(address)) {
+      return absl::InvalidArgumentError(absl::StrCat("the token would go to ", address,
+                                                     " without TLS, where others could read it; use TLS (--tls or "
+                                                     "--ca), or --allow-plaintext-token if the network is safe"));
+    }
+  }
+  FQ_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials::Open(options.security));
+  grpc::ChannelArguments arguments;
+  credentials->AddArguments(arguments);
+  auto client = std::make_unique<Client>(MakeChannel(address, credentials->Current(), arguments), address);
+  if (!options.token.empty()) {
+    client->authorization_ = transport::AuthorizationFor(options.token);
+  }
+  return client;
+}
 
 Client::Client(std::shared_ptr<grpc::Channel> channel, std::string name)
     : name_(std::move(name)),
@@ -49,8 +75,8 @@ absl::Status Client::ToStatus(const grpc::Status& status) const {
   if (result.code() != absl::StatusCode::kUnavailable || !status.error_details().empty()) {
     return result;
   }
-  return absl::UnavailableError(
-      absl::StrCat("server ", name_, ": ", std::string(result.message()), "; is it running, and is this its address?"));
+  return absl::UnavailableError(absl::StrCat("server ", name_, ": ", std::string(result.message()),
+                                             "; is it running, is this its address, and do both sides agree on TLS?"));
 }
 
 absl::Status Client::WaitReady(const CallOptions& options) const {
@@ -60,7 +86,7 @@ absl::Status Client::WaitReady(const CallOptions& options) const {
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options) const {
-  CallScope scope(options);
+  CallScope scope(options, authorization_);
   v1::GetServerInfoResponse response;
   const grpc::Status status = model_->GetServerInfo(scope.context(), v1::GetServerInfoRequest(), &response);
   if (!status.ok()) {
@@ -100,7 +126,7 @@ absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
 absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
                                 absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
                                 const CallOptions& options) const {
-  CallScope scope(options);
+  CallScope scope(options, authorization_);
   v1::GenerateStreamRequest stream_request;
   *stream_request.mutable_request() = request;
   const auto reader = inference_->GenerateStream(scope.context(), stream_request);
@@ -122,7 +148,7 @@ absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
                                                       const CallOptions& options) const {
-  CallScope scope(options);
+  CallScope scope(options, authorization_);
   v1::TokenizeResponse response;
   const grpc::Status status = inference_->Tokenize(scope.context(), request, &response);
   if (!status.ok()) {

@@ -14,6 +14,7 @@
 #include "flexquant/v1/inference.grpc.pb.h"
 #include "flexquant/v1/model.grpc.pb.h"
 #include "grpcpp/channel.h"
+#include "transport/channel_credentials.h"
 
 namespace grpc {
 class ClientContext;
@@ -40,12 +41,23 @@ struct CallOptions {
   CancelToken* cancel = nullptr;  // null = cannot be cancelled; one call at a time
 };
 
+// How to reach a server and who calls.
+struct ConnectOptions {
+  transport::ConnectOptions security;
+  std::string token;  // bearer token of each call; empty = none
+  // The token may go over a connection without TLS to another machine, where whoever listens gets it.
+  bool allow_plaintext_token = false;
+};
+
 // Thread-safe. Errors are the server's, with their google.rpc details as payloads; UNAVAILABLE names the address;
 // CANCELLED after CancelToken::Cancel; DEADLINE_EXCEEDED after `timeout`.
 class Client {
  public:
-  // A server at "HOST:PORT". Connects on first use.
+  // A server at "HOST:PORT", without TLS and token. Connects on first use.
   explicit Client(const std::string& address);
+  // The same as `options` say; TLS files are read here, once. INVALID_ARGUMENT for a token that cannot be sent or would
+  // go over the network readable, and for bad TLS files (names them).
+  static absl::StatusOr<std::unique_ptr<Client>> Connect(const std::string& address, const ConnectOptions& options);
   // A server behind `channel`; `name` stands for it in errors.
   Client(std::shared_ptr<grpc::Channel> channel, std::string name);
 
@@ -77,6 +89,7 @@ class Client {
 
   std::string name_;
   absl::Duration resume_for_ = absl::Seconds(30);
+  std::string authorization_;  // metadata of each call; empty = none
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::ModelService::Stub> model_;

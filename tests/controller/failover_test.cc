@@ -15,10 +15,10 @@ namespace {
 
 using testing::FakeExecutor;
 using testing::FakeExecutorOptions;
+using ::testing::HasSubstr;
 using testing::RecordedSequence;
 using testing::RecordedStep;
 using testing::ScriptedToken;
-using ::testing::HasSubstr;
 
 constexpr std::chrono::seconds kPatience{30};
 
@@ -352,8 +352,8 @@ TEST_P(FailoverTest, AnotherCallGoesOnWhereAnAnswerStands) {
     EXPECT_EQ(rest.finished.usage().generated_tokens(), 40U);
     EXPECT_EQ(rest.finished.precision().mean_bits(), whole.finished.precision().mean_bits());
     const std::vector<RecordedStep> steps = executor.steps();
-    Computed second = PlansByPosition({steps.begin() + static_cast<int64_t>(before), steps.end()},
-                                      steps[before][0].sequence_id);
+    Computed second =
+        PlansByPosition({steps.begin() + static_cast<int64_t>(before), steps.end()}, steps[before][0].sequence_id);
     // The first block is shared with the call before.
     EXPECT_EQ(second.positions, std::vector<uint32_t>(first.positions.begin() + 4, first.positions.end()));
     EXPECT_EQ(second.plans, std::vector<std::vector<int>>(first.plans.begin() + 4, first.plans.end()));

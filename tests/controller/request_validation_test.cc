@@ -186,6 +186,20 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequestCase{"TokenOutOfRange",
                        [](R& r) { r.mutable_token_ids()->add_ids(1), r.mutable_token_ids()->add_ids(kTestVocab); },
                        "token_ids.ids[1]"},
+        BadRequestCase{"ManyTokens",
+                       [](R& r) {
+                         for (int i = 0; i < 129; ++i) {
+                           r.mutable_token_ids()->add_ids(kTestVocab);
+                         }
+                       },
+                       "token_ids.ids"},
+        BadRequestCase{"ManyMessages",
+                       [](R& r) {
+                         for (int i = 0; i < 4097; ++i) {
+                           r.mutable_chat()->add_messages();
+                         }
+                       },
+                       "chat.messages"},
         BadRequestCase{"NoMessages", [](R& r) { r.mutable_chat(); }, "chat.messages"},
         BadRequestCase{"BadRole", [](R& r) { r.mutable_chat()->add_messages()->set_role(std::string("tool")); },
                        "chat.messages[0].role"},
@@ -265,6 +279,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequestCase{"Precision", [](R& r) { r.mutable_precision()->set_fixed_bits(2); }, "precision.fixed_bits"}),
     [](const auto& param_info) { return param_info.param.name; });
 
+TEST(ValidateGenerateTest, SignalsOfResumedTokensAreNumbers) {
+  v1::GenerateRequest request = TextRequest();
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_resume()->add_tokens();
+  EXPECT_TRUE(ValidateGenerate(request, TestModel(), 0).ok());
+  request.mutable_resume()->add_tokens()->set_margin(kNan);
+  EXPECT_EQ(ViolatedField(ValidateGenerate(request, TestModel(), 0).status()), "resume.tokens[1]");
+}
+
 TEST(TokenizeTest, TextWithAndWithoutBeginOfSequence) {
   const ModelPackage model = TestModel();
   v1::TokenizeRequest request;
@@ -296,6 +319,11 @@ TEST(DetokenizeTest, TextAndBadInput) {
   EXPECT_EQ(*Detokenize(request, model), "hi");
   request.add_token_ids(UINT32_MAX);
   EXPECT_EQ(ViolatedField(Detokenize(request, model).status()), "token_ids[2]");
+  request.mutable_token_ids()->Resize(262'144, 'a');
+  request.mutable_token_ids()->Set(2, 'a');
+  EXPECT_TRUE(Detokenize(request, model).ok());
+  request.add_token_ids('a');
+  EXPECT_EQ(ViolatedField(Detokenize(request, model).status()), "token_ids");
 }
 
 }  // namespace

@@ -72,7 +72,7 @@ class ControllerServerTest : public ::testing::Test {
       return testing::ScriptedToken{index < 5 ? 'a' + index : kEos, 0.0F, {}};
     });
     options_.model_dir = folder_.path();
-    options_.listen = "127.0.0.1:0";
+    options_.listen.address = "127.0.0.1:0";
     options_.executors = {{"fake", executor_->channel()}};
   }
 
@@ -114,7 +114,7 @@ TEST_F(ControllerServerTest, ServesOverTcpAndInProcess) {
 }
 
 TEST_F(ControllerServerTest, InProcessOnly) {
-  options_.listen.clear();
+  options_.listen.address.clear();
   const auto server = Start();
   ASSERT_NE(server, nullptr);
   EXPECT_EQ(server->port(), 0);
@@ -126,15 +126,15 @@ TEST_F(ControllerServerTest, InProcessOnly) {
 TEST_F(ControllerServerTest, ATakenPortIsAClearError) {
   const auto first = Start();
   ASSERT_NE(first, nullptr);
-  options_.listen = absl::StrCat("127.0.0.1:", first->port());
+  options_.listen.address = absl::StrCat("127.0.0.1:", first->port());
   const absl::Status status = ControllerServer::Create(options_).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(status.message()), HasSubstr(options_.listen));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(options_.listen.address));
 }
 
 TEST_F(ControllerServerTest, AnImpossibleAddressIsAClearError) {
-  options_.listen = "not an address";
-  EXPECT_EQ(ControllerServer::Create(options_).status().code(), absl::StatusCode::kUnavailable);
+  options_.listen.address = "not an address";
+  EXPECT_EQ(ControllerServer::Create(options_).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ControllerServerTest, BadOptionsAreNamed) {
@@ -216,6 +216,19 @@ TEST_F(ControllerServerTest, ReflectionCanBeTurnedOff) {
   ASSERT_TRUE(with != nullptr && without != nullptr);
   EXPECT_TRUE(HasReflection(with->InProcessChannel()));
   EXPECT_FALSE(HasReflection(without->InProcessChannel()));
+}
+
+TEST_F(ControllerServerTest, ARequestThatIsTooLargeIsRefused) {
+  const auto server = Start();
+  ASSERT_NE(server, nullptr);
+  v1::GenerateRequest request;
+  request.set_text(std::string(16 << 20, 'x'));
+  for (const auto& channel : {Connect(*server), server->InProcessChannel()}) {
+    grpc::ClientContext context;
+    v1::GenerateResponse response;
+    EXPECT_EQ(v1::InferenceService::NewStub(channel)->Generate(&context, request, &response).error_code(),
+              grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
 }
 
 TEST(LoadModelPackageTest, ReadsEverythingButTheWeights) {

@@ -77,7 +77,7 @@ class ServiceTest : public ::testing::Test {
     }
     scheduler_ = std::make_unique<Scheduler>(options_, ExpectedModel{"revision", 9, model_.policies.has_reference},
                                              *model_.tokenizer, *model_.layer_groups, [](bool) {});
-    inference_ = std::make_unique<InferenceService>(model_, *scheduler_);
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, access_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, "instance");
     grpc::ServerBuilder builder;
     builder.RegisterService(inference_.get());
@@ -160,6 +160,7 @@ class ServiceTest : public ::testing::Test {
   SchedulerOptions options_;
   std::vector<std::unique_ptr<testing::FakeExecutor>> executors_;
   std::unique_ptr<Scheduler> scheduler_;
+  AccessControl access_;
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<ModelService> info_;
   std::unique_ptr<grpc::Server> server_;

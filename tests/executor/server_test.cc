@@ -26,7 +26,7 @@ class ServerTest : public ::testing::Test {
     options_.model_dir = model_->path();
     options_.num_threads = 1;
     options_.kv_cache_bytes = 1 << 20;
-    options_.listen = "127.0.0.1:0";
+    options_.listen.address = "127.0.0.1:0";
   }
 
   std::unique_ptr<ExecutorServer> Create() {
@@ -79,10 +79,10 @@ TEST_F(ServerTest, HealthIsSaidByName) {
 
 TEST_F(ServerTest, TakenPortIsAnErrorThatNamesIt) {
   const auto server = Create();
-  options_.listen = "127.0.0.1:" + std::to_string(server->port());
+  options_.listen.address = "127.0.0.1:" + std::to_string(server->port());
   const auto second = ExecutorServer::Create(options_);
   EXPECT_EQ(second.status().code(), absl::StatusCode::kUnavailable);
-  EXPECT_THAT(std::string(second.status().message()), HasSubstr(options_.listen));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(options_.listen.address));
 }
 
 TEST_F(ServerTest, BadOptionsAreErrors) {
@@ -93,7 +93,7 @@ TEST_F(ServerTest, BadOptionsAreErrors) {
   };
   const auto invalid = absl::StatusCode::kInvalidArgument;
   for (const std::string listen : {"localhost", ":1", "localhost:", "localhost:x", "localhost:65536", "localhost:-1"}) {
-    EXPECT_EQ(code([&](ExecutorOptions& o) { o.listen = listen; }), invalid) << listen;
+    EXPECT_EQ(code([&](ExecutorOptions& o) { o.listen.address = listen; }), invalid) << listen;
   }
   EXPECT_EQ(code([](ExecutorOptions& o) { o.isa = "mmx"; }), invalid);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.max_streams = 0; }), invalid);
@@ -102,8 +102,22 @@ TEST_F(ServerTest, BadOptionsAreErrors) {
             absl::StatusCode::kResourceExhausted);
 }
 
+TEST_F(ServerTest, AMessageThatIsTooLargeEndsTheStream) {
+  const auto server = Create();
+  const auto stub = v1::ExecutorService::NewStub(
+      grpc::CreateChannel("127.0.0.1:" + std::to_string(server->port()), grpc::InsecureChannelCredentials()));
+  grpc::ClientContext context;
+  const auto stream = stub->Execute(&context);
+  v1::ExecuteRequest open;
+  open.mutable_open()->set_expected_instance_id(std::string(16 << 20, 'x'));
+  stream->Write(open);
+  v1::ExecuteResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  EXPECT_EQ(stream->Finish().error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+}
+
 TEST_F(ServerTest, AnswersInProcessAndShutsDownTwice) {
-  options_.listen.clear();
+  options_.listen.address.clear();
   const auto server = Create();
   EXPECT_EQ(server->port(), 0);
   const auto stub = v1::ExecutorService::NewStub(server->InProcessChannel());

@@ -206,6 +206,23 @@ TEST_F(SessionTest, StepsHaveLimits) {
   EXPECT_EQ(engine_.steps_done(), 0U);
 }
 
+TEST_F(SessionTest, ListsHaveLimits) {
+  EXPECT_EQ(Open(std::string(129, 'x')).code(), Code::kInvalidArgument);
+  OpenWithPlans();
+  v1::ExecuteRequest plans;
+  for (uint32_t i = 0; i < 4096; ++i) {
+    AddPlan(plans.mutable_plans(), i, std::string(5, 8));
+  }
+  EXPECT_TRUE(Send(plans).ok());
+  AddPlan(plans.mutable_plans(), 0, std::string(5, 8));
+  EXPECT_EQ(Send(plans).code(), Code::kInvalidArgument);
+  v1::ExecuteRequest release;
+  release.mutable_release()->mutable_sequence_ids()->Resize(65'536, 7);
+  EXPECT_TRUE(Send(release).ok());
+  release.mutable_release()->add_sequence_ids(7);
+  EXPECT_EQ(Send(release).code(), Code::kInvalidArgument);
+}
+
 TEST_F(SessionTest, PrefillsInChunksThenDecodesWhatItSampled) {
   OpenWithPlans();
   ASSERT_TRUE(Step({{1, 0, {1, 2, 3}, {5}, false, 0, Start(5)}}).ok());
@@ -343,6 +360,7 @@ TEST_F(SessionTest, StartIsChecked) {
   EXPECT_EQ(code_of([&](auto&, auto& s) { s.set_presence_penalty(-11); }), bad);
   EXPECT_EQ(code_of([&](auto&, auto& s) { s.set_frequency_penalty(nan); }), bad);
   EXPECT_EQ(code_of([&](auto& start, auto&) { start.set_top_logprobs(21); }), bad);
+  EXPECT_EQ(code_of([&](auto& start, auto&) { start.set_prompt_tokens(UINT32_MAX); }), bad);
   EXPECT_EQ(session_.num_sequences(), 0U);
   EXPECT_EQ(code_of([&](auto& start, auto&) { start.set_top_logprobs(3); }), Code::kOk);
   EXPECT_THAT(Result().token().top_ids(), ElementsAre(0, 1, 2));

@@ -17,13 +17,14 @@ LAYERS = {
     "common": {"common"},
     "kernels": {"common", "kernels"},
     "proto": {"common", "proto"},
-    "executor": {"common", "kernels", "proto", "executor"},
-    "controller": {"common", "proto", "controller"},
-    "client": {"common", "kernels", "proto", "executor", "controller", "client"},
-    "tools": {"common", "kernels", "proto", "executor", "controller", "client", "tools"},
-    "tests": {"common", "kernels", "proto", "executor", "controller", "client", "tools", "tests"},
+    "transport": {"common", "proto", "transport"},
+    "executor": {"common", "kernels", "proto", "transport", "executor"},
+    "controller": {"common", "proto", "transport", "controller"},
+    "client": {"common", "kernels", "proto", "transport", "executor", "controller", "client"},
+    "tools": {"common", "kernels", "proto", "transport", "executor", "controller", "client", "tools"},
+    "tests": {"common", "kernels", "proto", "transport", "executor", "controller", "client", "tools", "tests"},
 }
-LIBRARIES = ("common", "kernels", "proto", "executor", "controller")
+LIBRARIES = ("common", "kernels", "proto", "transport", "executor", "controller")
 # Where generated protocol headers may be included: the edge of each program, never its inner loops.
 PROTOCOL_FOLDERS = ("proto", "client", "tools", "tests")
 PROTOCOL_FILES = re.compile(
@@ -125,7 +126,7 @@ def kernels_are_pure(file):
 
 
 def gpu_headers(file):
-    if file.path.endswith((".h", ".cc")) and file.folder in ("common", "controller", "client", "proto"):
+    if file.path.endswith((".h", ".cc")) and file.folder in ("common", "controller", "client", "proto", "transport"):
         for number, include in file.includes:
             if GPU_HEADER.match(include) and not file.path.startswith("common/cuda/"):
                 yield number, f"{file.folder} builds without a GPU toolkit: {include}"
