@@ -13,6 +13,15 @@ namespace {
 
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
+// The worker alone writes: no read and write as one are needed, which would cost more.
+void Add(ExecutorFigures::Number& number, uint64_t count) {
+  number.store(number.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+}
+
+uint64_t Nanoseconds(absl::Duration duration) {
+  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
+}
+
 // A mistake the controller made towards the executor is not the client's.
 absl::Status SequenceError(const std::string& address, const absl::Status& status) {
   absl::StatusCode code = status.code();
@@ -141,10 +150,14 @@ void ExecutorWorker::Serve() {
     }
   }
   if (!stopping()) {
+    Add(figures_.losses, 1);
     spdlog::warn("lost executor {}: {}", client_.address(), std::string(status.message()));
   }
   in_flight_.clear();
   GiveBack(batch, status);
+  figures_.running = 0;
+  figures_.kv_blocks = 0;
+  figures_.kv_blocks_used = 0;
   client_.Disconnect();
   SetState(false, status);
 }
@@ -175,6 +188,7 @@ absl::Status ExecutorWorker::ServeOnce(Batch& batch) {
     batch.Admit(queue_, now);
   }
   SendSteps(batch, now);
+  CountBatch(batch);
   return absl::OkStatus();
 }
 
@@ -188,6 +202,7 @@ absl::Status ExecutorWorker::ApplyResult(const StepResult& result, Batch& batch,
   }
   const InFlight step = std::move(in_flight_.front());
   in_flight_.pop_front();
+  CountResult(result, now - step.sent);
   if (result.sequences.size() != step.sequence_ids.size()) {
     return violation("a result with another number of sequences than its step");
   }
@@ -259,12 +274,15 @@ void ExecutorWorker::LeaveDraining(Batch& batch) {
     queue_.Return(std::move(sequence));
   }
   client_.SendRelease(released);
+  Add(figures_.moved, released.size());
   hooks_.returned();
 }
 
 void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
   while (in_flight_.size() <= static_cast<size_t>(options_.lookahead)) {
+    const absl::Time begun = absl::Now();
     const std::vector<SequenceStep> step = batch.Compose(now);
+    CountStep(step, absl::Now() - begun);
     std::vector<std::unique_ptr<Sequence>> preempted = batch.TakePreempted();
     if (!preempted.empty()) {
       std::vector<uint64_t> released;
@@ -273,6 +291,7 @@ void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
         queue_.Return(std::move(sequence));
       }
       client_.SendRelease(released);
+      Add(figures_.preemptions, released.size());
     }
     if (step.empty()) {
       return;
@@ -286,6 +305,42 @@ void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
   }
 }
 
+void ExecutorWorker::CountStep(const std::vector<SequenceStep>& step, absl::Duration plan_time) {
+  Add(figures_.plan_ns, Nanoseconds(plan_time));
+  for (const SequenceStep& part : step) {
+    Add(figures_.step_tokens, std::max<size_t>(part.token_ids.size(), 1));
+    if (part.start.has_value()) {
+      Add(figures_.prefix_tokens, part.start->prompt_tokens);
+      Add(figures_.prefix_hits, part.start->cached_token_ids.size());
+    }
+    for (size_t group = 0; part.sample && group < part.plan.bits.size(); ++group) {
+      const bool head = group + 1 == part.plan.bits.size();
+      const size_t kind = head ? kLayerGroupsPerBlock : group % kLayerGroupsPerBlock;
+      Add(figures_.group_tokens[kind][part.plan.bits[group]], 1);
+    }
+  }
+}
+
+void ExecutorWorker::CountResult(const StepResult& result, absl::Duration since_sent) {
+  Add(figures_.steps, 1);
+  Add(figures_.weight_bytes, result.weight_bytes_read);
+  Add(figures_.queue_ns, Nanoseconds(result.queue_time));
+  Add(figures_.compute_ns, Nanoseconds(result.compute_time));
+  Add(figures_.wire_ns, Nanoseconds(since_sent - result.queue_time - result.compute_time));
+  for (const SequenceResult& part : result.sequences) {
+    if (part.audit_kl.has_value()) {
+      Add(figures_.audits, 1);
+      Add(figures_.audit_kl_nnats, static_cast<uint64_t>(*part.audit_kl * 1e9));
+    }
+  }
+}
+
+void ExecutorWorker::CountBatch(const Batch& batch) {
+  figures_.running = batch.running().size();
+  figures_.kv_blocks = batch.kv().num_blocks();
+  figures_.kv_blocks_used = batch.kv().num_blocks() - batch.kv().num_available();
+}
+
 void ExecutorWorker::GiveBack(Batch& batch, const absl::Status& reason) {
   const bool shutting_down = stopping();
   for (std::unique_ptr<Sequence>& sequence : batch.TakeAll()) {
@@ -295,6 +350,7 @@ void ExecutorWorker::GiveBack(Batch& batch, const absl::Status& reason) {
       continue;
     }
     sequence->CountLoss();
+    Add(figures_.moved, 1);
     if (sequence->losses() < options_.max_losses) {
       queue_.Return(std::move(sequence));
     } else {

@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "controller/batch.h"
 #include "controller/executor_client.h"
+#include "controller/executor_figures.h"
 #include "controller/request_queue.h"
 #include "controller/sequence.h"
 #include "controller/server.h"
@@ -75,6 +76,8 @@ class ExecutorWorker {
   void Wake() { wakeup_->Notify(); }
   // Thread-safe.
   ExecutorState state() const;
+  // Lives as long as this. Thread-safe.
+  const ExecutorFigures& figures() const { return figures_; }
 
  private:
   struct InFlight {
@@ -95,6 +98,9 @@ class ExecutorWorker {
   // The executor shuts down: its sequences move if they can.
   void LeaveDraining(Batch& batch);
   void SendSteps(Batch& batch, absl::Time now);
+  void CountStep(const std::vector<SequenceStep>& step, absl::Duration plan_time);
+  void CountResult(const StepResult& result, absl::Duration since_sent);
+  void CountBatch(const Batch& batch);
   // The stream is lost: its sequences go back to the queue.
   void GiveBack(Batch& batch, const absl::Status& reason);
   absl::Time NextTimeout(const Batch& batch) const;
@@ -108,6 +114,7 @@ class ExecutorWorker {
   ExecutorClient client_;
 
   std::deque<InFlight> in_flight_;  // of the worker's thread
+  ExecutorFigures figures_;
 
   mutable std::mutex mutex_;
   bool stopping_ = false;

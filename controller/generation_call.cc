@@ -8,7 +8,6 @@
 #include "controller/answer_proto.h"
 #include "controller/request_validation.h"
 #include "proto/grpc_status.h"
-#include "spdlog/spdlog.h"
 #include "transport/bearer_token.h"
 
 namespace flexquant::controller {
@@ -16,37 +15,59 @@ namespace {
 
 // Tokens that may wait for a write before no more are computed.
 constexpr int kMaxWaitingTokens = 256;
+// Of a request id that may be refused for its length.
+constexpr size_t kMaxLoggedBytes = 128;
 
 absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   return deadline == std::chrono::system_clock::time_point::max() ? absl::InfiniteFuture() : absl::FromChrono(deadline);
 }
 
-}  // namespace
-
-absl::string_view AuthorizationOf(const grpc::CallbackServerContext& context) {
-  // The first of several, as the port's check takes.
-  const auto found = context.client_metadata().lower_bound(transport::kAuthorizationKey);
-  if (found == context.client_metadata().end() || found->first != transport::kAuthorizationKey) {
+// The first of several values; empty = none.
+absl::string_view MetadataOf(const grpc::CallbackServerContext& context, const char* key) {
+  const auto found = context.client_metadata().lower_bound(key);
+  if (found == context.client_metadata().end() || found->first != key) {
     return {};
   }
   return {found->second.data(), found->second.size()};
 }
 
+}  // namespace
+
+absl::string_view AuthorizationOf(const grpc::CallbackServerContext& context) {
+  // The first of several, as the port's check takes.
+  return MetadataOf(context, transport::kAuthorizationKey);
+}
+
 absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
                                     std::shared_ptr<GenerationSink> self) {
+  RequestFacts facts;
+  facts.request_id = request.request_id().substr(0, kMaxLoggedBytes);
+  facts.trace_id = TraceIdOf(MetadataOf(context, "traceparent"));
+  facts.peer = context.peer();
+  const absl::Status status = Accept(request, context, std::move(self), facts);
+  if (!status.ok()) {
+    ObserveRefusal(facts, status, environment_.metrics);
+  }
+  return status;
+}
+
+absl::Status GenerationCall::Accept(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                                    std::shared_ptr<GenerationSink> self, RequestFacts& facts) {
   const absl::Time arrival = absl::Now();
   const ModelPackage& model = environment_.model;
   Scheduler& scheduler = environment_.scheduler;
   FQ_ASSIGN_OR_RETURN(auto tenant, environment_.access.Identify(AuthorizationOf(context)));
+  facts.tenant = tenant->name;
   // Before the prompt is looked at: tokenizing costs time.
   FQ_ASSIGN_OR_RETURN(TenantSlot slot, environment_.access.limits().Admit(tenant, arrival));
   slot_.emplace(std::move(slot));
   FQ_ASSIGN_OR_RETURN(ValidatedRequest validated, ValidateGenerate(request, model, scheduler.MaxSequenceTokens()));
   FQ_RETURN_IF_ERROR(slot_->CheckPriority(validated.spec->priority));
   FQ_RETURN_IF_ERROR(slot_->ReserveTokens(validated.spec->prompt.size(), validated.spec->max_tokens, arrival));
-  spdlog::debug("request {} of tenant '{}': {} prompt tokens, at most {} more", validated.spec->request_id,
-                tenant->name, validated.spec->prompt.size(), validated.spec->max_tokens);
+  facts.request_id = validated.spec->request_id;
+  facts.policy = std::string(validated.spec->policy->name());
+  facts.prompt_tokens = static_cast<uint32_t>(validated.spec->prompt.size());
   validated.spec->tenant = tenant->name;
   validated.spec->arrival = arrival;
   validated.spec->deadline = DeadlineOf(context);
@@ -58,7 +79,8 @@ absl::Status GenerationCall::Submit(const v1::GenerateRequest& request, const gr
   started_.set_model(model.name);
   started_.set_model_revision(model.revision);
 
-  FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler.Submit(std::move(validated.spec), std::move(self)));
+  FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler.Submit(std::move(validated.spec),
+                                                              Observed(std::move(self), facts, environment_.metrics)));
   bool cancelled = false;
   {
     const std::lock_guard lock(id_mutex_);

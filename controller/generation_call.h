@@ -13,7 +13,9 @@
 #include "absl/strings/string_view.h"
 #include "controller/access_control.h"
 #include "controller/generation.h"
+#include "controller/metrics.h"
 #include "controller/model_package.h"
+#include "controller/observed_sink.h"
 #include "controller/scheduler.h"
 #include "flexquant/v1/inference.grpc.pb.h"
 
@@ -27,6 +29,7 @@ struct CallEnvironment {
   const ModelPackage& model;
   Scheduler& scheduler;
   AccessControl& access;
+  Metrics& metrics;
 };
 
 // What both kinds of call share: whose it is, validation, submission, cancellation. Thread-safe.
@@ -51,6 +54,10 @@ class GenerationCall : public GenerationSink {
 
  private:
   const CallEnvironment environment_;
+  // Submit without observing a refusal; fills in what is known of the request.
+  absl::Status Accept(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
+                      std::shared_ptr<GenerationSink> self, RequestFacts& facts);
+
   std::optional<TenantSlot> slot_;
   std::mutex id_mutex_;
   std::optional<uint64_t> id_;

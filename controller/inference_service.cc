@@ -39,12 +39,12 @@ std::invoke_result_t<Work> Counted(const grpc::CallbackServerContext& context, A
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                      const v1::GenerateRequest* request,
                                                      v1::GenerateResponse* response) {
-  return UnaryCall::Start(*request, *context, {model_, scheduler_, access_}, response);
+  return UnaryCall::Start(*request, *context, {model_, scheduler_, access_, metrics_}, response);
 }
 
 grpc::ServerWriteReactor<v1::GenerateStreamResponse>* InferenceService::GenerateStream(
     grpc::CallbackServerContext* context, const v1::GenerateStreamRequest* request) {
-  return StreamCall::Start(request->request(), *context, {model_, scheduler_, access_});
+  return StreamCall::Start(request->request(), *context, {model_, scheduler_, access_, metrics_});
 }
 
 grpc::ServerUnaryReactor* InferenceService::Abort(grpc::CallbackServerContext* context, const v1::AbortRequest* request,

@@ -13,8 +13,8 @@ namespace flexquant::controller {
 class InferenceService final : public v1::InferenceService::CallbackService {
  public:
   // All must outlive this.
-  InferenceService(const ModelPackage& model, Scheduler& scheduler, AccessControl& access)
-      : model_(model), scheduler_(scheduler), access_(access) {}
+  InferenceService(const ModelPackage& model, Scheduler& scheduler, AccessControl& access, Metrics& metrics)
+      : model_(model), scheduler_(scheduler), access_(access), metrics_(metrics) {}
 
   grpc::ServerUnaryReactor* Generate(grpc::CallbackServerContext* context, const v1::GenerateRequest* request,
                                      v1::GenerateResponse* response) override;
@@ -31,6 +31,7 @@ class InferenceService final : public v1::InferenceService::CallbackService {
   const ModelPackage& model_;
   Scheduler& scheduler_;
   AccessControl& access_;
+  Metrics& metrics_;
 };
 
 }  // namespace flexquant::controller

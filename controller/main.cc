@@ -10,10 +10,10 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/log.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
 #include "controller/server.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 #include "transport/channel_credentials.h"
 #include "transport/listen_flags.h"
@@ -24,7 +24,9 @@ struct Flags {
   std::vector<std::string> executors;
   flexquant::transport::ConnectOptions executor_tls;
   std::string port_file;
+  std::string metrics_port_file;
   std::string log_level = "info";
+  std::string log_format = "text";
   bool no_reflection = false;
   double failover_seconds = 30;
   double step_timeout_seconds = 60;
@@ -89,6 +91,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may go on after SIGTERM")
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
+  app.add_option("--metrics-listen", flags.options.metrics_listen,
+                 "HOST:PORT to serve Prometheus metrics on, without TLS; default: none");
+  app.add_option("--metrics-port-file", flags.metrics_port_file, "File to write the metrics' port to once it is open");
+  app.add_option("--log-format", flags.log_format, "text or json: one object a line")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   app.add_option("--port-file", flags.port_file, "File to write the port to once it is open");
   app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
@@ -122,6 +130,13 @@ int Serve(const Flags& flags, const sigset_t& signals) {
       return EXIT_FAILURE;
     }
   }
+  if (!flags.metrics_port_file.empty()) {
+    const std::string port = std::to_string((*server)->metrics_port()) + "\n";
+    if (const absl::Status written = flexquant::WriteFile(flags.metrics_port_file, port); !written.ok()) {
+      spdlog::error("--metrics-port-file: {}", std::string(written.message()));
+      return EXIT_FAILURE;
+    }
+  }
   int signal = 0;
   sigwait(&signals, &signal);
   spdlog::info("draining; a second signal ends at once");
@@ -149,8 +164,7 @@ int main(int argc, char** argv) {
   Flags flags;
   AddFlags(app, flags);
   CLI11_PARSE(app, argc, argv);
-  spdlog::set_default_logger(spdlog::stderr_color_mt("controller"));
-  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  flexquant::ConfigureLog("controller", flags.log_level, flags.log_format == "json");
   flags.options.failover_timeout = absl::Seconds(flags.failover_seconds);
   flags.options.step_timeout = absl::Seconds(flags.step_timeout_seconds);
   flags.options.slow_reader_timeout = absl::Seconds(flags.slow_reader_seconds);

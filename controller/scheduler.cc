@@ -142,6 +142,17 @@ std::vector<ExecutorState> Scheduler::ExecutorStates() const {
   return states;
 }
 
+SchedulerFigures Scheduler::Figures() const {
+  SchedulerFigures figures;
+  figures.waiting = queue_.size();
+  figures.waiting_tokens = queue_.tokens();
+  for (const auto& worker : workers_) {
+    const ExecutorState state = worker->state();
+    figures.executors.push_back({state.address, state.ready, &worker->figures()});
+  }
+  return figures;
+}
+
 absl::Status Scheduler::NotReadyError() const {
   std::vector<std::string> reasons;
   for (const auto& worker : workers_) {

@@ -14,6 +14,7 @@
 #include "controller/active_requests.h"
 #include "controller/executor_worker.h"
 #include "controller/generation.h"
+#include "controller/metrics.h"
 #include "controller/request_queue.h"
 
 namespace flexquant::controller {
@@ -53,6 +54,8 @@ class Scheduler {
   // ready.
   uint64_t MaxSequenceTokens() const;
   std::vector<ExecutorState> ExecutorStates() const;
+  // For monitoring; the executors' figures live as long as this.
+  SchedulerFigures Figures() const;
   // DEADLINE_EXCEEDED with the reasons if no executor is ready in time.
   absl::Status WaitReady(absl::Duration timeout) const;
 

@@ -101,7 +101,13 @@ class ControllerServerImpl final : public ControllerServer {
                options.listen.tls.ca.empty()) {
       spdlog::warn("whoever reaches {} may use it; --tokens or --tls-client-ca says who may", options.listen.address);
     }
-    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_);
+    metrics_ = Metrics::Silent();
+    if (!options.metrics_listen.empty()) {
+      FQ_ASSIGN_OR_RETURN(metrics_, Metrics::Serve(options.metrics_listen, model_.name,
+                                                   [scheduler = scheduler_.get()] { return scheduler->Figures(); }));
+      spdlog::info("metrics on {}, port {}", options.metrics_listen, metrics_->port());
+    }
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_, *metrics_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
     FQ_RETURN_IF_ERROR(StartServer(options));
     {
@@ -118,6 +124,7 @@ class ControllerServerImpl final : public ControllerServer {
   }
 
   int port() const override { return port_; }
+  int metrics_port() const override { return metrics_->port(); }
 
   std::shared_ptr<grpc::Channel> InProcessChannel() override {
     grpc::ChannelArguments args;
@@ -203,6 +210,7 @@ class ControllerServerImpl final : public ControllerServer {
   int port_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
   std::unique_ptr<AccessControl> access_;
+  std::unique_ptr<Metrics> metrics_;  // read the scheduler until they go, so they go before it
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<ModelService> info_;
   std::unique_ptr<grpc::Server> server_;

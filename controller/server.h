@@ -42,6 +42,7 @@ struct ControllerOptions {
   // that can.
   double audit_rate = 0.01;
   bool reflection = true;
+  std::string metrics_listen;  // "HOST:PORT" of http://.../metrics; empty = none
 };
 
 // A controller: requests, tokenizer, templates, scheduling, precision; the public services. Thread-safe.
@@ -53,6 +54,8 @@ class ControllerServer {
   virtual ~ControllerServer() = default;
 
   virtual int port() const = 0;
+  // Of the metrics; 0 if there are none.
+  virtual int metrics_port() const = 0;
   virtual std::shared_ptr<grpc::Channel> InProcessChannel() = 0;
   // Blocks until an executor is ready; DEADLINE_EXCEEDED with the last reason otherwise.
   virtual absl::Status WaitReady(absl::Duration timeout) = 0;

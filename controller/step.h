@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/time/time.h"
 #include "common/precision.h"
 #include "controller/generation.h"
 
@@ -44,6 +45,9 @@ struct SequenceResult {
 
 struct StepResult {
   uint64_t step_id = 0;
+  absl::Duration queue_time;    // waited on the executor
+  absl::Duration compute_time;  // audits included
+  uint64_t weight_bytes_read = 0;
   std::vector<SequenceResult> sequences;
 };
 

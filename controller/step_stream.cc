@@ -40,6 +40,9 @@ SampledToken FromProto(const executor::v1::SampledToken& proto) {
 StepResult FromProto(const executor::v1::StepResult& proto) {
   StepResult result;
   result.step_id = proto.step_id();
+  result.queue_time = absl::Nanoseconds(proto.queue_ns());
+  result.compute_time = absl::Nanoseconds(proto.compute_ns());
+  result.weight_bytes_read = proto.weight_bytes_read();
   for (const auto& sequence : proto.sequences()) {
     SequenceResult& out = result.sequences.emplace_back();
     out.sequence_id = sequence.sequence_id();

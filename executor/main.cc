@@ -15,11 +15,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "common/log.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
 #include "executor/server.h"
 #include "proto/grpc_status.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
 #include "spdlog/spdlog.h"
 #include "transport/listen_flags.h"
 
@@ -35,6 +35,7 @@ struct Flags {
   ExecutorOptions options;
   uint64_t kv_cache_mb = 0;
   std::string log_level = "info";
+  std::string log_format = "text";
   std::string port_file;
   uint32_t drain_seconds = 30;
 };
@@ -61,6 +62,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--port-file", flags.port_file, "File to write the port to once it is served");
   app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may take to end after SIGTERM")
       ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+  app.add_option("--log-format", flags.log_format, "text or json: one object a line")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   app.add_option("--log-level", flags.log_level, "Least level logged to stderr")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
@@ -138,8 +142,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   }
-  spdlog::set_default_logger(spdlog::stderr_color_mt("executor"));
-  spdlog::set_level(spdlog::level::from_str(flags.log_level));
+  flexquant::ConfigureLog("executor", flags.log_level, flags.log_format == "json");
 
   // Before any thread starts, so that all inherit the mask and only sigwait sees the signals (SIGUSR1 wakes the waiter
   // for a second one).

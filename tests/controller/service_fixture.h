@@ -77,7 +77,7 @@ class ServiceTest : public ::testing::Test {
     }
     scheduler_ = std::make_unique<Scheduler>(options_, ExpectedModel{"revision", 9, model_.policies.has_reference},
                                              *model_.tokenizer, *model_.layer_groups, [](bool) {});
-    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, access_);
+    inference_ = std::make_unique<InferenceService>(model_, *scheduler_, access_, *metrics_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, "instance");
     grpc::ServerBuilder builder;
     builder.RegisterService(inference_.get());
@@ -161,6 +161,7 @@ class ServiceTest : public ::testing::Test {
   std::vector<std::unique_ptr<testing::FakeExecutor>> executors_;
   std::unique_ptr<Scheduler> scheduler_;
   AccessControl access_;
+  std::unique_ptr<Metrics> metrics_ = Metrics::Silent();
   std::unique_ptr<InferenceService> inference_;
   std::unique_ptr<ModelService> info_;
   std::unique_ptr<grpc::Server> server_;
