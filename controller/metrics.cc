@@ -23,8 +23,9 @@ std::unique_ptr<Metrics> Metrics::Silent() { return std::make_unique<Metrics>();
 
 absl::StatusOr<std::unique_ptr<Metrics>> Metrics::Serve(const std::string& listen, const std::string& /*model_name*/,
                                                         std::function<SchedulerFigures()> /*read*/) {
-  return absl::UnimplementedError(absl::StrCat("this build has no metrics endpoint, so nothing listens on ", listen,
-                                               "; use one that is built with prometheus-cpp, or leave the address out"));
+  return absl::UnimplementedError(
+      absl::StrCat("this build has no metrics endpoint, so nothing listens on ", listen,
+                   "; use one that is built with prometheus-cpp, or leave the address out"));
 }
 
 #else

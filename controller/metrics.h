@@ -27,8 +27,8 @@ struct SchedulerFigures {
   std::vector<Executor> executors;
 };
 
-// The controller's figures as Prometheus metrics: its own as flexquant_*, and aliases with vLLM's names (vllm:*), so that
-// its dashboards and gateways that route by them work. docs/monitoring.md lists all. Thread-safe.
+// The controller's figures as Prometheus metrics: its own as flexquant_*, and aliases with vLLM's names (vllm:*), so
+// that its dashboards and gateways that route by them work. docs/monitoring.md lists all. Thread-safe.
 class Metrics {
  public:
   // Counts without showing anything to anybody; for tests and in-process servers.

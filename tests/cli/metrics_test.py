@@ -71,8 +71,8 @@ class MetricsTest(harness.CliTest):
 
     def test_port_that_is_taken(self):
         with harness.fleet(harness.stories(), "--metrics-listen", "127.0.0.1:0") as (_, executor_address, _, address):
-            process = harness.start("flexquant-controller", "--model", harness.stories(), "--executor", executor_address,
-                                    "--listen", "127.0.0.1:0", "--metrics-listen", address)
+            process = harness.start("flexquant-controller", "--model", harness.stories(), "--executor",
+                                    executor_address, "--listen", "127.0.0.1:0", "--metrics-listen", address)
             status, _, err = harness.finish(process)
             self.assertEqual(status, 1)
             self.assertIn(f"cannot serve metrics on {address}", err)

@@ -157,7 +157,7 @@ TEST_F(AccessTest, EveryCallButHealthNeedsAToken) {
   EXPECT_TRUE(Tokenize(kBlueToken).ok());
   EXPECT_TRUE(ServerInfo(kBlueToken).ok());
   EXPECT_TRUE(Call(reflection, kBlueToken).ok());
-  EXPECT_THAT(log_.str(), HasSubstr("tenant 'blue'"));
+  EXPECT_THAT(log_.str(), HasSubstr("tenant=\"blue\""));
 }
 
 TEST_F(AccessTest, InProcessCallsThatGenerateNeedATokenToo) {
