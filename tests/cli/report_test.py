@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import harness
+import report_tables
 import requirement_test
 
 SIGNALS = "less KL than its plans dealt to other tokens"
@@ -42,6 +43,12 @@ def report(package, folder, *arguments):
 def whole_report():
     folder = harness.new_folder() / "report"
     return folder, *report(requirement_test.calibrated(), folder, "--max-tokens", 7000)
+
+
+@functools.lru_cache(None)
+def small_report():
+    folder = harness.new_folder()
+    return folder, *report(requirement_test.calibrated(), folder, *SMALL)
 
 
 def claims(of):
@@ -111,6 +118,10 @@ class ReportTest(harness.CliTest):
         for policy in found["policies"]:
             self.assertIn(f"<td>{policy['policy']}</td>", page)
 
+    def test_tables(self):
+        folder, found, _ = whole_report()
+        report_tables.check(self, folder, found)
+
     def test_predictions(self):
         _, found, _ = whole_report()
         for prediction in found["prediction"]:
@@ -121,8 +132,7 @@ class ReportTest(harness.CliTest):
         self.assertEqual(len(found["trace"]["bits"]), len(found["trace"]["entropy"]))
 
     def test_goes_on_after_an_interrupt(self):
-        straight = harness.new_folder()
-        expected, _ = report(requirement_test.calibrated(), straight, *SMALL)
+        straight, expected, _ = small_report()
         folder = harness.new_folder()
         measured = folder / "measured.jsonl"
         command = ("evaluate", "--model", requirement_test.calibrated(), "--text", requirement_test.split_text()[1],
@@ -141,11 +151,24 @@ class ReportTest(harness.CliTest):
             file.write(b'{"id": "policies/3/')
         _, err = self.flexquant(*command)
         self.assertIn("going on", err)
-        self.assertEqual((folder / "report.json").read_bytes(), (straight / "report.json").read_bytes())
-        self.assertEqual((folder / "report.html").read_bytes(), (straight / "report.html").read_bytes())
+        for name in ("report.json", "report.html", "report.md"):
+            self.assertEqual((folder / name).read_bytes(), (straight / name).read_bytes(), name)
         other, err = report(requirement_test.calibrated(), folder, *SMALL, "--seed", 2)
         self.assertNotEqual(other["policies"], expected["policies"])
         self.assertTrue(all(math.isfinite(p["kl_mean"]["value"]) for p in other["policies"]))
+
+    def test_a_longer_run_goes_on_with_a_shorter_one(self):
+        straight, _, _ = small_report()
+        folder = harness.new_folder()
+        # Its last window is cut off, and its controls know of fewer plans.
+        report(requirement_test.calibrated(), folder, "--max-tokens", 700, *SMALL[2:])
+        measured = folder / "measured.jsonl"
+        before = measured.read_bytes()
+        report(requirement_test.calibrated(), folder, *SMALL)
+        self.assertTrue(measured.read_bytes().startswith(before))
+        ids = [json.loads(line)["id"] for line in measured.read_text().splitlines()]
+        self.assertEqual(len(ids), len(set(ids)), "nothing is measured again")
+        self.assertEqual((folder / "report.json").read_bytes(), (straight / "report.json").read_bytes())
 
     def test_bad_input(self):
         text = requirement_test.split_text()[1]
