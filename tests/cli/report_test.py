@@ -6,6 +6,8 @@ import math
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import harness
 import report_tables
@@ -107,6 +109,12 @@ class ReportTest(harness.CliTest):
         self.assertRegex(out, rf"(?m)^NO +kl:0\.003 +{SIGNALS}$")
         self.assertNotIn("oracle_comparisons", found)
 
+    def test_names_the_processor(self):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = {line.partition(":")[2].strip() for line in file if line.startswith("model name")}
+        _, found, _ = whole_report()
+        self.assertIn(found["machine"].partition(", ")[0], names or {"unknown processor"})
+
     def test_page_stands_alone(self):
         folder, found, _ = whole_report()
         page = (folder / "report.html").read_text()
@@ -121,6 +129,19 @@ class ReportTest(harness.CliTest):
     def test_tables(self):
         folder, found, _ = whole_report()
         report_tables.check(self, folder, found)
+
+    def test_a_token_tells_more_of_its_kl_than_those_before(self):
+        folder, _, _ = whole_report()
+        table = subprocess.run([sys.executable, "-B", harness.SOURCE / "tools/kl_explained.py",
+                                folder / "measured.jsonl"], capture_output=True, text=True, check=True).stdout
+        rows = {plan: [float(share) for share in shares]
+                for plan, *shares in re.findall(r"\| (\S+) \|" + r" (\S+) % \|" * 4, table)}
+        self.assertTrue({"3", "6", "plan:rung-0"} <= set(rows), table)
+        for plan, (before, _, own, own_three) in rows.items():
+            with self.subTest(plan=plan):
+                self.assertLess(before, 20)
+                self.assertGreater(own, before)
+                self.assertGreater(own_three, own - 1)
 
     def test_predictions(self):
         _, found, _ = whole_report()
