@@ -3,26 +3,23 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <fstream>
 #include <string>
-#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "client/cli/terminal.h"
-#include "common/mapped_file.h"
 
 namespace flexquant::cli {
 namespace {
 
 std::string ProcessorName() {
-  const auto text = ReadFile("/proc/cpuinfo");
-  if (text.ok()) {
-    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-      if (absl::StartsWith(line, "model name")) {
-        return std::string(absl::StripAsciiWhitespace(line.substr(line.find(':') + 1)));
-      }
+  // Not ReadFile: files of /proc have size 0.
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (absl::StartsWith(line, "model name")) {
+      return std::string(absl::StripAsciiWhitespace(line.substr(line.find(':') + 1)));
     }
   }
   return "unknown processor";

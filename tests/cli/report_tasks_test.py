@@ -3,6 +3,7 @@
 import json
 
 import harness
+import report_tables
 import requirement_test
 
 SMALL = ("--window", 159, "--max-tokens", 954, "--budgets", 0.01, "--oracle-windows", 0)
@@ -27,10 +28,15 @@ def lines(items):
 
 class ReportTasksTest(harness.CliTest):
     def report(self, *arguments, folder=None, status=0):
+        """The report, whose tables are those of report.md."""
         folder = folder or harness.new_folder()
         _, err = self.flexquant("evaluate", "--model", requirement_test.calibrated(), "--text",
                                 requirement_test.split_text()[1], "--report", folder, *SMALL, *arguments, status=status)
-        return json.loads((folder / "report.json").read_text()) if status == 0 else err
+        if status != 0:
+            return err
+        found = json.loads((folder / "report.json").read_text())
+        report_tables.check(self, folder, found)
+        return found
 
     def test_tasks(self):
         endings = harness.new_folder() / "endings"

@@ -6,8 +6,11 @@ import math
 import re
 import shutil
 import signal
+import subprocess
+import sys
 
 import harness
+import report_tables
 import requirement_test
 
 SIGNALS = "less KL than its plans dealt to other tokens"
@@ -42,6 +45,12 @@ def report(package, folder, *arguments):
 def whole_report():
     folder = harness.new_folder() / "report"
     return folder, *report(requirement_test.calibrated(), folder, "--max-tokens", 7000)
+
+
+@functools.lru_cache(None)
+def small_report():
+    folder = harness.new_folder()
+    return folder, *report(requirement_test.calibrated(), folder, *SMALL)
 
 
 def claims(of):
@@ -100,6 +109,12 @@ class ReportTest(harness.CliTest):
         self.assertRegex(out, rf"(?m)^NO +kl:0\.003 +{SIGNALS}$")
         self.assertNotIn("oracle_comparisons", found)
 
+    def test_names_the_processor(self):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = {line.partition(":")[2].strip() for line in file if line.startswith("model name")}
+        _, found, _ = whole_report()
+        self.assertIn(found["machine"].partition(", ")[0], names or {"unknown processor"})
+
     def test_page_stands_alone(self):
         folder, found, _ = whole_report()
         page = (folder / "report.html").read_text()
@@ -111,6 +126,23 @@ class ReportTest(harness.CliTest):
         for policy in found["policies"]:
             self.assertIn(f"<td>{policy['policy']}</td>", page)
 
+    def test_tables(self):
+        folder, found, _ = whole_report()
+        report_tables.check(self, folder, found)
+
+    def test_a_token_tells_more_of_its_kl_than_those_before(self):
+        folder, _, _ = whole_report()
+        table = subprocess.run([sys.executable, "-B", harness.SOURCE / "tools/kl_explained.py",
+                                folder / "measured.jsonl"], capture_output=True, text=True, check=True).stdout
+        rows = {plan: [float(share) for share in shares]
+                for plan, *shares in re.findall(r"\| (\S+) \|" + r" (\S+) % \|" * 4, table)}
+        self.assertTrue({"3", "6", "plan:rung-0"} <= set(rows), table)
+        for plan, (before, _, own, own_three) in rows.items():
+            with self.subTest(plan=plan):
+                self.assertLess(before, 20)
+                self.assertGreater(own, before)
+                self.assertGreater(own_three, own - 1)
+
     def test_predictions(self):
         _, found, _ = whole_report()
         for prediction in found["prediction"]:
@@ -121,8 +153,7 @@ class ReportTest(harness.CliTest):
         self.assertEqual(len(found["trace"]["bits"]), len(found["trace"]["entropy"]))
 
     def test_goes_on_after_an_interrupt(self):
-        straight = harness.new_folder()
-        expected, _ = report(requirement_test.calibrated(), straight, *SMALL)
+        straight, expected, _ = small_report()
         folder = harness.new_folder()
         measured = folder / "measured.jsonl"
         command = ("evaluate", "--model", requirement_test.calibrated(), "--text", requirement_test.split_text()[1],
@@ -141,11 +172,24 @@ class ReportTest(harness.CliTest):
             file.write(b'{"id": "policies/3/')
         _, err = self.flexquant(*command)
         self.assertIn("going on", err)
-        self.assertEqual((folder / "report.json").read_bytes(), (straight / "report.json").read_bytes())
-        self.assertEqual((folder / "report.html").read_bytes(), (straight / "report.html").read_bytes())
+        for name in ("report.json", "report.html", "report.md"):
+            self.assertEqual((folder / name).read_bytes(), (straight / name).read_bytes(), name)
         other, err = report(requirement_test.calibrated(), folder, *SMALL, "--seed", 2)
         self.assertNotEqual(other["policies"], expected["policies"])
         self.assertTrue(all(math.isfinite(p["kl_mean"]["value"]) for p in other["policies"]))
+
+    def test_a_longer_run_goes_on_with_a_shorter_one(self):
+        straight, _, _ = small_report()
+        folder = harness.new_folder()
+        # Its last window is cut off, and its controls know of fewer plans.
+        report(requirement_test.calibrated(), folder, "--max-tokens", 700, *SMALL[2:])
+        measured = folder / "measured.jsonl"
+        before = measured.read_bytes()
+        report(requirement_test.calibrated(), folder, *SMALL)
+        self.assertTrue(measured.read_bytes().startswith(before))
+        ids = [json.loads(line)["id"] for line in measured.read_text().splitlines()]
+        self.assertEqual(len(ids), len(set(ids)), "nothing is measured again")
+        self.assertEqual((folder / "report.json").read_bytes(), (straight / "report.json").read_bytes())
 
     def test_bad_input(self):
         text = requirement_test.split_text()[1]

@@ -34,8 +34,9 @@ Json Ablation(const char* name, const char* words, Json comparisons) {
 }
 
 absl::StatusOr<std::vector<MeasuredPolicy>> Run(const ReportContext& context, const std::vector<PolicyCase>& cases,
-                                                const std::vector<PolicyWindow>& windows) {
-  return MeasureCases(context, cases, std::vector<std::string>(cases.size(), "ablation"), windows);
+                                                const std::vector<PolicyWindow>& windows,
+                                                const std::string& scope = kWindowScope) {
+  return MeasureCases(context, scope, cases, std::vector<std::string>(cases.size(), "ablation"), windows);
 }
 
 absl::StatusOr<Json> OtherLookahead(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
@@ -115,7 +116,7 @@ absl::StatusOr<Json> FewerSignals(const ReportContext& context, const std::vecto
     c.name = absl::StrCat(kTarget, " signals ", signals.name);
     cases.push_back(std::move(c));
   }
-  FQ_ASSIGN_OR_RETURN(const auto policies, Run(context, cases, Half(context.windows, 1)));
+  FQ_ASSIGN_OR_RETURN(const auto policies, Run(context, cases, Half(context.windows, 1), RunScope(context)));
   Json comparisons = Json::array();
   for (size_t i = 1; i < policies.size(); ++i) {
     comparisons.push_back(AgainstPolicy(policies[i], policies[0]));

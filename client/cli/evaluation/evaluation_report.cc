@@ -12,6 +12,7 @@
 #include "client/cli/evaluation/evaluation_log.h"
 #include "client/cli/evaluation/policy_report.h"
 #include "client/cli/evaluation/report_html.h"
+#include "client/cli/evaluation/report_markdown.h"
 #include "client/cli/evaluation/task_report.h"
 #include "client/cli/machine.h"
 #include "common/mapped_file.h"
@@ -26,16 +27,16 @@ constexpr char kGroup[] = "Report";
 
 std::string Word(const auto& value) { return value.has_value() ? absl::StrCat(*value) : "-"; }
 
-// Everything that changes a measured number of a policy on the text.
+// Everything that changes what a policy does in a window of the text, however many windows there are.
 std::string LogKey(const PolicyFlags& policy, const TextWindowOptions& text, const std::string& text_checksum,
                    const ModelStore& store, const Calibration& calibration, const executor::ModelRunner& runner) {
   const std::string fitted = calibration.ToJson();
   const RequestFlags& p = policy.parameters;
   return absl::StrCat(FLEXQUANT_VERSION, " ", store.revision(), " ", Checksum(fitted.data(), fitted.size()), " ",
-                      text_checksum, " ", text.window, " ", text.max_tokens, " ", policy.prompt_tokens, " ",
-                      policy.lookahead, " ", policy.seed, " ", Word(p.min_bits), " ", Word(p.max_bits), " ",
-                      Word(p.entropy_high), " ", Word(p.hysteresis), " ", Word(p.pple_weight), " ",
-                      Word(p.tokens_per_level), " ", runner.info().device);
+                      text_checksum, " ", text.window, " ", policy.prompt_tokens, " ", policy.lookahead, " ",
+                      policy.seed, " ", Word(p.min_bits), " ", Word(p.max_bits), " ", Word(p.entropy_high), " ",
+                      Word(p.hysteresis), " ", Word(p.pple_weight), " ", Word(p.tokens_per_level), " ",
+                      runner.info().device);
 }
 
 Json Facts(const PolicyFlags& policy, const TextWindowOptions& text, const std::string& text_checksum,
@@ -83,7 +84,7 @@ void PrintSummary(const Json& report, const std::string& folder) {
     std::printf("%-4s %-22s %s\n", claim["holds"].get<bool>() ? "yes" : "NO",
                 claim["policy"].get<std::string>().c_str(), claim["claim"].get<std::string>().c_str());
   }
-  std::printf("\n%s/report.html, %s/report.json\n", folder.c_str(), folder.c_str());
+  std::printf("\n%s/report.html, report.md, report.json\n", folder.c_str());
 }
 
 }  // namespace
@@ -93,7 +94,8 @@ void AddReportFlags(CLI::App& app, ReportFlags& flags) {
     return app.add_option(name, value, help)->group(kGroup);
   };
   add("--report", flags.folder,
-      "Folder for report.html and report.json: every policy against its controls, token by token, with intervals "
+      "Folder for report.html, report.md and report.json: every policy against its controls, token by token, with "
+      "intervals "
       "(calibrated models). An interrupted run goes on");
   add("--budgets", flags.budgets, "Budgets of mean KL to serve, in nats; several with commas")
       ->delimiter(',')
@@ -157,6 +159,7 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
   const std::string words = report.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
   FQ_RETURN_IF_ERROR(WriteFileAtomically((fs::path(flags.folder) / "report.json").string(), words));
   FQ_RETURN_IF_ERROR(WriteFileAtomically((fs::path(flags.folder) / "report.html").string(), ReportHtml(report)));
+  FQ_RETURN_IF_ERROR(WriteFileAtomically((fs::path(flags.folder) / "report.md").string(), ReportMarkdown(report)));
   if (json) {
     PrintJson(report);
   } else {

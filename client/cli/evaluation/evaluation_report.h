@@ -30,9 +30,9 @@ struct ReportFlags {
 void AddReportFlags(CLI::App& app, ReportFlags& flags);
 
 // Runs every policy and its controls on `windows`, tasks and prompts if given, and writes to the report's folder, which
-// is made if need be: report.json, report.html (without outside resources), and measured.jsonl, from which an
-// interrupted run goes on and whose numbers are not measured again. Prints a summary, or the JSON if `json`.
-// FAILED_PRECONDITION for a model that is not calibrated; CANCELLED on Ctrl-C, within a step.
+// is made if need be: report.json, report.html (without outside resources), report.md (the tables), and measured.jsonl,
+// from which an interrupted run goes on and whose numbers are not measured again. Prints a summary, or the JSON if
+// `json`. FAILED_PRECONDITION for a model that is not calibrated; CANCELLED on Ctrl-C, within a step.
 absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, const TextWindowOptions& text,
                         const std::vector<std::vector<uint32_t>>& windows, const EmbeddedFlags& embedded,
                         const ModelStore& store, executor::ModelRunner& runner, bool json);

@@ -16,11 +16,12 @@ namespace {
 constexpr size_t kCasesAPiece = 15;
 constexpr size_t kWindowsAPiece = 2;
 
-std::string PieceId(const std::string& scope, const PolicyCase& c, const PolicyWindow& window) {
-  return absl::StrCat(scope, "/", c.name, "/", window.index);
-}
-
 size_t NumTokens(const PolicyWindow& window) { return window.tokens.size() - window.prompt_tokens; }
+
+// With its length, since a shorter run may have cut the window off.
+std::string PieceId(const std::string& scope, const PolicyCase& c, const PolicyWindow& window) {
+  return absl::StrCat(scope, "/", c.name, "/", window.index, " of ", NumTokens(window), " tokens");
+}
 
 // As many cases as fit the KV cache with one window of `tokens`.
 absl::StatusOr<size_t> CasesAtOnce(const executor::ModelRunner& runner, size_t cases, size_t tokens) {

@@ -11,8 +11,9 @@
 
 namespace flexquant::cli {
 
-// Outcomes [cases][windows] of RunPolicies, measured piece by piece: what `log` has under "SCOPE/CASE/WINDOW" is not
-// run again, what is new is added to it. Progress is shown as `scope`. Errors of RunPolicies and the log.
+// Outcomes [cases][windows] of RunPolicies, measured piece by piece: what `log` has under "SCOPE/CASE/WINDOW of N
+// tokens" is not run again, what is new is added to it. Progress is shown as `scope`. Errors of RunPolicies and the
+// log.
 absl::StatusOr<std::vector<PolicyOutcome>> Measure(const std::string& scope, const std::vector<PolicyCase>& cases,
                                                    const std::vector<PolicyWindow>& windows,
                                                    executor::ModelRunner& runner, EvaluationLog& log);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "client/cli/evaluation/measurement.h"
 #include "client/cli/interrupt.h"
@@ -15,7 +16,6 @@
 namespace flexquant::cli {
 namespace {
 
-constexpr char kScope[] = "policies";
 constexpr char kAgainSuffix[] = "-2";
 constexpr std::array<std::pair<const char*, const char*>, 2> kStaticPlans = {
     {{"ladder", "static mixed plans"}, {"uniform", "static uniform"}}};
@@ -183,11 +183,20 @@ std::vector<const MeasuredPolicy*> StaticPlans(const std::vector<MeasuredPolicy>
   return plans;
 }
 
-absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& context,
+std::string RunScope(const ReportContext& context) {
+  size_t tokens = 0;
+  for (const PolicyWindow& window : context.windows) {
+    tokens += window.tokens.size();
+  }
+  // Budgets because the controls' seeds follow the order of the policies.
+  return absl::StrCat(kWindowScope, " of ", tokens, " tokens and budgets ", absl::StrJoin(context.budgets, " "));
+}
+
+absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& context, const std::string& scope,
                                                          const std::vector<PolicyCase>& cases,
                                                          const std::vector<std::string>& kinds,
                                                          const std::vector<PolicyWindow>& windows) {
-  FQ_ASSIGN_OR_RETURN(auto outcomes, Measure(kScope, cases, windows, context.runner, context.log));
+  FQ_ASSIGN_OR_RETURN(auto outcomes, Measure(scope, cases, windows, context.runner, context.log));
   const Resampler resampler(windows.size(), context.flags.seed);
   std::vector<MeasuredPolicy> measured;
   for (size_t i = 0; i < cases.size(); ++i) {
@@ -200,17 +209,18 @@ absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& co
 
 absl::StatusOr<std::vector<MeasuredPolicy>> MeasurePolicies(const ReportContext& context) {
   FQ_ASSIGN_OR_RETURN(const Cases direct, DirectCases(context));
-  FQ_ASSIGN_OR_RETURN(auto measured, MeasureCases(context, direct.cases, direct.kinds, context.windows));
-  const auto run = [&](const Cases& more, const std::vector<PolicyWindow>& windows) -> absl::Status {
-    FQ_ASSIGN_OR_RETURN(auto also, MeasureCases(context, more.cases, more.kinds, windows));
+  FQ_ASSIGN_OR_RETURN(auto measured, MeasureCases(context, kWindowScope, direct.cases, direct.kinds, context.windows));
+  const auto run = [&](const std::string& scope, const Cases& more,
+                       const std::vector<PolicyWindow>& windows) -> absl::Status {
+    FQ_ASSIGN_OR_RETURN(auto also, MeasureCases(context, scope, more.cases, more.kinds, windows));
     std::move(also.begin(), also.end(), std::back_inserter(measured));
     return absl::OkStatus();
   };
-  FQ_RETURN_IF_ERROR(run(Controls(context, direct, measured), context.windows));
+  FQ_RETURN_IF_ERROR(run(RunScope(context), Controls(context, direct, measured), context.windows));
   const size_t few = std::min(context.oracle_windows, context.windows.size());
   if (few > 0) {
-    FQ_RETURN_IF_ERROR(
-        run(Oracles(context), {context.windows.begin(), context.windows.begin() + static_cast<std::ptrdiff_t>(few)}));
+    FQ_RETURN_IF_ERROR(run(kWindowScope, Oracles(context),
+                           {context.windows.begin(), context.windows.begin() + static_cast<std::ptrdiff_t>(few)}));
   }
   return measured;
 }

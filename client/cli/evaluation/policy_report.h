@@ -28,8 +28,13 @@ struct ReportContext {
 // Runs every policy and control on all windows, the oracle on the first `oracle_windows`.
 absl::StatusOr<std::vector<MeasuredPolicy>> MeasurePolicies(const ReportContext& context);
 
+// Where the log keeps cases that depend on nothing but their window, so that a run of more windows goes on with them,
+// and those that depend on what others did in all windows.
+inline constexpr char kWindowScope[] = "policies";
+std::string RunScope(const ReportContext& context);
+
 // Outcomes of cases with their figures. `kinds` [cases].
-absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& context,
+absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& context, const std::string& scope,
                                                          const std::vector<PolicyCase>& cases,
                                                          const std::vector<std::string>& kinds,
                                                          const std::vector<PolicyWindow>& windows);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "client/cli/evaluation/report_cells.h"
 #include "client/cli/evaluation/report_plots.h"
 #include "client/cli/svg_plot.h"
 
@@ -31,19 +31,10 @@ constexpr char kHead[] = R"(<!doctype html>
 
 using Row = std::vector<std::string>;
 
-std::string Number(const Json& value, int digits) {
-  return value.is_number() ? absl::StrFormat("%.*g", digits, value.get<double>()) : "-";
-}
+std::string Number(const Json& value, int digits) { return NumberCell(value, {.digits = digits}); }
 
-// "value (low-high)", each times `factor`.
 std::string Range(const Json& figure, int digits, double factor = 1) {
-  if (!figure.is_object() || !figure["value"].is_number()) {
-    return "-";
-  }
-  const auto write = [&](const Json& number) {
-    return number.is_number() ? absl::StrFormat("%.*g", digits, factor * number.get<double>()) : "?";
-  };
-  return absl::StrCat(write(figure["value"]), " (", write(figure["low"]), "-", write(figure["high"]), ")");
+  return IntervalCell(figure, {.digits = digits, .factor = factor}, "-");
 }
 
 std::string Table(const Row& head, const std::vector<Row>& rows) {
