@@ -31,6 +31,9 @@ inline constexpr int kMaxFusedColumns = kTileColumns;
 inline constexpr int kHopperShared = 224 << 10;  // of a CTA that has an SM to itself
 static_assert(kGemvThreads == kQuantizeThreads);
 
+// Columns of activation scales, so that they can be read in pairs.
+__host__ __device__ inline int ScaleColumns(int columns) { return (columns + 1) / 2 * 2; }
+
 struct GemvArgs {
   const uint8_t* weights;
   int tiles;
@@ -48,11 +51,12 @@ struct GemvArgs {
   int full_rounds;    // tiles / tile_step
   int extra_tiles;    // tiles % tile_step
 
-  int columns;        // of all chunks
-  int first_chunk;    // of this launch
-  int chunk_columns;  // all if there are at most 8; else 8, 16 or 32, and the last chunk is padded
-  int scale_columns;  // chunk_columns rounded up to even
-  int split;          // 1: two columns a row
+  int columns;            // of all chunks
+  int first_chunk;        // of this launch
+  int chunk_columns;      // all if there are at most 8; else 8, 16 or 32, and the last chunk is padded
+  int scale_columns;      // ScaleColumns(chunk_columns)
+  int split;              // 1: two columns a row, of which the decode kernel drops the second where it is zero
+  bool keep_low_columns;  // it does not
   uint32_t fine_widths;
   const uint8_t* widths;      // of the whole batch
   const int32_t* valid_rows;  // or null

@@ -4,6 +4,8 @@
 // The decode kernel. On Hopper every warp has a ring of records in shared memory, filled by bulk copies before the
 // previous grid is complete; elsewhere lanes read records from global memory.
 
+#include <type_traits>
+
 #include "kernels/cuda/nested_activations.cuh"
 #include "kernels/cuda/nested_gemv_args.h"
 #include "kernels/cuda/nested_multiply.cuh"
@@ -19,13 +21,13 @@ __device__ __forceinline__ void InitLane(const GemvArgs& args, const WarpWork& w
   lane.group_shift = args.group_blocks - 1;
   lane.max_bits = work.max_bits;
   lane.value_step = Shape::kPerLane == 1 ? kBlockCols : work.stride * kBlockCols;
-  lane.scale_step = Shape::kPerLane == 1 ? 2 : args.scale_columns;
+  lane.scale_step = Shape::kPerLane == 1 ? 2 : work.scale_columns;
   const int last = work.stride - 1;
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
     const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, last);
     lane.value_offset[t] = column * kBlockCols + 16 * (lane.lane % 4);
-    lane.scale_offset[t] = Shape::kNarrow ? 0 : min(8 * t + 2 * (lane.lane % 4), args.scale_columns - 2);
+    lane.scale_offset[t] = Shape::kNarrow ? 0 : min(8 * t + 2 * (lane.lane % 4), work.scale_columns - 2);
   }
 }
 
@@ -124,29 +126,29 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
     auto& scratch = *reinterpret_cast<GemvScratch*>(shared + args.scratch_offset);
     WarpWork work = PlanWarp(args);
     int bits = 0;
-    PlanWidths(args, work, &bits);
-    if constexpr (Shape::kNarrow) {
-      DropLowColumn(args, work);
-    }
+    const bool drops = PlanWidths(args, work, &bits);
     RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (work.warp == 0) {
       scratch.bits[lane] = bits;
     }
-    InitBarriers<Shape, kHopper>(args, work, scratch);
+    using Dropped = typename Shape::Dropped;
+    InitBarriers(args, work, drops ? SharesTiles<Dropped, kHopper>() : SharesTiles<Shape, kHopper>(), scratch);
     stream.Start(lane, args.pace);
     if (args.cluster_shift != 0) {
       ClusterWait();
     }
     LoadActivations<Shape, kHopper>(args, work, shared, scratch);
-    if constexpr (Shape::kNarrow) {
+    if constexpr (std::is_same_v<Dropped, Shape>) {
+      RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
+    } else if (Shape::kNarrow ? work.columns == 1 : drops) {
       // In one kernel, so that launches with and without 15-bit activations find each other's instructions cached.
-      if (work.columns == 1) {
-        RunTiles<GemvShape<true, 1, 1>, kHopper>(args, work, stream, shared, scratch);
-        return;
-      }
+      RunTiles<Dropped, kHopper>(args, work, stream, shared, scratch);
+    } else {
+      // So they are already, but from the arguments they take no registers: 16 bytes of spilled ones instead of 204.
+      UseAllColumns(args, work);
+      RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
     }
-    RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);
   }
 }
 

@@ -30,7 +30,6 @@ inline int ChunkColumns(const GemvParams& params) {
   }
   return params.tuning.chunk_columns > 0 ? params.tuning.chunk_columns : kMaxChunkColumns;
 }
-inline int ScaleColumns(int columns) { return (columns + 1) / 2 * 2; }
 
 // Workspace: counters, quantised values and scales of all chunks, partial sums.
 inline int PaddedColumns(int columns) {

@@ -26,6 +26,8 @@ struct GemvShape {
   static constexpr int kTiles = tiles;
   static constexpr int kPerLane = per_lane;
   static constexpr int kClasses = narrow ? 1 : kRecordBlocks;
+  // For half as many columns. (Up to eight, two columns could be narrow ones: such a kernel spills registers.)
+  using Dropped = GemvShape<narrow, (tiles + 1) / 2, narrow ? 1 : 2>;
 };
 
 // kBits of a launch whose columns have different widths.
