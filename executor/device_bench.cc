@@ -15,6 +15,11 @@ absl::Status NotBuilt() {
 }  // namespace
 #endif
 
+const std::vector<std::string>& DeviceBenchPlans() {
+  static const auto* plans = new std::vector<std::string>{"3", "4", "5", "6", "8", "mixed", "isolated"};
+  return *plans;
+}
+
 absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& options,
                                                  const std::function<absl::Status(int, int)>& progress) {
 #ifdef FLEXQUANT_HAVE_CUDA

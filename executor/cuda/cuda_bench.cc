@@ -6,13 +6,17 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <numeric>
 #include <random>
+#include <string>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
+#include "executor/cuda/cuda_bench_kernels.h"
 #include "executor/cuda/cuda_forward.h"
 #include "executor/cuda/device_memory.h"
 #include "executor/cuda/device_weights.h"
@@ -25,13 +29,14 @@ namespace {
 constexpr int kMaxRows = cuda::kMaxGemvRows;
 constexpr int kStepsARepetition = 10;
 constexpr uint32_t kBlockTokens = 16;
-constexpr int kMixed = 0;
-constexpr int kIsolated = -1;
-constexpr std::array<int, 7> kPlans = {3, 4, 5, 6, 8, kMixed, kIsolated};
+// So long the device is busy before a step that is launched kernel by kernel, so that it never waits for the host.
+constexpr double kOccupiedMs = 10;
+constexpr char kMixed[] = "mixed";
+constexpr char kIsolated[] = "isolated";
 
-std::string PlanName(int plan) {
-  return plan == kMixed ? "mixed" : plan == kIsolated ? "isolated" : absl::StrCat(plan);
-}
+// Bytes of weights that a step reads at a plan, by kind of layer group.
+using BytesByKind = std::array<double, kLayerGroupsPerBlock + 1>;
+constexpr std::array<const char*, kLayerGroupsPerBlock + 1> kKindNames = {"qkv", "o", "gate_up", "down", "lm_head"};
 
 // A model's shape on the device, ready to run steps.
 class CudaBench {
@@ -53,7 +58,7 @@ class CudaBench {
 
   absl::Status Initialise(DeviceBenchResult* result);
   absl::Status MeasureMemory(DeviceBenchResult* result);
-  absl::StatusOr<DecodeResult> MeasureDecode(int batch, int64_t context, int plan);
+  absl::StatusOr<DecodeResult> MeasureDecode(int batch, int64_t context, const std::string& plan);
   absl::StatusOr<PrefillResult> MeasurePrefill(int rows);
   bool Fits(int batch, int64_t context) const { return BlocksFor(context) * batch <= blocks_; }
 
@@ -61,7 +66,8 @@ class CudaBench {
   static int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
   // Milliseconds of one call of `step`.
   absl::StatusOr<StepTime> Time(absl::FunctionRef<absl::Status()> step);
-  double SetWidths(int batch, int plan);
+  BytesByKind SetWidths(int batch, const std::string& plan);
+  absl::Status MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result);
   absl::StatusOr<StepTime> MeasureCublas(int rows);
 
   const DeviceBenchOptions& options_;
@@ -72,8 +78,10 @@ class CudaBench {
   std::unique_ptr<DeviceWeights> weights_;
   std::unique_ptr<CudaForward> forward_;
   std::unique_ptr<StepArrays> arrays_;
+  DeviceBuffer sink_;
   int64_t blocks_ = 0;
   int groups_ = 0;
+  double read_ms_ = 0;  // of all weights by a kernel that only reads
   std::mt19937 random_{1};
 };
 
@@ -106,6 +114,7 @@ absl::Status CudaBench::Initialise(DeviceBenchResult* result) {
   shape.max_context = longest;
   shape.max_rows = rows;
   shape.portable = options_.portable || !cuda::HopperPathSupported();
+  shape.keep_low_columns = options_.keep_low_columns;
   const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + (uint64_t{2} << 30);
   FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Random(config_, options_.group_size, reserve, 1));
   size_t free = 0;
@@ -140,15 +149,16 @@ absl::StatusOr<StepTime> CudaBench::Time(absl::FunctionRef<absl::Status()> step)
 
 absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
   const size_t half = weights_->matrix_bytes() / 32 * 16;
-  FQ_ASSIGN_OR_RETURN(const DeviceBuffer sink, AllocateDevice(sizeof(uint32_t), "sink"));
+  FQ_ASSIGN_OR_RETURN(sink_, AllocateDevice(sizeof(uint32_t), "sink"));
   for (const int blocks : {528, 1056, 2112}) {
     FQ_ASSIGN_OR_RETURN(
         const StepTime read, Time([&] {
-          return CudaStatus(cuda::LaunchReadOnly(weights_->matrices(), 2 * half, blocks, sink.as<uint32_t>(), stream_),
+          return CudaStatus(cuda::LaunchReadOnly(weights_->matrices(), 2 * half, blocks, sink_.as<uint32_t>(), stream_),
                             "reading");
         }));
     result->read_only_bytes_per_second =
         std::max(result->read_only_bytes_per_second, static_cast<double>(2 * half) / read.median * 1e3);
+    read_ms_ = read.median;
   }
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer copy, AllocateDevice(std::min<size_t>(half, size_t{1} << 30), "copy"));
   for (const int blocks : {528, 1056, 2112}) {
@@ -163,25 +173,55 @@ absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
   return absl::OkStatus();
 }
 
-// Fills the pinned table of widths; the bytes a step then reads of the weights.
-double CudaBench::SetWidths(int batch, int plan) {
-  double bytes = 0;
+// Fills the pinned table of widths.
+BytesByKind CudaBench::SetWidths(int batch, const std::string& plan) {
+  BytesByKind bytes{};
+  int uniform = 0;  // unless one is drawn
+  (void)absl::SimpleAtoi(plan, &uniform);
   for (int group = 0; group < groups_; ++group) {
     const auto draw = [this] { return kPrecisions[random_() % kPrecisions.size()]; };
-    const int for_all = plan == kMixed ? draw() : plan;
+    const int for_all = plan == kMixed ? draw() : uniform;
     int most = 0;
     for (int row = 0; row < batch; ++row) {
       const int bits = plan == kIsolated ? draw() : for_all;
       arrays_->widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
       most = std::max(most, bits);
     }
-    bytes += static_cast<double>(weights_->layer_group(group).BytesRead(most));
+    const LayerGroupKind kind = LayerGroupKindOf(group, static_cast<int>(config_.num_layers));
+    bytes[static_cast<size_t>(kind)] += static_cast<double>(weights_->layer_group(group).BytesRead(most));
   }
   return bytes;
 }
 
-absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, int plan) {
-  DecodeResult result{PlanName(plan), batch, context, 0, 0, {}, {}, {}};
+absl::Status CudaBench::MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result) {
+  KernelBench bench;
+  bench.stream = stream_;
+  bench.repetitions = options_.repetitions;
+  bench.launch = [&](LaunchObserver* observer) {
+    return forward_->LaunchDecode(arrays_->device(), batch, arrays_->results(), observer);
+  };
+  bench.occupy = [&]() -> absl::Status {
+    const size_t bytes = weights_->matrix_bytes() / 16 * 16;
+    for (double ms = 0; ms < kOccupiedMs; ms += read_ms_) {
+      FQ_RETURN_IF_CUDA_ERROR(
+          cuda::LaunchReadOnly(weights_->matrices(), bytes, /*blocks=*/1056, sink_.as<uint32_t>(), stream_));
+    }
+    return absl::OkStatus();
+  };
+  bench.time = [this](absl::FunctionRef<absl::Status()> step) { return Time(step); };
+  bench.step = result->graph;
+  FQ_ASSIGN_OR_RETURN(result->kernels, executor::MeasureKernels(bench));
+  for (KernelTime& kernel : result->kernels.kernels) {
+    for (size_t kind = 0; kind < weight_bytes.size(); ++kind) {
+      kernel.bytes = kernel.name == kKindNames[kind] ? weight_bytes[kind] : kernel.bytes;
+    }
+    kernel.bytes = kernel.name == "attention" ? result->kv_bytes : kernel.bytes;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, const std::string& plan) {
+  DecodeResult result{plan, batch, context, 0, 0, {}, {}, {}, {}};
   const int64_t blocks = BlocksFor(context);
   std::vector<uint32_t> table(static_cast<size_t>(blocks));
   for (int row = 0; row < batch; ++row) {
@@ -194,7 +234,8 @@ absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context
     arrays_->sampling()[row] = cuda::RowSampling{};
   }
   *arrays_->num_rows() = batch;
-  result.weight_bytes = SetWidths(batch, plan);
+  const BytesByKind weight_bytes = SetWidths(batch, plan);
+  result.weight_bytes = std::accumulate(weight_bytes.begin(), weight_bytes.end(), 0.0);
   result.kv_bytes = static_cast<double>(batch * context * config_.num_layers * 2 * config_.kv_size() * 2);
   const auto upload = [&] { return arrays_->Upload(batch, blocks, stream_); };
   FQ_RETURN_IF_ERROR(upload());
@@ -217,6 +258,9 @@ absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context
                         FQ_RETURN_IF_ERROR(upload());
                         return launch();
                       }));
+  if (options_.kernels) {
+    FQ_RETURN_IF_ERROR(MeasureKernels(batch, weight_bytes, &result));
+  }
   return result;
 }
 
@@ -280,7 +324,7 @@ absl::StatusOr<PrefillResult> CudaBench::MeasurePrefill(int rows) {
   arrays_->row_starts()[0] = 0;
   arrays_->row_starts()[1] = rows;
   *arrays_->start_position() = 0;
-  SetWidths(kMaxRows, kTopPrecision);
+  SetWidths(kMaxRows, absl::StrCat(kTopPrecision));
   FQ_RETURN_IF_ERROR(arrays_->Upload(1, static_cast<int64_t>(table.size()), stream_));
   const std::vector<uint8_t> bits(static_cast<size_t>(groups_), kTopPrecision);
   FQ_ASSIGN_OR_RETURN(result.step, Time([&] { return forward_->LaunchPrefill(arrays_->device(), rows, bits); }));
@@ -296,12 +340,12 @@ absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options
   CudaBench bench(options);
   FQ_RETURN_IF_ERROR(bench.Initialise(&result));
   FQ_RETURN_IF_ERROR(bench.MeasureMemory(&result));
-  const auto cases =
-      static_cast<int>(options.batches.size() * options.contexts.size() * kPlans.size() + options.prefill_rows.size());
+  const auto cases = static_cast<int>(options.batches.size() * options.contexts.size() * options.plans.size() +
+                                      options.prefill_rows.size());
   int done = 0;
   for (const int64_t context : options.contexts) {
     for (const int batch : options.batches) {
-      for (const int plan : kPlans) {
+      for (const std::string& plan : options.plans) {
         FQ_RETURN_IF_ERROR(progress(done++, cases));
         // Of one sequence, isolated is mixed.
         if (bench.Fits(batch, context) && (batch > 1 || plan != kIsolated)) {
