@@ -6,13 +6,9 @@
 
 namespace flexquant::executor {
 #ifndef FLEXQUANT_HAVE_CUDA
-namespace {
-
-absl::Status NotBuilt() {
+absl::Status NoCudaError() {
   return absl::UnimplementedError("this build has no GPU executor; build with -DFLEXQUANT_CUDA=ON");
 }
-
-}  // namespace
 #endif
 
 const std::vector<std::string>& DeviceBenchPlans() {
@@ -27,7 +23,7 @@ absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& optio
 #else
   (void)options;
   (void)progress;
-  return NotBuilt();
+  return NoCudaError();
 #endif
 }
 
@@ -38,7 +34,7 @@ absl::StatusOr<LoadBenchResult> RunLoadBench(const LoadBenchOptions& options,
 #else
   (void)options;
   (void)progress;
-  return NotBuilt();
+  return NoCudaError();
 #endif
 }
 

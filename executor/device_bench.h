@@ -99,6 +99,11 @@ struct LoadBenchResult {
   StepTime load;                 // ms from the open package to all weights on the device
 };
 
+#ifndef FLEXQUANT_HAVE_CUDA
+// UNIMPLEMENTED.
+absl::Status NoCudaError();
+#endif
+
 // UNIMPLEMENTED in a build without CUDA; else errors of the device. `progress` is called before each case with the
 // number of cases done and of all; an error that it returns ends the benchmark.
 absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& options,

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/bench_replay.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json_output.h"
 #include "client/cli/model_shapes.h"
@@ -23,6 +24,9 @@ using executor::DeviceBenchResult;
 using executor::KernelTime;
 using executor::PrefillResult;
 using executor::StepTime;
+
+// Of a package, whose context may be short: the prompt that `flexquant evaluate` reads.
+constexpr int64_t kPackageContext = 32;
 
 struct Flags {
   std::string shapes = "llama-3.1-8b";
@@ -164,7 +168,7 @@ void PrintText(const Flags& flags, const DeviceBenchResult& result) {
   }
 }
 
-absl::Status Run(const Flags& flags, bool decode) {
+executor::DeviceBenchOptions Options(const Flags& flags, bool decode) {
   executor::DeviceBenchOptions options;
   options.config = ModelShapes().at(flags.shapes);
   options.group_size = flags.group_size;
@@ -177,6 +181,11 @@ absl::Status Run(const Flags& flags, bool decode) {
   options.plans = flags.plans;
   options.kernels = flags.kernels;
   options.keep_low_columns = flags.keep_low_columns;
+  return options;
+}
+
+absl::Status Run(const Flags& flags, bool decode) {
+  const executor::DeviceBenchOptions options = Options(flags, decode);
   Progress progress("cases");
   FQ_ASSIGN_OR_RETURN(const DeviceBenchResult result, executor::RunDeviceBench(options, [&](int done, int total) {
                         progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total), flags.shapes);
@@ -186,6 +195,28 @@ absl::Status Run(const Flags& flags, bool decode) {
     PrintAsJson(flags, result);
   } else {
     PrintText(flags, result);
+  }
+  return absl::OkStatus();
+}
+
+// Of `flags` what a replay takes; INVALID_ARGUMENT for what does not go with it.
+absl::Status PrepareReplay(const Flags& flags, bool has_context, ReplayFlags& replay) {
+  if (!flags.random && replay.embedded.model_dir.empty()) {
+    return absl::InvalidArgumentError("--schedule needs --model, the package it was recorded on, or --random");
+  }
+  if (flags.batches.size() != 1 || flags.contexts.size() != 1) {
+    return absl::InvalidArgumentError("--schedule takes one --batch and one --context");
+  }
+  if (!flags.random && flags.batches[0] != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--batch is ", flags.batches[0],
+                                                   ": --schedule on a package runs one sequence; --random runs more"));
+  }
+  replay.device = Options(flags, /*decode=*/true);
+  replay.random = flags.random;
+  replay.shapes = flags.shapes;
+  replay.json = flags.json;
+  if (!flags.random && !has_context) {
+    replay.device.contexts = {kPackageContext};
   }
   return absl::OkStatus();
 }
@@ -216,12 +247,17 @@ CLI::App* AddCommon(CLI::App& bench, const std::string& name, const std::string&
 
 void AddDeviceBench(CLI::App& bench, RunCommand& run) {
   auto decode_flags = std::make_shared<Flags>();
-  auto* decode = AddCommon(bench, "decode", "Whole decode steps of a model's shapes on a GPU", *decode_flags);
+  auto* decode = AddCommon(
+      bench, "decode", "Whole decode steps of a model's shapes on a GPU; with --schedule, a policy's steps on a model",
+      *decode_flags);
   decode->add_option("--batch", decode_flags->batches, "Sequences of a step; several with commas")
       ->delimiter(',')
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  decode->add_option("--context", decode_flags->contexts, "Tokens in each sequence's cache; several with commas")
+  decode
+      ->add_option("--context", decode_flags->contexts,
+                   "Tokens in each sequence's cache; several with commas. --schedule on a package: of the prompt, 32 "
+                   "if not given")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
@@ -235,7 +271,19 @@ void AddDeviceBench(CLI::App& bench, RunCommand& run) {
   decode->add_flag("--kernels", decode_flags->kernels, "Time every kernel of the step, too");
   decode->add_flag("--keep-low-columns", decode_flags->keep_low_columns,
                    "Compute two columns a row, for 15-bit activations, also where no row's width takes them");
-  decode->callback([decode_flags, &run] { run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); }; });
+  auto replay_flags = std::make_shared<ReplayFlags>();
+  AddReplayFlags(*decode, *replay_flags);
+  for (const char* name : {"--plan", "--kernels"}) {
+    decode->get_option("--schedule")->excludes(decode->get_option(name));
+  }
+  decode->callback([decode, decode_flags, replay_flags, &run] {
+    if (replay_flags->schedule.empty()) {
+      run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); };
+      return;
+    }
+    RequireUsage(PrepareReplay(*decode_flags, decode->count("--context") > 0, *replay_flags));
+    run = [replay_flags] { return RunReplay(*replay_flags); };
+  });
 
   auto prefill_flags = std::make_shared<Flags>();
   auto* prefill = AddCommon(bench, "prefill", "Prefill of a model's shapes on a GPU", *prefill_flags);
