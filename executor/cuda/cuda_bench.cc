@@ -69,7 +69,6 @@ class CudaBench {
   cudaEvent_t end_ = nullptr;
   DeviceBuffer sink_;
   double read_ms_ = 0;  // of all weights by a kernel that only reads
-  std::mt19937 random_{1};
 };
 
 absl::Status CudaBench::Initialise(DeviceBenchResult* result) {
@@ -123,13 +122,14 @@ absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
   return absl::OkStatus();
 }
 
-// Fills the pinned table of widths.
+// Fills the pinned table of widths. Random ones are the same in every run, whatever is measured before.
 BytesByKind CudaBench::SetWidths(int batch, const std::string& plan) {
   BytesByKind bytes{};
+  std::mt19937 random(1);
   int uniform = 0;  // unless one is drawn
   (void)absl::SimpleAtoi(plan, &uniform);
   for (int group = 0; group < model_->num_layer_groups(); ++group) {
-    const auto draw = [this] { return kPrecisions[random_() % kPrecisions.size()]; };
+    const auto draw = [&random] { return kPrecisions[random() % kPrecisions.size()]; };
     const int for_all = plan == kMixed ? draw() : uniform;
     int most = 0;
     for (int row = 0; row < batch; ++row) {

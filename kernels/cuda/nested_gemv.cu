@@ -53,7 +53,7 @@ GemvArgs ArgsOf(const GemvParams& params) {
     args.slices *= 2;
   }
   args.split = Split(params);
-  args.keep_low_columns = params.tuning.keep_low_columns;
+  args.keep_low_columns = KeepsLowColumns(params);
   args.fine_widths = params.fine_widths;
   args.widths = params.widths;
   args.valid_rows = params.valid_rows;

@@ -51,12 +51,11 @@ struct GemvArgs {
   int full_rounds;    // tiles / tile_step
   int extra_tiles;    // tiles % tile_step
 
-  int columns;            // of all chunks
-  int first_chunk;        // of this launch
-  int chunk_columns;      // all if there are at most 8; else 8, 16 or 32, and the last chunk is padded
-  int scale_columns;      // ScaleColumns(chunk_columns)
-  int split;              // 1: two columns a row, of which the decode kernel drops the second where it is zero
-  bool keep_low_columns;  // it does not
+  int columns;        // of all chunks
+  int first_chunk;    // of this launch
+  int chunk_columns;  // all if there are at most 8; else 8, 16 or 32, and the last chunk is padded
+  int scale_columns;  // ScaleColumns(chunk_columns)
+  int split;          // 1: two columns a row, of which the decode kernel drops the second where it is zero
   uint32_t fine_widths;
   const uint8_t* widths;      // of the whole batch
   const int32_t* valid_rows;  // or null
@@ -81,8 +80,9 @@ struct GemvArgs {
   int scratch_offset;
   int depth;  // rounds whose sums can be in flight: 1, 2, 4
   int depth_shift;
-  uint8_t stages[9];  // of the ring, by the launch's largest width
-  uint8_t pace;       // records in flight before the previous grid is complete
+  uint8_t stages[9];      // of the ring, by the launch's largest width
+  uint8_t pace;           // records in flight before the previous grid is complete
+  bool keep_low_columns;  // GemvTuning's; at the end, so that other arguments lie where they lay
 };
 
 // Barriers and small arrays at scratch_offset.

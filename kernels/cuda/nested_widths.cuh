@@ -8,29 +8,32 @@
 
 namespace flexquant::cuda {
 
-// `tokens` and the rest but `bits` are equal on all lanes. Column = lane.
 struct ChunkWidths {
-  int tokens;             // rows that are valid
-  int bits;               // of this lane's column; 3 if it is not computed
-  uint32_t fine_columns;  // bit c: column c has 15-bit activations
+  int tokens;  // rows that are valid; equal on all lanes
+  int bits;    // of column threadIdx.x % 32; 3 if it is not computed
 };
 
 // Rows [first_row, first_row + rows) of the batch, 1 << split columns each, at most 32 columns.
 __device__ __forceinline__ ChunkWidths LoadChunkWidths(const uint8_t* widths, const int32_t* valid_rows, int first_row,
-                                                       int rows, int split, uint32_t fine_widths) {
+                                                       int rows, int split) {
   ChunkWidths chunk;
   const int row = (static_cast<int>(threadIdx.x) % 32) >> split;
   // Both loads in flight at once: the ring waits for them.
   const int width = row < rows ? widths[first_row + row] : 3;
   chunk.tokens = valid_rows == nullptr ? rows : min(rows, max(0, *valid_rows - first_row));
   chunk.bits = row < chunk.tokens ? width : 3;
-  chunk.fine_columns = __ballot_sync(0xFFFFFFFFU, (fine_widths >> chunk.bits & 1U) != 0);
   return chunk;
 }
 
-// Whether a chunk of two columns a row is computed with one: no row's width takes 15-bit activations.
-__device__ __forceinline__ bool DropsLowColumns(const ChunkWidths& chunk, int split, bool keep_low_columns) {
-  return split != 0 && chunk.fine_columns == 0 && !keep_low_columns;
+// Bit c: column c has 15-bit activations. `bits`: ChunkWidths's.
+__device__ __forceinline__ uint32_t FineColumns(int bits, uint32_t fine_widths) {
+  return __ballot_sync(0xFFFFFFFFU, (fine_widths >> bits & 1U) != 0);
+}
+
+// Whether a chunk of several rows, two columns each, is computed with one a row: no row's width takes 15-bit
+// activations.
+__device__ __forceinline__ bool DropsLowColumns(uint32_t fine_columns, int split, bool keep_low_columns) {
+  return split != 0 && fine_columns == 0 && !keep_low_columns;
 }
 
 }  // namespace flexquant::cuda

@@ -95,29 +95,47 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   return work;
 }
 
-// `bits`: of column threadIdx.x % 32; 3 if it is not computed. Without a valid row there is nothing to do. Returns
-// whether the second columns are dropped.
-__device__ __forceinline__ bool PlanWidths(const GemvArgs& args, WarpWork& work, int* bits) {
-  const ChunkWidths chunk = LoadChunkWidths(args.widths, args.valid_rows, work.first_row, work.columns >> args.split,
-                                            args.split, args.fine_widths);
+// `bits`: of column threadIdx.x % 32; 3 if it is not computed. Without a valid row there is nothing to do.
+__device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work, int* bits) {
+  const ChunkWidths chunk =
+      LoadChunkWidths(args.widths, args.valid_rows, work.first_row, work.columns >> args.split, args.split);
   const int row = (static_cast<int>(threadIdx.x) % 32) >> args.split;
   work.tokens = chunk.tokens;
-  work.max_bits = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, static_cast<unsigned>(chunk.bits)));
-  const bool uniform = __all_sync(0xFFFFFFFFU, row >= chunk.tokens || chunk.bits == work.max_bits) != 0;
+  *bits = chunk.bits;
+  work.max_bits = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, static_cast<unsigned>(*bits)));
+  const bool uniform = __all_sync(0xFFFFFFFFU, row >= work.tokens || *bits == work.max_bits) != 0;
   work.bits = uniform ? work.max_bits : kMixed;
-  work.fine_columns = chunk.fine_columns;
+  work.fine_columns = FineColumns(*bits, args.fine_widths);
   work.rounds = work.tokens == 0 ? 0 : work.rounds;
   work.finish_rounds = work.tokens == 0 ? 0 : work.finish_rounds;
-  *bits = chunk.bits;
-  const bool drops = DropsLowColumns(chunk, args.split, args.keep_low_columns);
+}
+
+// One row whose width takes no 15-bit activations needs one column, not two. Only if activations are quantised here.
+__device__ __forceinline__ void DropLowColumn(const GemvArgs& args, WarpWork& work) {
+  if (args.values == nullptr && work.columns == kNarrowColumns && work.split != 0 && work.fine_columns == 0) {
+    work.columns = work.stride = 1;
+    work.split = 0;
+  }
+}
+
+// Of several rows, none of which takes them; whether there were any. `bits` as above.
+__device__ __forceinline__ bool DropLowColumns(const GemvArgs& args, WarpWork& work, int* bits) {
+  const bool drops = DropsLowColumns(work.fine_columns, args.split, args.keep_low_columns);
   if (drops) {
     work.columns >>= 1;
     work.stride >>= 1;
     work.scale_columns = ScaleColumns(work.stride);
     work.split = 0;
-    *bits = __shfl_sync(0xFFFFFFFFU, chunk.bits, static_cast<int>(threadIdx.x) * 2 % 32);
+    *bits = __shfl_sync(0xFFFFFFFFU, *bits, static_cast<int>(threadIdx.x) * 2 % 32);
   }
   return drops;
+}
+
+// Columns of a block's activation scales. Of one row, what is dropped does not change them: from the arguments they take
+// no registers.
+template <class Shape>
+__device__ __forceinline__ int ScaleColumnsOf(const GemvArgs& args, const WarpWork& work) {
+  return Shape::kNarrow ? args.scale_columns : work.scale_columns;
 }
 
 // The records of a warp in order.
