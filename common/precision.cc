@@ -48,6 +48,19 @@ absl::Status PrecisionPlan::Validate(int num_layer_groups, bool has_reference) c
   return absl::OkStatus();
 }
 
+PrecisionPlan PrecisionPlan::Stretched(int num_layers) const {
+  const int layers = static_cast<int>(bits.size()) / kLayerGroupsPerBlock;
+  const int steps = std::max(1, num_layers - 1);
+  PrecisionPlan stretched;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    const int from = (2 * layer * (layers - 1) + steps) / (2 * steps);
+    const auto begin = bits.begin() + LayerGroupIndex(from, LayerGroupKind::kQkv);
+    stretched.bits.insert(stretched.bits.end(), begin, begin + kLayerGroupsPerBlock);
+  }
+  stretched.bits.push_back(bits.back());
+  return stretched;
+}
+
 double PrecisionPlan::MeanBits(absl::Span<const uint64_t> group_weights) const {
   double weighted_bits = 0;
   double weights = 0;

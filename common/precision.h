@@ -57,6 +57,10 @@ struct PrecisionPlan {
   // precision, or all are 16 and `has_reference`.
   absl::Status Validate(int num_layer_groups, bool has_reference) const;
 
+  // This plan of a model of some layers for one of `num_layers`, both at least 1, by position in depth: layer l has the
+  // widths of layer round(l * (layers - 1) / (num_layers - 1)), kind by kind, and the head those of the head.
+  PrecisionPlan Stretched(int num_layers) const;
+
   // Mean bits weighted by `group_weights` [num_layer_groups] (number of weights a group).
   double MeanBits(absl::Span<const uint64_t> group_weights) const;
 };

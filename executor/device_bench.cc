@@ -6,14 +6,15 @@
 
 namespace flexquant::executor {
 #ifndef FLEXQUANT_HAVE_CUDA
-namespace {
-
-absl::Status NotBuilt() {
+absl::Status NoCudaError() {
   return absl::UnimplementedError("this build has no GPU executor; build with -DFLEXQUANT_CUDA=ON");
 }
-
-}  // namespace
 #endif
+
+const std::vector<std::string>& DeviceBenchPlans() {
+  static const auto* plans = new std::vector<std::string>{"3", "4", "5", "6", "8", "mixed", "isolated"};
+  return *plans;
+}
 
 absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& options,
                                                  const std::function<absl::Status(int, int)>& progress) {
@@ -22,7 +23,7 @@ absl::StatusOr<DeviceBenchResult> RunDeviceBench(const DeviceBenchOptions& optio
 #else
   (void)options;
   (void)progress;
-  return NotBuilt();
+  return NoCudaError();
 #endif
 }
 
@@ -33,7 +34,7 @@ absl::StatusOr<LoadBenchResult> RunLoadBench(const LoadBenchOptions& options,
 #else
   (void)options;
   (void)progress;
-  return NotBuilt();
+  return NoCudaError();
 #endif
 }
 

@@ -14,15 +14,22 @@
 
 namespace flexquant::executor {
 
+// What decode steps can be measured at: "3" ... "8": uniform; "mixed": a random width for each layer group; "isolated":
+// and for each sequence.
+const std::vector<std::string>& DeviceBenchPlans();
+
 struct DeviceBenchOptions {
   ModelConfig config;
   int64_t group_size = 64;
   int device = 0;
   bool portable = false;
-  std::vector<int> batches = {1};      // sequences of a decode step, each 1 to 64
-  std::vector<int64_t> contexts = {};  // tokens in the cache of each sequence, this step's included
-  std::vector<int> prefill_rows = {};  // tokens of a chunk
-  int repetitions = 7;                 // of 10 steps each, after one that warms up
+  std::vector<int> batches = {1};                       // sequences of a decode step, each 1 to 64
+  std::vector<int64_t> contexts = {};                   // tokens in the cache of each sequence, this step's included
+  std::vector<int> prefill_rows = {};                   // tokens of a chunk
+  int repetitions = 7;                                  // of 10 steps each, after one that warms up
+  std::vector<std::string> plans = DeviceBenchPlans();  // of decode steps
+  bool kernels = false;                                 // measure the kernels of decode steps, too
+  bool keep_low_columns = false;  // two columns a row for 15-bit activations, also where no width takes them
 };
 
 // Milliseconds of one step.
@@ -32,15 +39,30 @@ struct StepTime {
   double most = 0;
 };
 
+// The kernels of one place in a block of a decode step, in all blocks together.
+struct KernelTime {
+  std::string name;       // "qkv quantize", "qkv", "attention" ...
+  int launches = 0;       // a step
+  double alone_us = 0;    // a step, each launch between two events: kernels do not overlap, and the events cost time
+  double in_step_us = 0;  // a step, by how much it is shorter without these launches; overlap makes it less
+  double bytes = 0;       // of weights, keys and values that they read a step; 0: few, or not known
+};
+
+struct KernelTable {
+  std::vector<KernelTime> kernels;  // in the order of their first launch
+  double event_us = 0;              // between two events with nothing between them
+};
+
 struct DecodeResult {
-  std::string plan;  // "3" ... "8": uniform; "mixed": a random width for each layer group; "isolated": and sequence
+  std::string plan;
   int batch = 0;
   int64_t context = 0;
   double weight_bytes = 0;  // read once for all sequences, at the largest width
   double kv_bytes = 0;
-  StepTime graph;    // the captured graph alone
-  StepTime held;     // with the inputs copied before every step, the plan the same
-  StepTime changed;  // likewise, another plan of the same kind every step
+  StepTime graph;       // the captured graph alone
+  StepTime held;        // with the inputs copied before every step, the plan the same
+  StepTime changed;     // likewise, another plan of the same kind every step
+  KernelTable kernels;  // empty if not asked for
 };
 
 struct PrefillResult {
@@ -76,6 +98,11 @@ struct LoadBenchResult {
   StepTime open;                 // ms to open the package
   StepTime load;                 // ms from the open package to all weights on the device
 };
+
+#ifndef FLEXQUANT_HAVE_CUDA
+// UNIMPLEMENTED.
+absl::Status NoCudaError();
+#endif
 
 // UNIMPLEMENTED in a build without CUDA; else errors of the device. `progress` is called before each case with the
 // number of cases done and of all; an error that it returns ends the benchmark.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/bench_replay.h"
 #include "client/cli/interrupt.h"
 #include "client/cli/json_output.h"
 #include "client/cli/model_shapes.h"
@@ -20,8 +21,12 @@ namespace {
 
 using executor::DecodeResult;
 using executor::DeviceBenchResult;
+using executor::KernelTime;
 using executor::PrefillResult;
 using executor::StepTime;
+
+// Of a package, whose context may be short: the prompt that `flexquant evaluate` reads.
+constexpr int64_t kPackageContext = 32;
 
 struct Flags {
   std::string shapes = "llama-3.1-8b";
@@ -30,7 +35,10 @@ struct Flags {
   std::vector<int> batches = {1};
   std::vector<int64_t> contexts = {1024};
   std::vector<int> rows = {512, 2048};
+  std::vector<std::string> plans = executor::DeviceBenchPlans();
   int repetitions = 7;
+  bool kernels = false;
+  bool keep_low_columns = false;
   bool random = false;
   bool portable = false;
   bool json = false;
@@ -40,8 +48,38 @@ Json TimeJson(const StepTime& time) {
   return {{"median_ms", time.median}, {"least_ms", time.least}, {"most_ms", time.most}};
 }
 
+// us.
+double AloneSum(const DecodeResult& row) {
+  double sum = 0;
+  for (const KernelTime& kernel : row.kernels.kernels) {
+    sum += kernel.alone_us;
+  }
+  return sum;
+}
+
 double Bandwidth(const DecodeResult& row, const StepTime& time) {
   return (row.weight_bytes + row.kv_bytes) / time.median * 1e3;
+}
+
+Json KernelsJson(const DecodeResult& row) {
+  Json json = {{"alone",
+                "each launch between two events outside of the graph: no launch overlaps the next one and each has the "
+                "time of an event in it, so the sum is larger than the step"},
+               {"in_step", "by how much the step's graph is shorter without these launches"},
+               {"event_us", row.kernels.event_us},
+               {"kernels", Json::array()}};
+  for (const KernelTime& kernel : row.kernels.kernels) {
+    json["kernels"].push_back({{"name", kernel.name},
+                               {"launches", kernel.launches},
+                               {"alone_us", kernel.alone_us},
+                               {"alone_share", kernel.alone_us / AloneSum(row)},
+                               {"in_step_us", kernel.in_step_us},
+                               {"step_share", kernel.in_step_us / (1e3 * row.graph.median)}});
+    if (kernel.bytes > 0) {
+      json["kernels"].back()["bytes"] = kernel.bytes;
+    }
+  }
+  return json;
 }
 
 void PrintAsJson(const Flags& flags, const DeviceBenchResult& result) {
@@ -62,12 +100,34 @@ void PrintAsJson(const Flags& flags, const DeviceBenchResult& result) {
                               {"plan_changed", TimeJson(row.changed)},
                               {"of_read_only", Bandwidth(row, row.graph) / result.read_only_bytes_per_second},
                               {"of_copy", Bandwidth(row, row.graph) / result.copy_bytes_per_second}});
+    if (flags.kernels) {
+      json["decode"].back()["kernels"] = KernelsJson(row);
+    }
   }
   for (const PrefillResult& row : result.prefill) {
     json["prefill"].push_back(
         {{"tokens", row.rows}, {"step", TimeJson(row.step)}, {"cublas_bf16", TimeJson(row.cublas)}});
   }
   PrintJson(json);
+}
+
+void PrintKernels(const DecodeResult& row) {
+  std::puts(absl::StrFormat("    %-16s %8s %10s %7s %10s %7s %9s", "kernel", "launches", "us alone", "share",
+                            "us in step", "share", "MB")
+                .c_str());
+  const double sum = AloneSum(row);
+  for (const KernelTime& kernel : row.kernels.kernels) {
+    std::string line =
+        absl::StrFormat("    %-16s %8d %10.1f %5.1f %% %10.1f %5.1f %%", kernel.name, kernel.launches, kernel.alone_us,
+                        100 * kernel.alone_us / sum, kernel.in_step_us, 0.1 * kernel.in_step_us / row.graph.median);
+    if (kernel.bytes > 0) {
+      absl::StrAppendFormat(&line, " %9.1f", kernel.bytes * 1e-6);
+    }
+    std::puts(line.c_str());
+  }
+  std::puts(absl::StrFormat("    %-16s %8s %10.1f %7s %10.1f  an event takes %.2f us of each launch alone", "sum; step",
+                            "", sum, "", 1e3 * row.graph.median, row.kernels.event_us)
+                .c_str());
 }
 
 void PrintText(const Flags& flags, const DeviceBenchResult& result) {
@@ -82,12 +142,20 @@ void PrintText(const Flags& flags, const DeviceBenchResult& result) {
         "bandwidth; "
         "then with inputs copied every step, plan held / changed");
   }
+  if (!result.decode.empty() && flags.kernels) {
+    std::puts(
+        "kernels: us a step alone = each launch between two events, so nothing overlaps and the sum is larger than the "
+        "step; in step = by how much the step is shorter without these launches");
+  }
   for (const DecodeResult& row : result.decode) {
     std::puts(absl::StrFormat("  batch %2d  context %6d  %-8s %7.3f (%.3f to %.3f)  %5.1f %%  %7.3f / %7.3f", row.batch,
                               row.context, row.plan, row.graph.median, row.graph.least, row.graph.most,
                               100 * Bandwidth(row, row.graph) / result.read_only_bytes_per_second, row.held.median,
                               row.changed.median)
                   .c_str());
+    if (flags.kernels) {
+      PrintKernels(row);
+    }
   }
   if (!result.prefill.empty()) {
     std::puts("prefill: ms a chunk at 8 bits, all layers without the head; the bare bf16 cuBLAS products; ratio");
@@ -100,7 +168,7 @@ void PrintText(const Flags& flags, const DeviceBenchResult& result) {
   }
 }
 
-absl::Status Run(const Flags& flags, bool decode) {
+executor::DeviceBenchOptions Options(const Flags& flags, bool decode) {
   executor::DeviceBenchOptions options;
   options.config = ModelShapes().at(flags.shapes);
   options.group_size = flags.group_size;
@@ -110,6 +178,14 @@ absl::Status Run(const Flags& flags, bool decode) {
   options.contexts = decode ? flags.contexts : std::vector<int64_t>{};
   options.prefill_rows = decode ? std::vector<int>{} : flags.rows;
   options.repetitions = flags.repetitions;
+  options.plans = flags.plans;
+  options.kernels = flags.kernels;
+  options.keep_low_columns = flags.keep_low_columns;
+  return options;
+}
+
+absl::Status Run(const Flags& flags, bool decode) {
+  const executor::DeviceBenchOptions options = Options(flags, decode);
   Progress progress("cases");
   FQ_ASSIGN_OR_RETURN(const DeviceBenchResult result, executor::RunDeviceBench(options, [&](int done, int total) {
                         progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total), flags.shapes);
@@ -119,6 +195,28 @@ absl::Status Run(const Flags& flags, bool decode) {
     PrintAsJson(flags, result);
   } else {
     PrintText(flags, result);
+  }
+  return absl::OkStatus();
+}
+
+// Of `flags` what a replay takes; INVALID_ARGUMENT for what does not go with it.
+absl::Status PrepareReplay(const Flags& flags, bool has_context, ReplayFlags& replay) {
+  if (!flags.random && replay.embedded.model_dir.empty()) {
+    return absl::InvalidArgumentError("--schedule needs --model, the package it was recorded on, or --random");
+  }
+  if (flags.batches.size() != 1 || flags.contexts.size() != 1) {
+    return absl::InvalidArgumentError("--schedule takes one --batch and one --context");
+  }
+  if (!flags.random && flags.batches[0] != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("--batch is ", flags.batches[0],
+                                                   ": --schedule on a package runs one sequence; --random runs more"));
+  }
+  replay.device = Options(flags, /*decode=*/true);
+  replay.random = flags.random;
+  replay.shapes = flags.shapes;
+  replay.json = flags.json;
+  if (!flags.random && !has_context) {
+    replay.device.contexts = {kPackageContext};
   }
   return absl::OkStatus();
 }
@@ -149,16 +247,43 @@ CLI::App* AddCommon(CLI::App& bench, const std::string& name, const std::string&
 
 void AddDeviceBench(CLI::App& bench, RunCommand& run) {
   auto decode_flags = std::make_shared<Flags>();
-  auto* decode = AddCommon(bench, "decode", "Whole decode steps of a model's shapes on a GPU", *decode_flags);
+  auto* decode = AddCommon(
+      bench, "decode", "Whole decode steps of a model's shapes on a GPU; with --schedule, a policy's steps on a model",
+      *decode_flags);
   decode->add_option("--batch", decode_flags->batches, "Sequences of a step; several with commas")
       ->delimiter(',')
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  decode->add_option("--context", decode_flags->contexts, "Tokens in each sequence's cache; several with commas")
+  decode
+      ->add_option("--context", decode_flags->contexts,
+                   "Tokens in each sequence's cache; several with commas. --schedule on a package: of the prompt, 32 "
+                   "if not given")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  decode->callback([decode_flags, &run] { run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); }; });
+  decode
+      ->add_option("--plan", decode_flags->plans,
+                   "Widths: 3 to 8 everywhere, mixed = random ones for the layer groups, isolated = and for each "
+                   "sequence; several with commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember(executor::DeviceBenchPlans()))
+      ->capture_default_str();
+  decode->add_flag("--kernels", decode_flags->kernels, "Time every kernel of the step, too");
+  decode->add_flag("--keep-low-columns", decode_flags->keep_low_columns,
+                   "Compute two columns a row, for 15-bit activations, also where no row's width takes them");
+  auto replay_flags = std::make_shared<ReplayFlags>();
+  AddReplayFlags(*decode, *replay_flags);
+  for (const char* name : {"--plan", "--kernels"}) {
+    decode->get_option("--schedule")->excludes(decode->get_option(name));
+  }
+  decode->callback([decode, decode_flags, replay_flags, &run] {
+    if (replay_flags->schedule.empty()) {
+      run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); };
+      return;
+    }
+    RequireUsage(PrepareReplay(*decode_flags, decode->count("--context") > 0, *replay_flags));
+    run = [replay_flags] { return RunReplay(*replay_flags); };
+  });
 
   auto prefill_flags = std::make_shared<Flags>();
   auto* prefill = AddCommon(bench, "prefill", "Prefill of a model's shapes on a GPU", *prefill_flags);

@@ -6,17 +6,19 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <numeric>
 #include <random>
+#include <string>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
-#include "executor/cuda/cuda_forward.h"
+#include "executor/cuda/cuda_bench_kernels.h"
+#include "executor/cuda/cuda_bench_model.h"
 #include "executor/cuda/device_memory.h"
-#include "executor/cuda/device_weights.h"
-#include "executor/cuda/step_arrays.h"
 #include "kernels/cuda/bench_support.h"
 
 namespace flexquant::executor {
@@ -24,14 +26,14 @@ namespace {
 
 constexpr int kMaxRows = cuda::kMaxGemvRows;
 constexpr int kStepsARepetition = 10;
-constexpr uint32_t kBlockTokens = 16;
-constexpr int kMixed = 0;
-constexpr int kIsolated = -1;
-constexpr std::array<int, 7> kPlans = {3, 4, 5, 6, 8, kMixed, kIsolated};
+// So long the device is busy before a step that is launched kernel by kernel, so that it never waits for the host.
+constexpr double kOccupiedMs = 10;
+constexpr char kMixed[] = "mixed";
+constexpr char kIsolated[] = "isolated";
 
-std::string PlanName(int plan) {
-  return plan == kMixed ? "mixed" : plan == kIsolated ? "isolated" : absl::StrCat(plan);
-}
+// Bytes of weights that a step reads at a plan, by kind of layer group.
+using BytesByKind = std::array<double, kLayerGroupsPerBlock + 1>;
+constexpr std::array<const char*, kLayerGroupsPerBlock + 1> kKindNames = {"qkv", "o", "gate_up", "down", "lm_head"};
 
 // A model's shape on the device, ready to run steps.
 class CudaBench {
@@ -43,91 +45,47 @@ class CudaBench {
         cudaEventDestroy(event);
       }
     }
-    forward_.reset();
-    if (stream_ != nullptr) {
-      cudaStreamDestroy(stream_);
-    }
   }
   CudaBench(const CudaBench&) = delete;
   CudaBench& operator=(const CudaBench&) = delete;
 
   absl::Status Initialise(DeviceBenchResult* result);
   absl::Status MeasureMemory(DeviceBenchResult* result);
-  absl::StatusOr<DecodeResult> MeasureDecode(int batch, int64_t context, int plan);
+  absl::StatusOr<DecodeResult> MeasureDecode(int batch, int64_t context, const std::string& plan);
   absl::StatusOr<PrefillResult> MeasurePrefill(int rows);
-  bool Fits(int batch, int64_t context) const { return BlocksFor(context) * batch <= blocks_; }
+  bool Fits(int batch, int64_t context) const { return model_->Fits(batch, context); }
 
  private:
-  static int64_t BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
   // Milliseconds of one call of `step`.
   absl::StatusOr<StepTime> Time(absl::FunctionRef<absl::Status()> step);
-  double SetWidths(int batch, int plan);
+  BytesByKind SetWidths(int batch, const std::string& plan);
+  absl::Status MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result);
   absl::StatusOr<StepTime> MeasureCublas(int rows);
 
   const DeviceBenchOptions& options_;
   const ModelConfig& config_;
-  cudaStream_t stream_ = nullptr;
+  std::unique_ptr<CudaBenchModel> model_;
   cudaEvent_t begin_ = nullptr;
   cudaEvent_t end_ = nullptr;
-  std::unique_ptr<DeviceWeights> weights_;
-  std::unique_ptr<CudaForward> forward_;
-  std::unique_ptr<StepArrays> arrays_;
-  int64_t blocks_ = 0;
-  int groups_ = 0;
-  std::mt19937 random_{1};
+  DeviceBuffer sink_;
+  double read_ms_ = 0;  // of all weights by a kernel that only reads
 };
 
 absl::Status CudaBench::Initialise(DeviceBenchResult* result) {
-  FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(options_.device));
-  cudaDeviceProp properties{};
-  FQ_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, options_.device));
-  result->device = properties.name;
-  FQ_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+  FQ_ASSIGN_OR_RETURN(model_, CudaBenchModel::Create(options_));
+  result->device = model_->device();
   FQ_RETURN_IF_CUDA_ERROR(cudaEventCreate(&begin_));
-  FQ_RETURN_IF_CUDA_ERROR(cudaEventCreate(&end_));
-
-  int64_t longest = 1;
-  int64_t most_blocks = 1;
-  for (const int64_t context : options_.contexts) {
-    longest = std::max(longest, context);
-    for (const int batch : options_.batches) {
-      most_blocks = std::max(most_blocks, batch * BlocksFor(context));
-    }
-  }
-  int64_t rows = kMaxRows;
-  for (const int chunk : options_.prefill_rows) {
-    rows = std::max<int64_t>(rows, chunk);
-  }
-  longest = std::max(longest, rows);
-  most_blocks = std::max(most_blocks, BlocksFor(rows));
-
-  CudaForwardShape shape;
-  shape.kv_block_tokens = kBlockTokens;
-  shape.max_context = longest;
-  shape.max_rows = rows;
-  shape.portable = options_.portable || !cuda::HopperPathSupported();
-  const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + (uint64_t{2} << 30);
-  FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Random(config_, options_.group_size, reserve, 1));
-  size_t free = 0;
-  size_t total = 0;
-  FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
-  const int64_t block_bytes = config_.num_layers * 2 * config_.kv_size() * kBlockTokens * 2;
-  blocks_ = std::min(most_blocks, static_cast<int64_t>(free - std::min<uint64_t>(free, reserve)) / block_bytes);
-  shape.kv_blocks = static_cast<uint32_t>(blocks_);
-  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_));
-  groups_ = NumLayerGroups(static_cast<int>(config_.num_layers));
-  FQ_ASSIGN_OR_RETURN(arrays_, StepArrays::Create({groups_, rows, kMaxRows, BlocksFor(longest)}));
-  return absl::OkStatus();
+  return CudaStatus(cudaEventCreate(&end_), "an event");
 }
 
 absl::StatusOr<StepTime> CudaBench::Time(absl::FunctionRef<absl::Status()> step) {
   std::vector<double> times;
   for (int repetition = 0; repetition <= options_.repetitions; ++repetition) {
-    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin_, stream_));
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(begin_, model_->stream()));
     for (int i = 0; i < kStepsARepetition; ++i) {
       FQ_RETURN_IF_ERROR(step());
     }
-    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(end_, stream_));
+    FQ_RETURN_IF_CUDA_ERROR(cudaEventRecord(end_, model_->stream()));
     FQ_RETURN_IF_CUDA_ERROR(cudaEventSynchronize(end_));
     float ms = 0;
     FQ_RETURN_IF_CUDA_ERROR(cudaEventElapsedTime(&ms, begin_, end_));
@@ -139,23 +97,24 @@ absl::StatusOr<StepTime> CudaBench::Time(absl::FunctionRef<absl::Status()> step)
 }
 
 absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
-  const size_t half = weights_->matrix_bytes() / 32 * 16;
-  FQ_ASSIGN_OR_RETURN(const DeviceBuffer sink, AllocateDevice(sizeof(uint32_t), "sink"));
+  const size_t half = model_->weights().matrix_bytes() / 32 * 16;
+  FQ_ASSIGN_OR_RETURN(sink_, AllocateDevice(sizeof(uint32_t), "sink"));
   for (const int blocks : {528, 1056, 2112}) {
-    FQ_ASSIGN_OR_RETURN(
-        const StepTime read, Time([&] {
-          return CudaStatus(cuda::LaunchReadOnly(weights_->matrices(), 2 * half, blocks, sink.as<uint32_t>(), stream_),
-                            "reading");
-        }));
+    FQ_ASSIGN_OR_RETURN(const StepTime read, Time([&] {
+                          return CudaStatus(cuda::LaunchReadOnly(model_->weights().matrices(), 2 * half, blocks,
+                                                                 sink_.as<uint32_t>(), model_->stream()),
+                                            "reading");
+                        }));
     result->read_only_bytes_per_second =
         std::max(result->read_only_bytes_per_second, static_cast<double>(2 * half) / read.median * 1e3);
+    read_ms_ = read.median;
   }
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer copy, AllocateDevice(std::min<size_t>(half, size_t{1} << 30), "copy"));
   for (const int blocks : {528, 1056, 2112}) {
     FQ_ASSIGN_OR_RETURN(const StepTime time, Time([&] {
-                          return CudaStatus(
-                              cuda::LaunchCopy(weights_->matrices(), copy.as<void>(), copy.bytes(), blocks, stream_),
-                              "copying");
+                          return CudaStatus(cuda::LaunchCopy(model_->weights().matrices(), copy.as<void>(),
+                                                             copy.bytes(), blocks, model_->stream()),
+                                            "copying");
                         }));
     result->copy_bytes_per_second =
         std::max(result->copy_bytes_per_second, 2.0 * static_cast<double>(copy.bytes()) / time.median * 1e3);
@@ -163,57 +122,79 @@ absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
   return absl::OkStatus();
 }
 
-// Fills the pinned table of widths; the bytes a step then reads of the weights.
-double CudaBench::SetWidths(int batch, int plan) {
-  double bytes = 0;
-  for (int group = 0; group < groups_; ++group) {
-    const auto draw = [this] { return kPrecisions[random_() % kPrecisions.size()]; };
-    const int for_all = plan == kMixed ? draw() : plan;
+// Fills the pinned table of widths. Random ones are the same in every run, whatever is measured before.
+BytesByKind CudaBench::SetWidths(int batch, const std::string& plan) {
+  BytesByKind bytes{};
+  std::mt19937 random(1);
+  int uniform = 0;  // unless one is drawn
+  (void)absl::SimpleAtoi(plan, &uniform);
+  for (int group = 0; group < model_->num_layer_groups(); ++group) {
+    const auto draw = [&random] { return kPrecisions[random() % kPrecisions.size()]; };
+    const int for_all = plan == kMixed ? draw() : uniform;
     int most = 0;
     for (int row = 0; row < batch; ++row) {
       const int bits = plan == kIsolated ? draw() : for_all;
-      arrays_->widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
+      model_->arrays().widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
       most = std::max(most, bits);
     }
-    bytes += static_cast<double>(weights_->layer_group(group).BytesRead(most));
+    const LayerGroupKind kind = LayerGroupKindOf(group, static_cast<int>(config_.num_layers));
+    bytes[static_cast<size_t>(kind)] += static_cast<double>(model_->weights().layer_group(group).BytesRead(most));
   }
   return bytes;
 }
 
-absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, int plan) {
-  DecodeResult result{PlanName(plan), batch, context, 0, 0, {}, {}, {}};
-  const int64_t blocks = BlocksFor(context);
-  std::vector<uint32_t> table(static_cast<size_t>(blocks));
-  for (int row = 0; row < batch; ++row) {
-    for (int64_t i = 0; i < blocks; ++i) {
-      table[static_cast<size_t>(i)] = static_cast<uint32_t>(row * blocks + i);
+absl::Status CudaBench::MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result) {
+  KernelBench bench;
+  bench.stream = model_->stream();
+  bench.repetitions = options_.repetitions;
+  bench.launch = [&](LaunchObserver* observer) {
+    return model_->forward().LaunchDecode(model_->arrays().device(), batch, model_->arrays().results(), observer);
+  };
+  bench.occupy = [&]() -> absl::Status {
+    const size_t bytes = model_->weights().matrix_bytes() / 16 * 16;
+    for (double ms = 0; ms < kOccupiedMs; ms += read_ms_) {
+      FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchReadOnly(model_->weights().matrices(), bytes, /*blocks=*/1056,
+                                                   sink_.as<uint32_t>(), model_->stream()));
     }
-    arrays_->SetBlockTable(row, table);
-    arrays_->tokens()[row] = static_cast<uint32_t>(random_() % static_cast<uint64_t>(config_.vocab_size));
-    arrays_->positions()[row] = static_cast<int32_t>(context - 1);
-    arrays_->sampling()[row] = cuda::RowSampling{};
+    return absl::OkStatus();
+  };
+  bench.time = [this](absl::FunctionRef<absl::Status()> step) { return Time(step); };
+  bench.step = result->graph;
+  FQ_ASSIGN_OR_RETURN(result->kernels, executor::MeasureKernels(bench));
+  for (KernelTime& kernel : result->kernels.kernels) {
+    for (size_t kind = 0; kind < weight_bytes.size(); ++kind) {
+      kernel.bytes = kernel.name == kKindNames[kind] ? weight_bytes[kind] : kernel.bytes;
+    }
+    kernel.bytes = kernel.name == "attention" ? result->kv_bytes : kernel.bytes;
   }
-  *arrays_->num_rows() = batch;
-  result.weight_bytes = SetWidths(batch, plan);
-  result.kv_bytes = static_cast<double>(batch * context * config_.num_layers * 2 * config_.kv_size() * 2);
-  const auto upload = [&] { return arrays_->Upload(batch, blocks, stream_); };
-  FQ_RETURN_IF_ERROR(upload());
-  FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
+  return absl::OkStatus();
+}
 
-  FQ_ASSIGN_OR_RETURN(const CudaGraph graph, CudaGraph::Capture(stream_, [&] {
-                        return forward_->LaunchDecode(arrays_->device(), batch, arrays_->results());
-                      }));
-  const auto launch = [&] { return graph.Launch(stream_); };
+absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, const std::string& plan) {
+  DecodeResult result{plan, batch, context, 0, 0, {}, {}, {}, {}};
+  model_->SetSequences(batch, context);
+  const BytesByKind weight_bytes = SetWidths(batch, plan);
+  result.weight_bytes = std::accumulate(weight_bytes.begin(), weight_bytes.end(), 0.0);
+  result.kv_bytes = static_cast<double>(batch * context * config_.num_layers * 2 * config_.kv_size() * 2);
+  const auto upload = [&] { return model_->Upload(batch, context); };
+  FQ_RETURN_IF_ERROR(upload());
+  FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(model_->stream()));
+
+  FQ_ASSIGN_OR_RETURN(const CudaGraph graph, model_->CaptureDecode(batch));
+  const auto launch = [&] { return graph.Launch(model_->stream()); };
 
   FQ_ASSIGN_OR_RETURN(result.graph, Time(launch));
+  if (options_.kernels) {
+    FQ_RETURN_IF_ERROR(MeasureKernels(batch, weight_bytes, &result));
+  }
   FQ_ASSIGN_OR_RETURN(result.held, Time([&]() -> absl::Status {
                         FQ_RETURN_IF_ERROR(upload());
                         return launch();
                       }));
   // As the executor does: the host fills the arrays for a step when the step before has ended.
   FQ_ASSIGN_OR_RETURN(result.changed, Time([&]() -> absl::Status {
-                        std::rotate(arrays_->widths(), arrays_->widths() + kMaxRows,
-                                    arrays_->widths() + groups_ * kMaxRows);
+                        std::rotate(model_->arrays().widths(), model_->arrays().widths() + kMaxRows,
+                                    model_->arrays().widths() + model_->num_layer_groups() * kMaxRows);
                         FQ_RETURN_IF_ERROR(upload());
                         return launch();
                       }));
@@ -221,7 +202,7 @@ absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context
 }
 
 absl::StatusOr<StepTime> CudaBench::MeasureCublas(int rows) {
-  const DeviceBlock& block = weights_->block(0);
+  const DeviceBlock& block = model_->weights().block(0);
   const std::array<const cuda::DeviceNestedMatrix*, 4> matrices = {&block.qkv, &block.o, &block.gate_up, &block.down};
   size_t weight_elements = 0;
   size_t input = 0;
@@ -234,10 +215,11 @@ absl::StatusOr<StepTime> CudaBench::MeasureCublas(int rows) {
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer w, AllocateDeviceZeroed(weight_elements * 2, "bf16 weights"));
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer x, AllocateDeviceZeroed(input * 2, "bf16 input"));
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer y, AllocateDeviceZeroed(output * 2, "bf16 output"));
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(w.as<uint16_t>(), weight_elements, 2, stream_));
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(x.as<uint16_t>(), input, 3, stream_));
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(w.as<uint16_t>(), weight_elements, 2, model_->stream()));
+  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRandomBf16(x.as<uint16_t>(), input, 3, model_->stream()));
   cublasHandle_t cublas = nullptr;
-  if (cublasCreate(&cublas) != CUBLAS_STATUS_SUCCESS || cublasSetStream(cublas, stream_) != CUBLAS_STATUS_SUCCESS) {
+  if (cublasCreate(&cublas) != CUBLAS_STATUS_SUCCESS ||
+      cublasSetStream(cublas, model_->stream()) != CUBLAS_STATUS_SUCCESS) {
     return absl::InternalError("cuBLAS cannot be initialised");
   }
   const auto time = Time([&]() -> absl::Status {
@@ -267,23 +249,24 @@ absl::StatusOr<StepTime> CudaBench::MeasureCublas(int rows) {
 absl::StatusOr<PrefillResult> CudaBench::MeasurePrefill(int rows) {
   PrefillResult result;
   result.rows = rows;
-  std::vector<uint32_t> table(static_cast<size_t>(BlocksFor(rows)));
+  std::vector<uint32_t> table(static_cast<size_t>(CudaBenchModel::BlocksFor(rows)));
   for (size_t i = 0; i < table.size(); ++i) {
     table[i] = static_cast<uint32_t>(i);
   }
-  arrays_->SetBlockTable(0, table);
+  model_->arrays().SetBlockTable(0, table);
   for (int row = 0; row < rows; ++row) {
-    arrays_->tokens()[row] = static_cast<uint32_t>(random_() % static_cast<uint64_t>(config_.vocab_size));
-    arrays_->positions()[row] = row;
+    model_->arrays().tokens()[row] = model_->RandomToken();
+    model_->arrays().positions()[row] = row;
   }
-  *arrays_->num_rows() = rows;
-  arrays_->row_starts()[0] = 0;
-  arrays_->row_starts()[1] = rows;
-  *arrays_->start_position() = 0;
-  SetWidths(kMaxRows, kTopPrecision);
-  FQ_RETURN_IF_ERROR(arrays_->Upload(1, static_cast<int64_t>(table.size()), stream_));
-  const std::vector<uint8_t> bits(static_cast<size_t>(groups_), kTopPrecision);
-  FQ_ASSIGN_OR_RETURN(result.step, Time([&] { return forward_->LaunchPrefill(arrays_->device(), rows, bits); }));
+  *model_->arrays().num_rows() = rows;
+  model_->arrays().row_starts()[0] = 0;
+  model_->arrays().row_starts()[1] = rows;
+  *model_->arrays().start_position() = 0;
+  SetWidths(kMaxRows, absl::StrCat(kTopPrecision));
+  FQ_RETURN_IF_ERROR(model_->Upload(1, rows));
+  const std::vector<uint8_t> bits(static_cast<size_t>(model_->num_layer_groups()), kTopPrecision);
+  FQ_ASSIGN_OR_RETURN(result.step,
+                      Time([&] { return model_->forward().LaunchPrefill(model_->arrays().device(), rows, bits); }));
   FQ_ASSIGN_OR_RETURN(result.cublas, MeasureCublas(rows));
   return result;
 }
@@ -296,12 +279,12 @@ absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options
   CudaBench bench(options);
   FQ_RETURN_IF_ERROR(bench.Initialise(&result));
   FQ_RETURN_IF_ERROR(bench.MeasureMemory(&result));
-  const auto cases =
-      static_cast<int>(options.batches.size() * options.contexts.size() * kPlans.size() + options.prefill_rows.size());
+  const auto cases = static_cast<int>(options.batches.size() * options.contexts.size() * options.plans.size() +
+                                      options.prefill_rows.size());
   int done = 0;
   for (const int64_t context : options.contexts) {
     for (const int batch : options.batches) {
-      for (const int plan : kPlans) {
+      for (const std::string& plan : options.plans) {
         FQ_RETURN_IF_ERROR(progress(done++, cases));
         // Of one sequence, isolated is mixed.
         if (bench.Fits(batch, context) && (batch > 1 || plan != kIsolated)) {

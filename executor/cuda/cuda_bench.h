@@ -2,8 +2,10 @@
 #define FLEXQUANT_EXECUTOR_CUDA_CUDA_BENCH_H_
 
 #include <algorithm>
+#include <memory>
 #include <vector>
 
+#include "executor/decode_stepper.h"
 #include "executor/device_bench.h"
 
 namespace flexquant::executor {
@@ -20,6 +22,8 @@ absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options
 // RunLoadBench of a build with CUDA.
 absl::StatusOr<LoadBenchResult> RunCudaLoadBench(const LoadBenchOptions& options,
                                                  const std::function<absl::Status(uint64_t, uint64_t)>& progress);
+// MakeDeviceStepper of a build with CUDA.
+absl::StatusOr<std::unique_ptr<DecodeStepper>> MakeCudaStepper(const DeviceBenchOptions& options);
 
 }  // namespace flexquant::executor
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
@@ -160,7 +161,10 @@ uint16_t* CudaForward::Values(int64_t layer) const {
   return Keys(layer) + config_.kv_size() * shape_.kv_block_tokens * shape_.kv_blocks;
 }
 
-absl::Status CudaForward::LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results) {
+absl::Status CudaForward::LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results,
+                                       LaunchObserver* observer) {
+  observer_ = observer;
+  const absl::Cleanup done = [this] { observer_ = nullptr; };
   FQ_RETURN_IF_ERROR(LaunchEmbedding(inputs, bucket));
   for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
     FQ_RETURN_IF_ERROR(LaunchSmallBlock(inputs, layer, bucket, Attention::kDecode));
@@ -190,7 +194,7 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
   params.num_rows = inputs.num_rows;
   params.max_rows = rows;
   params.hidden = hidden_.as<float>();
-  return CudaStatus(cuda::LaunchEmbedding(params, stream_), "embedding");
+  return Launch("embedding", [&] { return cuda::LaunchEmbedding(params, stream_); });
 }
 
 cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group,
@@ -204,8 +208,32 @@ cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceN
   params.norm_eps = static_cast<float>(config_.rms_norm_eps);
   params.workspace = gemv_workspace_.as<void>();
   params.portable = shape_.portable;
-  params.dependent_launch = !shape_.portable;
+  params.tuning.keep_low_columns = shape_.keep_low_columns;
+  params.dependent_launch = DependentLaunch();
   return params;
+}
+
+absl::Status CudaForward::LaunchGemv(const char* name, const cuda::GemvParams& params) {
+  if (observer_ == nullptr) {
+    return CudaStatus(cuda::LaunchNestedGemv(params, stream_), name);
+  }
+  cuda::GemvParams part = params;
+  const auto launch = [&] { return CudaStatus(cuda::LaunchNestedGemv(part, stream_), name); };
+  part.launches = cuda::GemvLaunches::kQuantize;
+  FQ_RETURN_IF_ERROR(observer_->Launch(absl::StrCat(name, " quantize"), launch));
+  part.launches = cuda::GemvLaunches::kProduct;
+  return observer_->Launch(name, launch);
+}
+
+absl::Status CudaForward::Launch(const char* name, absl::FunctionRef<cudaError_t()> launch) {
+  if (observer_ == nullptr) {
+    return CudaStatus(launch(), name);
+  }
+  return observer_->Launch(name, [&] { return CudaStatus(launch(), name); });
+}
+
+bool CudaForward::DependentLaunch() const {
+  return !shape_.portable && (observer_ == nullptr || observer_->dependent_launch());
 }
 
 absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t layer, int rows, Attention attention) {
@@ -220,7 +248,7 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   qkv.bias = block.qkv_bias;
   qkv.y = qkv_.as<float>();
   qkv.ldy = block.qkv.rows;
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(qkv, stream_));
+  FQ_RETURN_IF_ERROR(LaunchGemv("qkv", qkv));
 
   if (attention == Attention::kDecode) {
     FQ_RETURN_IF_ERROR(LaunchAttentionDecode(inputs, layer, rows));
@@ -236,7 +264,7 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   o.epilogue = cuda::GemvEpilogue::kAdd;
   o.y = hidden;
   o.ldy = config_.hidden_size;
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(o, stream_));
+  FQ_RETURN_IF_ERROR(LaunchGemv("o", o));
 
   cuda::GemvParams gate_up = Gemv(inputs, block.gate_up, group + 2, rows);
   gate_up.x = hidden;
@@ -246,7 +274,7 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   gate_up.epilogue = cuda::GemvEpilogue::kSiluMul;
   gate_up.y = inner_.as<float>();
   gate_up.ldy = config_.intermediate_size;
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(gate_up, stream_));
+  FQ_RETURN_IF_ERROR(LaunchGemv("gate_up", gate_up));
 
   cuda::GemvParams down = Gemv(inputs, block.down, group + 3, rows);
   down.x = inner_.as<float>();
@@ -255,7 +283,7 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   down.epilogue = cuda::GemvEpilogue::kAdd;
   down.y = hidden;
   down.ldy = config_.hidden_size;
-  return CudaStatus(cuda::LaunchNestedGemv(down, stream_), "down");
+  return LaunchGemv("down", down);
 }
 
 absl::Status CudaForward::LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias,
@@ -281,7 +309,7 @@ absl::Status CudaForward::LaunchRopeKv(const PassInputs& inputs, int64_t layer, 
   params.v_cache = Values(layer);
   params.num_rows = inputs.num_rows;
   params.max_rows = rows;
-  return CudaStatus(cuda::LaunchRopeKv(params, stream_, !shape_.portable), "rope");
+  return Launch("rope", [&] { return cuda::LaunchRopeKv(params, stream_, DependentLaunch()); });
 }
 
 absl::Status CudaForward::LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows) {
@@ -306,7 +334,7 @@ absl::Status CudaForward::LaunchAttentionDecode(const PassInputs& inputs, int64_
   params.workspace = attention_workspace_.as<void>();
   // Rows, positions, tables and the cache before this token were there before the step began.
   params.context_ready = true;
-  return CudaStatus(cuda::LaunchAttentionDecode(params, stream_, !shape_.portable), "decode attention");
+  return Launch("attention", [&] { return cuda::LaunchAttentionDecode(params, stream_, DependentLaunch()); });
 }
 
 absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows,
@@ -317,7 +345,7 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   head.norm_weight = weights_.final_norm();
   head.y = logits_.as<float>();
   head.ldy = config_.vocab_size;
-  FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchNestedGemv(head, stream_));
+  FQ_RETURN_IF_ERROR(LaunchGemv("lm_head", head));
 
   cuda::SamplingParams sampling;
   sampling.logits = logits_.as<float>();
@@ -329,7 +357,7 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   sampling.num_rows = inputs.num_rows;
   sampling.max_rows = rows;
   sampling.workspace = sampling_workspace_.as<void>();
-  return CudaStatus(cuda::LaunchSampling(sampling, stream_, !shape_.portable), "sampling");
+  return Launch("sampling", [&] { return cuda::LaunchSampling(sampling, stream_, DependentLaunch()); });
 }
 
 }  // namespace flexquant::executor

@@ -7,12 +7,14 @@
 #include <cstdint>
 #include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/model_config.h"
 #include "executor/cuda/device_memory.h"
 #include "executor/cuda/device_weights.h"
+#include "executor/cuda/launch_observer.h"
 #include "kernels/cuda/nested_gemv.h"
 #include "kernels/cuda/sampling.h"
 
@@ -21,9 +23,10 @@ namespace flexquant::executor {
 struct CudaForwardShape {
   uint32_t kv_blocks = 0;
   uint32_t kv_block_tokens = 16;
-  int64_t max_context = 0;  // tokens a sequence may have
-  int64_t max_rows = 0;     // tokens of a prefill chunk
-  bool portable = false;    // kernels for sm_80 and up instead of Hopper's
+  int64_t max_context = 0;        // tokens a sequence may have
+  int64_t max_rows = 0;           // tokens of a prefill chunk
+  bool portable = false;          // kernels for sm_80 and up instead of Hopper's
+  bool keep_low_columns = false;  // cuda::GemvTuning
 };
 
 // Device arrays that say what a pass computes, so that a captured graph serves every pass. Row = token.
@@ -58,8 +61,9 @@ class CudaForward {
   CudaForward& operator=(const CudaForward&) = delete;
 
   // One token of each of up to `bucket` (at most kMaxGemvRows) sequences, up to and including sampling into `results`
-  // [bucket]. Reads only device arrays: may be captured.
-  absl::Status LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results);
+  // [bucket]. Reads only device arrays: may be captured. Every launch goes through `observer` if there is one.
+  absl::Status LaunchDecode(const PassInputs& inputs, int bucket, cuda::RowSample* results,
+                            LaunchObserver* observer = nullptr);
 
   // A chunk of `rows` (at most max_rows) tokens of one sequence, without the head. `bits` [layer groups] is the plan on
   // the host. Up to kMaxSmallRows rows take the decode kernels, more the fused product with fp16 activations. Where
@@ -98,12 +102,16 @@ class CudaForward {
   absl::Status Gemm(const cuda::DeviceNestedMatrix& w, int bits, const uint16_t* x, int rows, float* y,
                     bool accumulate);
   cuda::GemvParams Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group, int rows) const;
+  absl::Status LaunchGemv(const char* name, const cuda::GemvParams& params);
+  absl::Status Launch(const char* name, absl::FunctionRef<cudaError_t()> launch);
+  bool DependentLaunch() const;
 
   const ModelConfig& config_;
   const DeviceWeights& weights_;
   const CudaForwardShape shape_;
   const cudaStream_t stream_;
-  const bool fused_;  // large prefill chunks take the fused product
+  const bool fused_;                    // large prefill chunks take the fused product
+  LaunchObserver* observer_ = nullptr;  // of the LaunchDecode in progress
   cublasHandle_t cublas_ = nullptr;
 
   DeviceBuffer kv_;

@@ -17,7 +17,7 @@ __device__ __forceinline__ void QuantizeHere(const GemvArgs& args, const WarpWor
                                              GemvScratch& scratch) {
   if (kHopper && args.cluster_shift != 0) {
     out.values -= work.block_begin * work.stride * kBlockCols;
-    out.scales -= work.block_begin * args.scale_columns;
+    out.scales -= work.block_begin * out.scale_columns;
     QuantizeShare(args, work, out, scratch);
     return;
   }
@@ -39,24 +39,25 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
                                                 GemvScratch& scratch) {
   auto* values = reinterpret_cast<int8_t*>(shared + args.values_offset);
   auto* scales = reinterpret_cast<float2*>(shared + args.scales_offset);
-  const int value_bytes = args.chunk_columns * kBlockCols;
-  const int scale_bytes = args.scale_columns * static_cast<int>(sizeof(float2));
+  const int value_bytes = (Shape::kNarrow ? args.chunk_columns : work.stride) * kBlockCols;
+  const int scale_columns = ScaleColumnsOf<Shape>(args, work);
+  const int scale_bytes = scale_columns * static_cast<int>(sizeof(float2));
   if constexpr (Shape::kTiles == 1) {
     if (args.values == nullptr) {
-      QuantizeHere<kHopper>(args, work, {values, scales, work.stride, args.scale_columns, work.block_end},
-                            scratch);
+      QuantizeHere<kHopper>(args, work, {values, scales, work.stride, scale_columns, work.block_end}, scratch);
       __syncthreads();
       return;
     }
   }
   WaitForPreviousGrid();
   const int64_t first_block = static_cast<int64_t>(work.chunk) * args.blocks;
-  const int8_t* chunk_values = args.values + first_block * value_bytes;
+  const int chunk_bytes = Shape::kNarrow ? value_bytes : args.chunk_columns * kBlockCols;
+  const int8_t* chunk_values = args.values + first_block * chunk_bytes;
   const float2* chunk_scales = args.scales + first_block * args.scale_columns;
   if (!kHopper) {
     const int blocks = work.block_end - work.block_begin;
     const auto* from_values = reinterpret_cast<const uint4*>(chunk_values + work.block_begin * value_bytes);
-    const auto* from_scales = reinterpret_cast<const uint4*>(chunk_scales + work.block_begin * args.scale_columns);
+    const auto* from_scales = reinterpret_cast<const uint4*>(chunk_scales + work.block_begin * scale_columns);
     for (int i = threadIdx.x; i < blocks * value_bytes / 16; i += kGemvThreads) {
       reinterpret_cast<uint4*>(values)[i] = __ldcg(from_values + i);
     }
@@ -71,7 +72,7 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
     BarrierArriveExpect(barrier, blocks * (value_bytes + scale_bytes));
     BulkCopy(SharedAddress(values + at * value_bytes), chunk_values + begin * value_bytes, blocks * value_bytes,
              barrier);
-    BulkCopy(SharedAddress(scales + at * args.scale_columns), chunk_scales + begin * args.scale_columns,
+    BulkCopy(SharedAddress(scales + at * scale_columns), chunk_scales + begin * scale_columns,
              blocks * scale_bytes, barrier);
   }
   __syncthreads();

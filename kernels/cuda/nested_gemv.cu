@@ -53,6 +53,7 @@ GemvArgs ArgsOf(const GemvParams& params) {
     args.slices *= 2;
   }
   args.split = Split(params);
+  args.keep_low_columns = KeepsLowColumns(params);
   args.fine_widths = params.fine_widths;
   args.widths = params.widths;
   args.valid_rows = params.valid_rows;
@@ -237,10 +238,12 @@ cudaError_t LaunchNestedGemv(const GemvParams& params, cudaStream_t stream) {
   }
   if (Fused(params, plan.args)) {
     plan.args.values = nullptr;
-  } else if (const cudaError_t error = LaunchQuantize(params, stream); error != cudaSuccess) {
-    return error;
+  } else if (params.launches != GemvLaunches::kProduct) {
+    if (const cudaError_t error = LaunchQuantize(params, stream); error != cudaSuccess) {
+      return error;
+    }
   }
-  return Launch(params, plan, stream);
+  return params.launches == GemvLaunches::kQuantize ? cudaSuccess : Launch(params, plan, stream);
 }
 
 }  // namespace flexquant::cuda

@@ -32,15 +32,19 @@ enum class GemvEpilogue : uint8_t {
   kSiluMul,  // paired matrix: y[t, n] = silu(result of gate n) * result of up n, n < rows / 2
 };
 
+// For measurements: the launches in front of the decode kernel, or it alone.
+enum class GemvLaunches : uint8_t { kAll, kQuantize, kProduct };
+
 // For measurements; results do not depend on it.
 struct GemvTuning {
-  int fused_rows = -1;    // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
-  int parts = 0;          // CTAs that share a tile along the columns, at least: 1, 2, 4, 8; 0: default
-  int ctas_per_sm = 0;    // 1 or 2: shared memory is for so many; 0: default
-  int pace = 0;           // records a warp has in flight before the previous grid is complete; 0: default
-  int max_stages = 0;     // of a warp's ring; 0: as many as fit
-  int chunk_columns = 0;  // of a CTA, from 17 columns on: 16 or 32; 0: default
-  int sets = 0;           // groups of CTAs that share tiles, at most; 0: as many as the device holds
+  int fused_rows = -1;            // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
+  int parts = 0;                  // CTAs that share a tile along the columns, at least: 1, 2, 4, 8; 0: default
+  int ctas_per_sm = 0;            // 1 or 2: shared memory is for so many; 0: default
+  int pace = 0;                   // records a warp has in flight before the previous grid is complete; 0: default
+  int max_stages = 0;             // of a warp's ring; 0: as many as fit
+  int chunk_columns = 0;          // of a CTA, from 17 columns on: 16 or 32; 0: default
+  int sets = 0;                   // groups of CTAs that share tiles, at most; 0: as many as the device holds
+  bool keep_low_columns = false;  // two columns a row, also where no row's width takes 15-bit activations
 };
 
 struct GemvParams {
@@ -61,6 +65,7 @@ struct GemvParams {
   bool dependent_launch = true;  // Hopper path only
   bool portable = false;         // the path for sm_80 and up
   GemvTuning tuning;
+  GemvLaunches launches = GemvLaunches::kAll;
 };
 
 // For `max_rows` rows. A workspace of the largest of several matrices serves them all. Its first

@@ -31,6 +31,9 @@ inline constexpr int kMaxFusedColumns = kTileColumns;
 inline constexpr int kHopperShared = 224 << 10;  // of a CTA that has an SM to itself
 static_assert(kGemvThreads == kQuantizeThreads);
 
+// Columns of activation scales, so that they can be read in pairs.
+__host__ __device__ inline int ScaleColumns(int columns) { return (columns + 1) / 2 * 2; }
+
 struct GemvArgs {
   const uint8_t* weights;
   int tiles;
@@ -51,8 +54,8 @@ struct GemvArgs {
   int columns;        // of all chunks
   int first_chunk;    // of this launch
   int chunk_columns;  // all if there are at most 8; else 8, 16 or 32, and the last chunk is padded
-  int scale_columns;  // chunk_columns rounded up to even
-  int split;          // 1: two columns a row
+  int scale_columns;  // ScaleColumns(chunk_columns)
+  int split;          // 1: two columns a row, of which the decode kernel drops the second where it is zero
   uint32_t fine_widths;
   const uint8_t* widths;      // of the whole batch
   const int32_t* valid_rows;  // or null
@@ -77,8 +80,9 @@ struct GemvArgs {
   int scratch_offset;
   int depth;  // rounds whose sums can be in flight: 1, 2, 4
   int depth_shift;
-  uint8_t stages[9];  // of the ring, by the launch's largest width
-  uint8_t pace;       // records in flight before the previous grid is complete
+  uint8_t stages[9];      // of the ring, by the launch's largest width
+  uint8_t pace;           // records in flight before the previous grid is complete
+  bool keep_low_columns;  // GemvTuning's; at the end, so that other arguments lie where they lay
 };
 
 // Barriers and small arrays at scratch_offset.

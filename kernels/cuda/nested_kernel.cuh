@@ -4,6 +4,8 @@
 // The decode kernel. On Hopper every warp has a ring of records in shared memory, filled by bulk copies before the
 // previous grid is complete; elsewhere lanes read records from global memory.
 
+#include <type_traits>
+
 #include "kernels/cuda/nested_activations.cuh"
 #include "kernels/cuda/nested_gemv_args.h"
 #include "kernels/cuda/nested_multiply.cuh"
@@ -19,14 +21,18 @@ __device__ __forceinline__ void InitLane(const GemvArgs& args, const WarpWork& w
   lane.group_shift = args.group_blocks - 1;
   lane.max_bits = work.max_bits;
   lane.value_step = Shape::kPerLane == 1 ? kBlockCols : work.stride * kBlockCols;
-  lane.scale_step = Shape::kPerLane == 1 ? 2 : args.scale_columns;
-  const int last = work.stride - 1;
-#pragma unroll
-  for (int t = 0; t < Shape::kTiles; ++t) {
-    const int column = Shape::kNarrow ? lane.lane / 4 % Shape::kPerLane : min(8 * t + lane.lane / 4, last);
-    lane.value_offset[t] = column * kBlockCols + 16 * (lane.lane % 4);
-    lane.scale_offset[t] = Shape::kNarrow ? 0 : min(8 * t + 2 * (lane.lane % 4), args.scale_columns - 2);
+  lane.scale_step = Shape::kPerLane == 1 ? 2 : ScaleColumnsOf<Shape>(args, work);
+  int column = lane.lane / 4;
+  int scale_column = 2 * (lane.lane % 4);
+  if constexpr (Shape::kNarrow) {
+    column %= Shape::kPerLane;
+    scale_column = 0;
+  } else if constexpr (Shape::kTiles == 1) {
+    column = min(column, work.stride - 1);
+    scale_column = min(scale_column, work.scale_columns - 2);
   }
+  lane.value_offset = column * kBlockCols + 16 * (lane.lane % 4);
+  lane.scale_offset = scale_column;
 }
 
 // A lane's columns' widths, of a launch whose widths differ.
@@ -34,9 +40,9 @@ template <class Shape>
 __device__ __forceinline__ void LoadWidths(const GemvScratch& scratch, LaneState<Shape>& lane) {
 #pragma unroll
   for (int t = 0; t < Shape::kTiles; ++t) {
-    lane.width[t] = scratch.bits[lane.value_offset[t] / kBlockCols];
-    lane.middle[t][0] = Middle(scratch.bits[lane.scale_offset[t]]);
-    lane.middle[t][1] = Middle(scratch.bits[lane.scale_offset[t] + 1]);
+    lane.width[t] = scratch.bits[lane.value_at(t) / kBlockCols];
+    lane.middle[t][0] = Middle(scratch.bits[lane.scale_at(t)]);
+    lane.middle[t][1] = Middle(scratch.bits[lane.scale_at(t) + 1]);
   }
 }
 
@@ -125,25 +131,33 @@ __global__ void __launch_bounds__(kGemvThreads) __maxnreg__(Shape::kTiles == 1  
     WarpWork work = PlanWarp(args);
     int bits = 0;
     PlanWidths(args, work, &bits);
+    bool drops = false;
     if constexpr (Shape::kNarrow) {
       DropLowColumn(args, work);
+    } else {
+      drops = DropLowColumns(args, work, &bits);
     }
     RecordStream<kHopper> stream(args, work, shared + work.warp * args.ring_bytes, scratch.full[work.warp]);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     if (work.warp == 0) {
       scratch.bits[lane] = bits;
     }
-    InitBarriers<Shape, kHopper>(args, work, scratch);
+    using Dropped = typename Shape::Dropped;
+    InitBarriers(args, work, drops ? SharesTiles<Dropped, kHopper>() : SharesTiles<Shape, kHopper>(), scratch);
     stream.Start(lane, args.pace);
     if (args.cluster_shift != 0) {
       ClusterWait();
     }
     LoadActivations<Shape, kHopper>(args, work, shared, scratch);
-    if constexpr (Shape::kNarrow) {
+    if constexpr (!std::is_same_v<Dropped, Shape>) {
       // In one kernel, so that launches with and without 15-bit activations find each other's instructions cached.
-      if (work.columns == 1) {
-        RunTiles<GemvShape<true, 1, 1>, kHopper>(args, work, stream, shared, scratch);
+      if (Shape::kNarrow ? work.columns == 1 : drops) {
+        RunTiles<Dropped, kHopper>(args, work, stream, shared, scratch);
         return;
+      }
+      if constexpr (!Shape::kNarrow) {
+        // So they are already, but from the arguments they take no registers: 16 bytes of spilled ones instead of 204.
+        UseAllColumns(args, work);
       }
     }
     RunTiles<Shape, kHopper>(args, work, stream, shared, scratch);

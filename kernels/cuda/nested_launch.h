@@ -30,7 +30,11 @@ inline int ChunkColumns(const GemvParams& params) {
   }
   return params.tuning.chunk_columns > 0 ? params.tuning.chunk_columns : kMaxChunkColumns;
 }
-inline int ScaleColumns(int columns) { return (columns + 1) / 2 * 2; }
+
+// One row is dropped in the decode kernel alone, where it quantises.
+inline bool KeepsLowColumns(const GemvParams& params) {
+  return params.tuning.keep_low_columns || ChunkColumns(params) <= kNarrowColumns;
+}
 
 // Workspace: counters, quantised values and scales of all chunks, partial sums.
 inline int PaddedColumns(int columns) {

@@ -26,6 +26,8 @@ struct GemvShape {
   static constexpr int kTiles = tiles;
   static constexpr int kPerLane = per_lane;
   static constexpr int kClasses = narrow ? 1 : kRecordBlocks;
+  // For half as many columns. (Up to eight, two columns could be narrow ones: such a kernel spills registers.)
+  using Dropped = GemvShape<narrow, (tiles + 1) / 2, narrow ? 1 : 2>;
 };
 
 // kBits of a launch whose columns have different widths.
@@ -41,23 +43,25 @@ __host__ __device__ constexpr float Middle(int bits) { return static_cast<float>
 template <class Shape>
 struct LaneState {
   int lane;
-  int group_shift;                  // group of a block = block >> group_shift
-  int max_bits;                     // of the launch's columns
-  int value_step;                   // bytes between blocks, up to eight columns
-  int scale_step;                   // float2 between blocks, up to eight columns
-  int value_offset[Shape::kTiles];  // bytes: this lane's 16 activations in a block
-  int scale_offset[Shape::kTiles];  // float2: this lane's first column
-  int width[Shape::kTiles];         // kMixed: of the column whose activations this lane holds
-  float middle[Shape::kTiles][2];   // kMixed: of the columns whose sums this lane has
+  int group_shift;                 // group of a block = block >> group_shift
+  int max_bits;                    // of the launch's columns
+  int value_step;                  // bytes between blocks, up to eight columns
+  int scale_step;                  // float2 between blocks, up to eight columns
+  int value_offset;                // bytes: this lane's 16 activations in a block, of the first tile
+  int scale_offset;                // float2: this lane's first column, of the first tile
+  int width[Shape::kTiles];        // kMixed: of the column whose activations this lane holds
+  float middle[Shape::kTiles][2];  // kMixed: of the columns whose sums this lane has
   float sums[Shape::kClasses][Shape::kTiles][2][Shape::kPerLane];  // [..][row r, r + 8][column]
 
-  // Known to the compiler for the wider shapes, whose chunks are padded.
+  // Known to the compiler for the wider shapes, whose chunks are padded: so no tile has registers of its own.
   __device__ __forceinline__ int value_stride() const {
     return Shape::kTiles == 1 ? value_step : Shape::kTiles * kTileColumns * kBlockCols;
   }
   __device__ __forceinline__ int scale_stride() const {
     return Shape::kTiles == 1 ? scale_step : Shape::kTiles * kTileColumns;
   }
+  __device__ __forceinline__ int value_at(int tile) const { return value_offset + tile * kTileColumns * kBlockCols; }
+  __device__ __forceinline__ int scale_at(int tile) const { return scale_offset + tile * kTileColumns; }
 };
 
 // Starts the sums at the magic number.
@@ -201,7 +205,7 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
     uint4 b[Shape::kTiles];
 #pragma unroll
     for (int t = 0; t < Shape::kTiles; ++t) {
-      b[t] = *reinterpret_cast<const uint4*>(values + block * lane.value_stride() + lane.value_offset[t]);
+      b[t] = *reinterpret_cast<const uint4*>(values + block * lane.value_stride() + lane.value_at(t));
     }
     int32_t dots[Shape::kTiles][4];
     BlockDots<Shape, kBits>(lane, words[block], b, dots);
@@ -215,8 +219,7 @@ __device__ __forceinline__ void MultiplyRecord(LaneState<Shape>& lane, const uin
       const float2 row_pair[2] = {HalfPair(pair.x), HalfPair(pair.y)};
 #pragma unroll
       for (int t = 0; t < Shape::kTiles; ++t) {
-        const float4 two =
-            *reinterpret_cast<const float4*>(scales + block * lane.scale_stride() + lane.scale_offset[t]);
+        const float4 two = *reinterpret_cast<const float4*>(scales + block * lane.scale_stride() + lane.scale_at(t));
         const float2 activation[2] = {{two.x, two.y}, {two.z, two.w}};
 #pragma unroll
         for (int i = 0; i < 4; ++i) {

@@ -1,5 +1,6 @@
 #include "kernels/cuda/nested_gemv.h"
 #include "kernels/cuda/nested_launch.h"
+#include "kernels/cuda/nested_widths.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/quantize.cuh"
 
@@ -12,9 +13,12 @@ struct QuantizeArgs {
   float2* scales;
   int blocks;
   int chunk_columns;
+  int rows;
   int split;
+  bool keep_low_columns;
   uint32_t fine_widths;
   const uint8_t* widths;
+  const int32_t* valid_rows;
 };
 
 // One CTA a row and pass.
@@ -23,15 +27,23 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
   LaunchDependents();
   const int row = static_cast<int>(blockIdx.y);
   const int pass = static_cast<int>(blockIdx.x);
-  const int column = row << args.split;
-  const int chunk = column / args.chunk_columns;
-  const bool fine = args.split != 0 && (args.fine_widths >> args.widths[row] & 1U) != 0;
+  const int chunk = (row << args.split) / args.chunk_columns;
+  const int chunk_rows = args.chunk_columns >> args.split;
+  const int first_row = chunk * chunk_rows;
+  const ChunkWidths widths = LoadChunkWidths(args.widths, args.valid_rows, first_row,
+                                             min(chunk_rows, args.rows - first_row), args.split);
+  const uint32_t fine_columns = FineColumns(widths.bits, args.fine_widths);
+  const bool drops = DropsLowColumns(fine_columns, args.split, args.keep_low_columns);
+  const int split = drops ? 0 : args.split;
+  const int columns = drops ? chunk_rows : args.chunk_columns;
+  const int column = (row - first_row) << split;
+  const bool fine = split != 0 && (fine_columns >> column & 1U) != 0;
   const bool norm = args.input.norm_weight != nullptr;
   const float* x = args.input.x + row * args.input.ldx;
   const int64_t before = static_cast<int64_t>(chunk) * args.blocks;
-  const int scale_columns = (args.chunk_columns + 1) / 2 * 2;
   const ActivationOutput out{args.values + before * args.chunk_columns * kBlockCols,
-                             args.scales + before * scale_columns, args.chunk_columns, scale_columns, args.blocks};
+                             args.scales + before * ScaleColumns(args.chunk_columns), columns, ScaleColumns(columns),
+                             args.blocks};
   Quarter weight{};
   if (norm) {
     weight = LoadQuarter(args.input.norm_weight, pass, args.input);
@@ -46,8 +58,8 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
     __syncthreads();
     quarter = Normed(quarter, InverseNorm(args.input, squares), weight);
   }
-  QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column - chunk * args.chunk_columns,
-                  quarter, args.input.group_blocks, args.split != 0, fine);
+  QuantizeQuarter(out, pass * kPassBlocks + static_cast<int>(threadIdx.x) / 4, column, quarter, args.input.group_blocks,
+                  split != 0, fine);
 }
 
 }  // namespace
@@ -58,8 +70,9 @@ cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream) {
   }
   const QuantizedView view = QuantizedIn(params);
   const QuantizeArgs args{
-      InputOf(params),      view.values,   view.scales,        static_cast<int>(params.weights.blocks()),
-      ChunkColumns(params), Split(params), params.fine_widths, params.widths};
+      InputOf(params),      view.values,   view.scales,      static_cast<int>(params.weights.blocks()),
+      ChunkColumns(params), params.rows,   Split(params),    KeepsLowColumns(params),
+      params.fine_widths,   params.widths, params.valid_rows};
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.blocks, kPassBlocks)), static_cast<unsigned>(params.rows));
   LaunchConfig config(grid, kQuantizeThreads, 0, stream);
   if (params.dependent_launch && !params.portable) {

@@ -105,9 +105,10 @@ __device__ __forceinline__ void EndRound(const GemvArgs& args, const WarpWork& w
   BarrierArrive(ready);
 }
 
-// Barriers of this warp's index. Blocks of a cluster meet after it: ClusterWait.
-template <class Shape, bool kHopper>
-__device__ __forceinline__ void InitBarriers(const GemvArgs& args, const WarpWork& work, GemvScratch& scratch) {
+// Barriers of this warp's index. `shares`: SharesTiles of the shape that will run. Blocks of a cluster meet after it:
+// ClusterWait.
+__device__ __forceinline__ void InitBarriers(const GemvArgs& args, const WarpWork& work, bool shares,
+                                             GemvScratch& scratch) {
   const int tree = 1 << work.tree_shift;
   if (threadIdx.x % 32 == 0) {
     BarrierInit(SharedAddress(&scratch.values[work.warp]), 1);
@@ -120,7 +121,7 @@ __device__ __forceinline__ void InitBarriers(const GemvArgs& args, const WarpWor
       const uint32_t ready = SharedAddress(&scratch.ready[work.warp * 4 + i]);
       const int arrivals = args.cluster_shift == 0 ? kArrivalsOfAWarp : 1;
       BarrierInit(ready, args.cluster_shift == 0 ? tree * arrivals : 1);
-      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), (SharesTiles<Shape, kHopper>() ? tree : 1) * arrivals);
+      BarrierInit(SharedAddress(&scratch.free[work.warp][i]), (shares ? tree : 1) * arrivals);
       if (args.cluster_shift != 0) {
         BarrierArriveExpect(ready, ClusterSumBytes(work));
       }

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/nested_gemv_args.h"
 #include "kernels/cuda/nested_multiply.cuh"
+#include "kernels/cuda/nested_widths.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace flexquant::cuda {
@@ -37,15 +38,24 @@ struct WarpWork {
   int finish_rounds;
   int ready_shift;  // barriers of a tile: at least `depth`, and one for each warp that takes turns, which may be ahead
   int chunk;
-  int first_row;  // of the batch, of this chunk
-  int columns;    // of this chunk
-  int split;      // 1: two columns a row
-  int stride;     // columns between blocks of activations
-  int tokens;     // valid rows of this chunk
-  int bits;       // kMixed, or the width of all columns
+  int first_row;      // of the batch, of this chunk
+  int columns;        // of this chunk
+  int split;          // 1: two columns a row
+  int stride;         // columns between blocks of activations
+  int scale_columns;  // ScaleColumns(stride)
+  int tokens;         // valid rows of this chunk
+  int bits;           // kMixed, or the width of all columns
   int max_bits;
   uint32_t fine_columns;  // bit c: column c has 15-bit activations
 };
+
+// Before columns are dropped.
+__device__ __forceinline__ void UseAllColumns(const GemvArgs& args, WarpWork& work) {
+  work.columns = min(args.chunk_columns, args.columns - work.chunk * args.chunk_columns);
+  work.split = args.split;
+  work.stride = args.chunk_columns;
+  work.scale_columns = args.scale_columns;
+}
 
 __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   WarpWork work;
@@ -53,9 +63,7 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
   work.warp = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, threadIdx.x / 32));
   work.chunk = args.first_chunk + static_cast<int>(blockIdx.y);
   work.first_row = work.chunk * args.chunk_columns >> args.split;
-  work.columns = min(args.chunk_columns, args.columns - work.chunk * args.chunk_columns);
-  work.split = args.split;
-  work.stride = args.chunk_columns;
+  UseAllColumns(args, work);
   const int set = static_cast<int>(blockIdx.x) >> args.parts_shift;
   work.part = static_cast<int>(blockIdx.x) & (args.parts - 1);
   const int warps_shift = args.slices_shift - args.parts_shift;
@@ -89,16 +97,15 @@ __device__ __forceinline__ WarpWork PlanWarp(const GemvArgs& args) {
 
 // `bits`: of column threadIdx.x % 32; 3 if it is not computed. Without a valid row there is nothing to do.
 __device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work, int* bits) {
-  const int rows = work.columns >> args.split;
+  const ChunkWidths chunk =
+      LoadChunkWidths(args.widths, args.valid_rows, work.first_row, work.columns >> args.split, args.split);
   const int row = (static_cast<int>(threadIdx.x) % 32) >> args.split;
-  // Both loads in flight at once: the ring waits for them.
-  const int width = row < rows ? args.widths[work.first_row + row] : 3;
-  work.tokens = args.valid_rows == nullptr ? rows : min(rows, max(0, *args.valid_rows - work.first_row));
-  *bits = row < work.tokens ? width : 3;
+  work.tokens = chunk.tokens;
+  *bits = chunk.bits;
   work.max_bits = static_cast<int>(__reduce_max_sync(0xFFFFFFFFU, static_cast<unsigned>(*bits)));
   const bool uniform = __all_sync(0xFFFFFFFFU, row >= work.tokens || *bits == work.max_bits) != 0;
   work.bits = uniform ? work.max_bits : kMixed;
-  work.fine_columns = __ballot_sync(0xFFFFFFFFU, (args.fine_widths >> *bits & 1U) != 0);
+  work.fine_columns = FineColumns(*bits, args.fine_widths);
   work.rounds = work.tokens == 0 ? 0 : work.rounds;
   work.finish_rounds = work.tokens == 0 ? 0 : work.finish_rounds;
 }
@@ -109,6 +116,26 @@ __device__ __forceinline__ void DropLowColumn(const GemvArgs& args, WarpWork& wo
     work.columns = work.stride = 1;
     work.split = 0;
   }
+}
+
+// Of several rows, none of which takes them; whether there were any. `bits` as above.
+__device__ __forceinline__ bool DropLowColumns(const GemvArgs& args, WarpWork& work, int* bits) {
+  const bool drops = DropsLowColumns(work.fine_columns, args.split, args.keep_low_columns);
+  if (drops) {
+    work.columns >>= 1;
+    work.stride >>= 1;
+    work.scale_columns = ScaleColumns(work.stride);
+    work.split = 0;
+    *bits = __shfl_sync(0xFFFFFFFFU, *bits, static_cast<int>(threadIdx.x) * 2 % 32);
+  }
+  return drops;
+}
+
+// Columns of a block's activation scales. Of one row, what is dropped does not change them: from the arguments they take
+// no registers.
+template <class Shape>
+__device__ __forceinline__ int ScaleColumnsOf(const GemvArgs& args, const WarpWork& work) {
+  return Shape::kNarrow ? args.scale_columns : work.scale_columns;
 }
 
 // The records of a warp in order.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <vector>
 
 namespace flexquant {
 namespace {
@@ -45,6 +46,17 @@ TEST(PrecisionPlanTest, ReferenceIsAllOrNothing) {
   plan.bits[0] = 8;
   EXPECT_EQ(plan.Validate(5, /*has_reference=*/true).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(PrecisionPlan{}.Validate(1, true).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(PrecisionPlanTest, StretchedKeepsDepthAndKind) {
+  const PrecisionPlan three{{3, 4, 5, 6, 4, 5, 6, 8, 5, 6, 8, 3, 8}};
+  EXPECT_EQ(three.Stretched(3), three);
+  // Layers 0, 1, 2 of three are at 0, 2, 4 of five; 1 and 3 are halfway and take the deeper one.
+  EXPECT_EQ(three.Stretched(5).bits,
+            (std::vector<uint8_t>{3, 4, 5, 6, 4, 5, 6, 8, 4, 5, 6, 8, 5, 6, 8, 3, 5, 6, 8, 3, 8}));
+  EXPECT_EQ(three.Stretched(2).bits, (std::vector<uint8_t>{3, 4, 5, 6, 5, 6, 8, 3, 8}));
+  EXPECT_EQ(three.Stretched(1).bits, (std::vector<uint8_t>{3, 4, 5, 6, 8}));
+  EXPECT_EQ(PrecisionPlan({{3, 4, 5, 6, 8}}).Stretched(2).bits, (std::vector<uint8_t>{3, 4, 5, 6, 3, 4, 5, 6, 8}));
 }
 
 TEST(PrecisionPlanTest, MeanBitsIsWeightedBySize) {

@@ -120,6 +120,12 @@ absl::StatusOr<std::unique_ptr<EvaluationLog>> EvaluationLog::Open(const std::st
   return log;
 }
 
+absl::StatusOr<std::map<std::string, Json>> EvaluationLog::Read(const std::string& path) {
+  FQ_ASSIGN_OR_RETURN(const std::string text, ReadFile(path));
+  size_t whole = 0;
+  return ReadPieces(text, &whole);
+}
+
 const Json* EvaluationLog::Find(const std::string& id) const {
   const auto found = pieces_.find(id);
   return found == pieces_.end() ? nullptr : &found->second;

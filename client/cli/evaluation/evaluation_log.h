@@ -21,6 +21,9 @@ class EvaluationLog {
   // says. Errors of reading and writing name the path.
   static absl::StatusOr<std::unique_ptr<EvaluationLog>> Open(const std::string& path, const std::string& key);
 
+  // The pieces of a log that is left as it is. Errors of reading name the path.
+  static absl::StatusOr<std::map<std::string, Json>> Read(const std::string& path);
+
   // Null if there is no such piece.
   const Json* Find(const std::string& id) const;
   absl::Status Add(const std::string& id, Json value);
@@ -39,7 +42,7 @@ class EvaluationLog {
 
 // Without loss.
 Json OutcomeToJson(const WindowOutcome& outcome);
-// INVALID_ARGUMENT unless it is one of OutcomeToJson for `tokens` tokens; `where` names it.
+// INVALID_ARGUMENT unless it is one of OutcomeToJson for `tokens` >= 1 tokens; `where` names it.
 absl::StatusOr<WindowOutcome> OutcomeFromJson(const Json& json, size_t tokens, const std::string& where);
 
 }  // namespace flexquant::cli

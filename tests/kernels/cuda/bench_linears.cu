@@ -5,7 +5,7 @@
 //   batches=1,2,4  widths=3,4,5,6,8 (0: a random mix for each layer group, 1: for each layer group and row)
 //   update=1: the table of widths is copied before every replay   pdl=0   portable=1   fine=1: 15-bit activations where
 //   the executor uses them   kinds=0,1,2,3,4: only these linears   fused, parts, ctas, stages, pace, chunk,
-//   sets: GemvTuning
+//   sets, keep (low columns): GemvTuning
 
 #include <cuda_runtime.h>
 
@@ -50,6 +50,7 @@ GemvParams Params(const Model& model, const Options& options, int group, int row
   p.tuning.pace = Get(options, "pace", 0);
   p.tuning.chunk_columns = Get(options, "chunk", 0);
   p.tuning.sets = Get(options, "sets", 0);
+  p.tuning.keep_low_columns = Get(options, "keep", 0) != 0;
   const int kind = group == kGroups - 1 ? 4 : group % 4;
   const bool reads_hidden = kind != 1 && kind != 3;
   p.x = kind == 1 ? model.qkv : kind == 3 ? model.inner : model.hidden;

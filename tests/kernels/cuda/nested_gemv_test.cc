@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <iterator>
 #include <random>
@@ -131,6 +132,45 @@ TEST_F(CudaGemvTest, MixedWidthsEqualEachRowAloneInEveryTuning) {
             ASSERT_EQ(Bits(RowsOf(y, shape.rows, t, 1)),
                       Bits(RowsOf(alone[widths[static_cast<size_t>(t)]], shape.rows, t, 1)))
                 << shape.rows << "x" << shape.cols << " batch " << m << " row " << t << " portable " << portable;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Where no width takes 15-bit activations, a launch, or a chunk of one, computes one column a row instead of two.
+TEST_F(CudaGemvTest, DroppedLowColumnsChangeNoResult) {
+  uint32_t seed = 200;
+  std::mt19937 random(4);
+  for (const Shape& shape : kShapes) {
+    const RandomMatrix matrix(shape.rows, shape.cols, shape.group, ++seed);
+    Linear linear(matrix.view(), ++seed);
+    linear.params().fine_widths = 1U << 6 | 1U << 8;
+    const auto weight = RandomFloats(shape.cols, ++seed);
+    const DeviceBuffer<float> device_weight(weight);
+    for (const bool portable : paths_) {
+      linear.params().portable = portable;
+      for (const int m : {1, 2, 3, 4, 5, 8, 9, 13, 16, 17, 32, 33, 48, 64}) {
+        linear.params().norm_weight = m % 2 == 0 ? device_weight.data() : nullptr;
+        // Of the first so many rows, which may be less than a chunk; the others may have any width.
+        for (const int coarse : {m, m / 2, std::min(m, 16)}) {
+          std::vector<uint8_t> widths(static_cast<size_t>(m));
+          for (int t = 0; t < m; ++t) {
+            const unsigned choices = t >= coarse ? 5 : m % 3 == 0 ? 1 : 3;
+            widths[static_cast<size_t>(t)] = static_cast<uint8_t>(kPrecisions[random() % choices]);
+          }
+          const DeviceBuffer<int32_t> count(std::vector<int32_t>{coarse});
+          for (const int32_t* valid :
+               {static_cast<const int32_t*>(nullptr), static_cast<const int32_t*>(count.data())}) {
+            linear.params().valid_rows = valid;
+            linear.params().tuning = kTunings[random() % std::size(kTunings)];
+            linear.params().tuning.keep_low_columns = true;
+            const auto kept = linear.Run(0, widths);
+            linear.params().tuning.keep_low_columns = false;
+            ASSERT_EQ(Bits(linear.Run(0, widths)), Bits(kept))
+                << shape.rows << "x" << shape.cols << " batch " << m << " coarse " << coarse << " only those "
+                << (valid != nullptr) << " portable " << portable;
           }
         }
       }
