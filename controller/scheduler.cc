@@ -175,8 +175,12 @@ absl::Status Scheduler::WaitReady(absl::Duration timeout) const {
 
 void Scheduler::OnStateChanged() {
   const std::lock_guard lock(mutex_);
-  const bool ready =
-      std::any_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().ready; });
+  const auto num_ready =
+      std::count_if(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().ready; });
+  const bool ready = num_ready > 0;
+  if (std::exchange(num_ready_, num_ready) != num_ready) {
+    Wake();  // one that shuts down can hand its sequences over now
+  }
   if (ready) {
     lost_at_ = absl::InfiniteFuture();
     const uint64_t capacity_tokens = MaxSequenceTokens();

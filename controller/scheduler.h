@@ -82,6 +82,7 @@ class Scheduler {
   mutable std::mutex mutex_;
   mutable std::condition_variable ready_changed_;
   bool ready_ = false;
+  int64_t num_ready_ = 0;  // executors
   absl::Time lost_at_ = absl::InfiniteFuture();  // since when no executor is ready
   bool draining_ = false;
   bool stopped_ = false;

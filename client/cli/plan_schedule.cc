@@ -73,7 +73,12 @@ absl::StatusOr<PlanSchedule> ReadPlanSchedule(const std::string& path, const std
     }
     const size_t slash = rest.rfind('/');
     size_t index = 0;
-    if (slash == absl::string_view::npos || !absl::SimpleAtoi(rest.substr(slash + 1), &index)) {
+    if (slash == absl::string_view::npos) {
+      continue;
+    }
+    // "INDEX of N tokens".
+    const absl::string_view number = rest.substr(slash + 1, rest.substr(slash + 1).find(' '));
+    if (!absl::SimpleAtoi(number, &index)) {
       continue;
     }
     const std::string name(rest.substr(0, slash));

@@ -131,8 +131,8 @@ __device__ __forceinline__ bool DropLowColumns(const GemvArgs& args, WarpWork& w
   return drops;
 }
 
-// Columns of a block's activation scales. Of one row, what is dropped does not change them: from the arguments they take
-// no registers.
+// Columns of a block's activation scales. Of one row, what is dropped does not change them: from the arguments they
+// take no registers.
 template <class Shape>
 __device__ __forceinline__ int ScaleColumnsOf(const GemvArgs& args, const WarpWork& work) {
   return Shape::kNarrow ? args.scale_columns : work.scale_columns;
