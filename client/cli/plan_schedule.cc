@@ -19,6 +19,7 @@ namespace flexquant::cli {
 namespace {
 
 constexpr char kScope[] = "policies/";
+constexpr char kControls[] = "policies of ";
 
 absl::StatusOr<WindowOutcome> ReadWindow(const Json& json, const std::string& where) {
   const size_t tokens = json.is_object() && json.contains("kl") && json["kl"].is_array() ? json["kl"].size() : 0;
@@ -68,7 +69,10 @@ absl::StatusOr<PlanSchedule> ReadPlanSchedule(const std::string& path, const std
   std::map<size_t, WindowOutcome> windows;
   for (const auto& [id, value] : pieces) {
     absl::string_view rest = id;
-    if (!absl::ConsumePrefix(&rest, kScope)) {
+    // Controls depend on the run: "policies of 480 tokens and budgets 0.01/NAME/...".
+    if (!absl::ConsumePrefix(&rest, kScope) && absl::ConsumePrefix(&rest, kControls)) {
+      rest.remove_prefix(std::min(rest.find('/') + 1, rest.size()));
+    } else if (rest.size() == id.size()) {
       continue;
     }
     const size_t slash = rest.rfind('/');

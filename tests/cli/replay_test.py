@@ -65,7 +65,7 @@ class ReplayTest(harness.CliTest):
         folder = harness.new_folder()
         lines = recorded()[0].read_text().splitlines(keepends=True)
         # A plan of another length, the layers of another model, a list cut short, no log at all.
-        window = next(line for line in lines if '"policies/kl:0.01/0"' in line)
+        window = next(line for line in lines if '"policies/kl:0.01/0 of' in line)
         value = json.loads(window)
         digits = value["value"]["plans"][0]["bits"]
 
