@@ -3,30 +3,66 @@
 #include <algorithm>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "client/cli/evaluation/evaluation_log.h"
+#include "client/cli/evaluation/measurement.h"
+#include "client/cli/evaluation/policy_report.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
 
 namespace flexquant::cli {
 namespace {
 
-constexpr char kScope[] = "policies/";
-constexpr char kControls[] = "policies of ";
+// Windows by index.
+using Windows = std::map<size_t, std::pair<Piece, WindowOutcome>>;
 
-absl::StatusOr<WindowOutcome> ReadWindow(const Json& json, const std::string& where) {
-  const size_t tokens = json.is_object() && json.contains("kl") && json["kl"].is_array() ? json["kl"].size() : 0;
-  if (tokens == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(where, " has no tokens; run `flexquant evaluate --report` again"));
+size_t NumTokensOf(const Windows& windows) {
+  return std::accumulate(windows.begin(), windows.end(), size_t{0},
+                         [](size_t sum, const auto& window) { return sum + window.second.first.tokens; });
+}
+
+// Of the run with the most tokens, if several runs left theirs in the file: controls depend on the run. A window that
+// one of them cut off is taken as the longest run has it.
+absl::StatusOr<Windows> ReadWindows(const std::string& path, const std::string& policy) {
+  FQ_ASSIGN_OR_RETURN(const auto pieces, EvaluationLog::Read(path));
+  std::set<std::string> policies;
+  std::map<std::string, Windows> runs;
+  for (const auto& [id, value] : pieces) {
+    const std::optional<Piece> piece = ParsePieceId(id);
+    if (!piece.has_value() || !absl::StartsWith(piece->scope, kWindowScope)) {
+      continue;
+    }
+    policies.insert(piece->policy);
+    if (piece->policy != policy) {
+      continue;
+    }
+    const std::string where = absl::StrCat(path, ": ", id);
+    if (piece->tokens == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(where, ": give a window of at least one token"));
+    }
+    Windows& run = runs[piece->scope];
+    const auto known = run.find(piece->window);
+    if (known == run.end() || known->second.first.tokens < piece->tokens) {
+      FQ_ASSIGN_OR_RETURN(auto outcome, OutcomeFromJson(value, piece->tokens, where));
+      run[piece->window] = {*piece, std::move(outcome)};
+    }
   }
-  return OutcomeFromJson(json, tokens, where);
+  if (runs.empty()) {
+    return absl::NotFoundError(
+        policies.empty()
+            ? absl::StrCat(path, " has no policies; give measured.jsonl of a folder of `flexquant evaluate --report`")
+            : absl::StrCat(path, " has no policy '", policy, "'; it has ", absl::StrJoin(policies, ", ")));
+  }
+  return std::move(std::max_element(runs.begin(), runs.end(), [](const auto& a, const auto& b) {
+                     return NumTokensOf(a.second) < NumTokensOf(b.second);
+                   })->second);
 }
 
 // As many tokens from the front of `values` as there are, at most.
@@ -64,42 +100,10 @@ void PlanSchedule::Shorten(size_t tokens) {
 }
 
 absl::StatusOr<PlanSchedule> ReadPlanSchedule(const std::string& path, const std::string& policy) {
-  FQ_ASSIGN_OR_RETURN(const auto pieces, EvaluationLog::Read(path));
-  std::set<std::string> policies;
-  std::map<size_t, WindowOutcome> windows;
-  for (const auto& [id, value] : pieces) {
-    absl::string_view rest = id;
-    // Controls depend on the run: "policies of 480 tokens and budgets 0.01/NAME/...".
-    if (!absl::ConsumePrefix(&rest, kScope) && absl::ConsumePrefix(&rest, kControls)) {
-      rest.remove_prefix(std::min(rest.find('/') + 1, rest.size()));
-    } else if (rest.size() == id.size()) {
-      continue;
-    }
-    const size_t slash = rest.rfind('/');
-    size_t index = 0;
-    if (slash == absl::string_view::npos) {
-      continue;
-    }
-    // "INDEX of N tokens".
-    const absl::string_view number = rest.substr(slash + 1, rest.substr(slash + 1).find(' '));
-    if (!absl::SimpleAtoi(number, &index)) {
-      continue;
-    }
-    const std::string name(rest.substr(0, slash));
-    policies.insert(name);
-    if (name == policy) {
-      FQ_ASSIGN_OR_RETURN(windows[index], ReadWindow(value, absl::StrCat(path, ": ", id)));
-    }
-  }
-  if (windows.empty()) {
-    return absl::NotFoundError(
-        policies.empty()
-            ? absl::StrCat(path, " has no policies; give measured.jsonl of a folder of `flexquant evaluate --report`")
-            : absl::StrCat(path, " has no policy '", policy, "'; it has ", absl::StrJoin(policies, ", ")));
-  }
+  FQ_ASSIGN_OR_RETURN(Windows windows, ReadWindows(path, policy));
   PlanSchedule schedule{policy, {}, 0};
   for (auto& [index, window] : windows) {
-    schedule.windows.push_back(std::move(window));
+    schedule.windows.push_back(std::move(window.second));
   }
   const size_t groups = schedule.windows[0].plans[0].bits.size();
   for (const WindowOutcome& window : schedule.windows) {

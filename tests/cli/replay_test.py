@@ -46,6 +46,15 @@ class ReplayTest(harness.CliTest):
         found = self.replay("--schedule-tokens", 200)
         self.assertEqual((found["schedule"]["tokens"], found["schedule"]["windows"]), (200, 2))
 
+    def test_the_longest_run_of_a_file_counts(self):
+        lines = recorded()[0].read_text().splitlines(keepends=True)
+        cut = json.loads(next(line for line in lines if '"policies/kl:0.01/0 of ' in line))
+        cut["id"] = "policies/kl:0.01/0 of 5 tokens"
+        cut["value"] = {name: values[:5] for name, values in cut["value"].items()}
+        both = harness.new_folder() / "both"
+        both.write_text("".join([*lines, json.dumps(cut) + "\n"]))
+        self.assertEqual(self.replay(schedule=both)["schedule"], {**self.replay()["schedule"], "file": str(both)})
+
     def test_static_plans_and_controls(self):
         found = self.replay("--schedule-policy", "8")
         self.check_times(found)
@@ -65,7 +74,7 @@ class ReplayTest(harness.CliTest):
         folder = harness.new_folder()
         lines = recorded()[0].read_text().splitlines(keepends=True)
         # A plan of another length, the layers of another model, a list cut short, no log at all.
-        window = next(line for line in lines if '"policies/kl:0.01/0 of' in line)
+        window = next(line for line in lines if '"policies/kl:0.01/0 of ' in line)
         value = json.loads(window)
         digits = value["value"]["plans"][0]["bits"]
 
@@ -89,7 +98,7 @@ class ReplayTest(harness.CliTest):
         for schedule, arguments, status, expected in (
             (uneven, model, 1, "layer groups"),
             (deeper, model, 1, "recorded on"),
-            (short, model, 1, "policies/kl:0.01/0"),
+            (short, model, 1, "policies/kl:0.01/0 of "),
             (words, model, 1, "evaluate --report"),
             (good, (*model, "--schedule-policy", "none"), 1, "kl:0.01"),
             (good, (*model, "--context", 500), 1, "shorten the context"),

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "client/cli/progress.h"
 #include "common/status_macros.h"
 
@@ -18,9 +20,8 @@ constexpr size_t kWindowsAPiece = 2;
 
 size_t NumTokens(const PolicyWindow& window) { return window.tokens.size() - window.prompt_tokens; }
 
-// With its length, since a shorter run may have cut the window off.
-std::string PieceId(const std::string& scope, const PolicyCase& c, const PolicyWindow& window) {
-  return absl::StrCat(scope, "/", c.name, "/", window.index, " of ", NumTokens(window), " tokens");
+std::string IdOf(const std::string& scope, const PolicyCase& c, const PolicyWindow& window) {
+  return PieceId({scope, c.name, window.index, NumTokens(window)});
 }
 
 // As many cases as fit the KV cache with one window of `tokens`.
@@ -58,7 +59,7 @@ class Pieces {
     for (const PolicyCase& c : cases_) {
       outcomes.emplace_back();
       for (const PolicyWindow& window : windows_) {
-        const std::string id = PieceId(scope_, c, window);
+        const std::string id = IdOf(scope_, c, window);
         FQ_ASSIGN_OR_RETURN(auto outcome, OutcomeFromJson(*log_.Find(id), NumTokens(window), id));
         outcomes.back().push_back(std::move(outcome));
       }
@@ -77,7 +78,7 @@ class Pieces {
     }
     for (const PolicyCase& c : cases_) {
       if (!std::all_of(group.begin(), group.end(),
-                       [&](const PolicyWindow& window) { return log_.Find(PieceId(scope_, c, window)) != nullptr; })) {
+                       [&](const PolicyWindow& window) { return log_.Find(IdOf(scope_, c, window)) != nullptr; })) {
         missing.push_back(c);
       }
     }
@@ -102,7 +103,7 @@ class Pieces {
                         }));
     for (size_t i = 0; i < cases.size(); ++i) {
       for (size_t w = 0; w < group.size(); ++w) {
-        FQ_RETURN_IF_ERROR(log_.Add(PieceId(scope_, cases[i], group[w]), OutcomeToJson(outcomes[i][w])));
+        FQ_RETURN_IF_ERROR(log_.Add(IdOf(scope_, cases[i], group[w]), OutcomeToJson(outcomes[i][w])));
       }
     }
     return absl::OkStatus();
@@ -119,6 +120,25 @@ class Pieces {
 };
 
 }  // namespace
+
+std::string PieceId(const Piece& piece) {
+  return absl::StrCat(piece.scope, "/", piece.policy, "/", piece.window, " of ", piece.tokens, " tokens");
+}
+
+std::optional<Piece> ParsePieceId(absl::string_view id) {
+  const size_t first = id.find('/');
+  const size_t last = id.rfind('/');
+  const size_t of = id.rfind(" of ");
+  if (first == last || of == absl::string_view::npos || of < last || !absl::ConsumeSuffix(&id, " tokens")) {
+    return std::nullopt;
+  }
+  Piece piece{std::string(id.substr(0, first)), std::string(id.substr(first + 1, last - first - 1)), 0, 0};
+  if (!absl::SimpleAtoi(id.substr(last + 1, of - last - 1), &piece.window) ||
+      !absl::SimpleAtoi(id.substr(of + 4), &piece.tokens)) {
+    return std::nullopt;
+  }
+  return piece;
+}
 
 absl::StatusOr<std::vector<PolicyOutcome>> Measure(const std::string& scope, const std::vector<PolicyCase>& cases,
                                                    const std::vector<PolicyWindow>& windows,
