@@ -25,7 +25,9 @@ class JsonMessage final : public spdlog::custom_flag_formatter {
 }  // namespace
 
 void ConfigureLog(const std::string& program, const std::string& level, bool json) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt(program));
+  if (spdlog::get(program) == nullptr) {
+    spdlog::set_default_logger(spdlog::stderr_color_mt(program));
+  }
   spdlog::set_level(spdlog::level::from_str(level));
   if (json) {
     auto formatter = std::make_unique<spdlog::pattern_formatter>();

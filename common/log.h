@@ -5,8 +5,8 @@
 
 namespace flexquant {
 
-// Logs go to standard error from here on, in the name of `program`; `level` as spdlog names it. As JSON each line is an
-// object with time (RFC 3339), level, logger and message.
+// Logs go to standard error from here on, in the name of `program`; may be called again with the same name. `level` as
+// spdlog names it. As JSON each line is an object with time (RFC 3339), level, logger and message.
 void ConfigureLog(const std::string& program, const std::string& level, bool json);
 
 }  // namespace flexquant

@@ -15,9 +15,8 @@ std::string LayerGroupName(int index, int num_layers) {
   if (index == LmHeadIndex(num_layers)) {
     return "lm_head";
   }
-  static constexpr std::array<const char*, kLayerGroupsPerBlock> kNames = {"qkv", "o", "gate_up", "down"};
   return absl::StrCat("layers.", index / kLayerGroupsPerBlock, ".",
-                      kNames[static_cast<size_t>(index % kLayerGroupsPerBlock)]);
+                      kLayerGroupKindNames[static_cast<size_t>(index % kLayerGroupsPerBlock)]);
 }
 
 PrecisionPlan PrecisionPlan::Uniform(int precision, int num_layer_groups) {

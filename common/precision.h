@@ -26,6 +26,9 @@ bool IsQuantizedPrecision(int bits);
 
 enum class LayerGroupKind : uint8_t { kQkv = 0, kO = 1, kGateUp = 2, kDown = 3, kLmHead = 4 };
 inline constexpr int kLayerGroupsPerBlock = 4;
+// By LayerGroupKind.
+inline constexpr std::array<const char*, kLayerGroupsPerBlock + 1> kLayerGroupKindNames = {"qkv", "o", "gate_up",
+                                                                                           "down", "lm_head"};
 
 inline int NumLayerGroups(int num_layers) { return kLayerGroupsPerBlock * num_layers + 1; }
 inline int LayerGroupIndex(int layer, LayerGroupKind kind) {

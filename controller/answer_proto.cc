@@ -1,15 +1,8 @@
 #include "controller/answer_proto.h"
 
-#include <algorithm>
+#include "common/nanoseconds.h"
 
 namespace flexquant::controller {
-namespace {
-
-uint64_t Nanoseconds(absl::Duration duration) {
-  return static_cast<uint64_t>(std::max<int64_t>(absl::ToInt64Nanoseconds(duration), 0));
-}
-
-}  // namespace
 
 v1::TokenInfo ToProto(const AnswerToken& token) {
   v1::TokenInfo proto;

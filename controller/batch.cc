@@ -138,7 +138,7 @@ void Batch::Accepted(const Sequence& sequence) {
   if (!sequence.prompt_became_shareable()) {
     return;
   }
-  const std::vector<PrefixKey> keys = sequence.PromptKeys(kv_.block_tokens());
+  const absl::Span<const PrefixKey> keys = sequence.PromptKeys(kv_.block_tokens());
   for (size_t i = 0; i < keys.size(); ++i) {
     kv_.Remember(keys[i], sequence.kv_blocks()[i]);
   }
@@ -161,13 +161,12 @@ std::vector<uint64_t> Batch::RemoveEnded() {
 }
 
 std::unique_ptr<Sequence> Batch::Take(uint64_t executor_id) {
-  const auto found = std::find_if(running_.begin(), running_.end(),
-                                  [&](const auto& sequence) { return sequence->executor_id() == executor_id; });
-  if (found == running_.end()) {
+  const size_t place = Locate(executor_id);
+  if (place == running_.size()) {
     return nullptr;
   }
-  std::unique_ptr<Sequence> taken = std::move(*found);
-  running_.erase(found);
+  std::unique_ptr<Sequence> taken = std::move(running_[place]);
+  running_.erase(running_.begin() + static_cast<int64_t>(place));
   kv_.Release(taken->Leave());
   return taken;
 }
@@ -184,10 +183,15 @@ std::vector<std::unique_ptr<Sequence>> Batch::TakeAll() {
   return all;
 }
 
-Sequence* Batch::Find(uint64_t executor_id) const {
+size_t Batch::Locate(uint64_t executor_id) const {
   const auto found = std::find_if(running_.begin(), running_.end(),
                                   [&](const auto& sequence) { return sequence->executor_id() == executor_id; });
-  return found == running_.end() ? nullptr : found->get();
+  return static_cast<size_t>(found - running_.begin());
+}
+
+Sequence* Batch::Find(uint64_t executor_id) const {
+  const size_t place = Locate(executor_id);
+  return place == running_.size() ? nullptr : running_[place].get();
 }
 
 }  // namespace flexquant::controller

@@ -61,6 +61,8 @@ class Batch {
   // Returns the step's tokens so far.
   uint32_t AddDecodes(const std::vector<Sequence*>& order, std::vector<StepMember>& members);
   void AddPrefills(const std::vector<Sequence*>& order, uint32_t step_tokens, std::vector<StepMember>& members);
+  // Its place in running_; running_.size() if it is not here.
+  size_t Locate(uint64_t executor_id) const;
   bool WasPreempted(const Sequence* sequence) const;
 
   const BatchLimits limits_;

@@ -35,7 +35,7 @@ struct ExecutorFigures {
   Number queue_ns{0};
   Number compute_ns{0};
   // Answer tokens by kind of layer group and bits.
-  std::array<std::array<Number, kReferencePrecision + 1>, kLayerGroupsPerBlock + 1> group_tokens{};
+  std::array<std::array<Number, kReferencePrecision + 1>, kLayerGroupKindNames.size()> group_tokens{};
 };
 
 }  // namespace flexquant::controller

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/nanoseconds.h"
 #include "common/status_macros.h"
 #include "proto/grpc_status.h"
 #include "spdlog/spdlog.h"
@@ -16,10 +17,6 @@ constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 // The worker alone writes: no read and write as one are needed, which would cost more.
 void Add(ExecutorFigures::Number& number, uint64_t count) {
   number.store(number.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
-}
-
-uint64_t Nanoseconds(absl::Duration duration) {
-  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
 }
 
 // A mistake the controller made towards the executor is not the client's.
@@ -268,14 +265,21 @@ void ExecutorWorker::LeaveDraining(Batch& batch) {
   if (batch.running().empty() || !hooks_.other_ready()) {
     return;  // it may finish what it has
   }
+  ReturnToQueue(batch.TakeAll(), figures_.moved);
+  hooks_.returned();
+}
+
+void ExecutorWorker::ReturnToQueue(std::vector<std::unique_ptr<Sequence>> sequences, ExecutorFigures::Number& counted) {
+  if (sequences.empty()) {
+    return;
+  }
   std::vector<uint64_t> released;
-  for (std::unique_ptr<Sequence>& sequence : batch.TakeAll()) {
+  for (std::unique_ptr<Sequence>& sequence : sequences) {
     released.push_back(sequence->executor_id());
     queue_.Return(std::move(sequence));
   }
   client_.SendRelease(released);
-  Add(figures_.moved, released.size());
-  hooks_.returned();
+  Add(counted, released.size());
 }
 
 void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
@@ -283,16 +287,7 @@ void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
     const absl::Time begun = absl::Now();
     const std::vector<SequenceStep> step = batch.Compose(now);
     CountStep(step, absl::Now() - begun);
-    std::vector<std::unique_ptr<Sequence>> preempted = batch.TakePreempted();
-    if (!preempted.empty()) {
-      std::vector<uint64_t> released;
-      for (std::unique_ptr<Sequence>& sequence : preempted) {
-        released.push_back(sequence->executor_id());
-        queue_.Return(std::move(sequence));
-      }
-      client_.SendRelease(released);
-      Add(figures_.preemptions, released.size());
-    }
+    ReturnToQueue(batch.TakePreempted(), figures_.preemptions);
     if (step.empty()) {
       return;
     }
@@ -313,10 +308,10 @@ void ExecutorWorker::CountStep(const std::vector<SequenceStep>& step, absl::Dura
       Add(figures_.prefix_tokens, part.start->prompt_tokens);
       Add(figures_.prefix_hits, part.start->cached_token_ids.size());
     }
-    for (size_t group = 0; part.sample && group < part.plan.bits.size(); ++group) {
-      const bool head = group + 1 == part.plan.bits.size();
-      const size_t kind = head ? kLayerGroupsPerBlock : group % kLayerGroupsPerBlock;
-      Add(figures_.group_tokens[kind][part.plan.bits[group]], 1);
+    const auto num_groups = static_cast<int>(part.plan.bits.size());
+    for (int group = 0; part.sample && group < num_groups; ++group) {
+      const LayerGroupKind kind = LayerGroupKindOf(group, num_groups / kLayerGroupsPerBlock);
+      Add(figures_.group_tokens[static_cast<size_t>(kind)][part.plan.bits[static_cast<size_t>(group)]], 1);
     }
   }
 }

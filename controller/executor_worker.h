@@ -97,6 +97,8 @@ class ExecutorWorker {
   void EndUnwanted(Batch& batch, absl::Time now);
   // The executor shuts down: its sequences move if they can.
   void LeaveDraining(Batch& batch);
+  // The executor forgets sequences that have left it, and they wait for another turn.
+  void ReturnToQueue(std::vector<std::unique_ptr<Sequence>> sequences, ExecutorFigures::Number& counted);
   void SendSteps(Batch& batch, absl::Time now);
   void CountStep(const std::vector<SequenceStep>& step, absl::Duration plan_time);
   void CountResult(const StepResult& result, absl::Duration since_sent);

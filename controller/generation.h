@@ -35,6 +35,9 @@ struct PrecisionTarget {
   std::optional<double> target_mean_bits;  // bits a weight
 };
 
+// Priorities are in [-kMaxPriority, kMaxPriority].
+inline constexpr int kMaxPriority = 100;
+
 // A token of an answer that was begun elsewhere.
 struct ResumedToken {
   uint32_t id = 0;

@@ -43,13 +43,13 @@ std::optional<std::vector<uint32_t>> KvBlocks::Allocate(uint32_t count) {
   return allocated;
 }
 
-uint32_t KvBlocks::KnownPrefix(const std::vector<PrefixKey>& keys) const {
+uint32_t KvBlocks::KnownPrefix(absl::Span<const PrefixKey> keys) const {
   const auto unknown = std::find_if(keys.begin(), keys.end(),
                                     [&](const PrefixKey& key) { return prefixes_.find(key) == prefixes_.end(); });
   return static_cast<uint32_t>(unknown - keys.begin());
 }
 
-std::vector<uint32_t> KvBlocks::UsePrefix(const std::vector<PrefixKey>& keys) {
+std::vector<uint32_t> KvBlocks::UsePrefix(absl::Span<const PrefixKey> keys) {
   std::vector<uint32_t> used(KnownPrefix(keys));
   for (size_t i = 0; i < used.size(); ++i) {
     used[i] = prefixes_.at(keys[i]);

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "controller/prefix_key.h"
 
 namespace flexquant::controller {
@@ -24,9 +25,9 @@ class KvBlocks {
   // `count` distinct blocks that nobody uses, or nullopt when there are fewer. Prefixes are forgotten as needed.
   std::optional<std::vector<uint32_t>> Allocate(uint32_t count);
   // Blocks of the longest known beginning of `keys`, one a key, now used once more.
-  std::vector<uint32_t> UsePrefix(const std::vector<PrefixKey>& keys);
+  std::vector<uint32_t> UsePrefix(absl::Span<const PrefixKey> keys);
   // How many blocks UsePrefix would give.
-  uint32_t KnownPrefix(const std::vector<PrefixKey>& keys) const;
+  uint32_t KnownPrefix(absl::Span<const PrefixKey> keys) const;
   // `block`, which is in use, holds this prefix from now on. Ignored if another one already does.
   void Remember(const PrefixKey& key, uint32_t block);
   // Uses each block once less; each must be in use.

@@ -117,25 +117,27 @@ absl::StatusOr<std::unique_ptr<flexquant::controller::ControllerServer>> Start(c
   return flexquant::controller::ControllerServer::Create(options);
 }
 
+// Writes nothing without a path; false if it cannot be written, which is logged.
+bool WritePort(const char* flag, const std::string& path, int port) {
+  if (path.empty()) {
+    return true;
+  }
+  const absl::Status written = flexquant::WriteFile(path, std::to_string(port) + "\n");
+  if (!written.ok()) {
+    spdlog::error("{}: {}", flag, std::string(written.message()));
+  }
+  return written.ok();
+}
+
 int Serve(const Flags& flags, const sigset_t& signals) {
   auto server = Start(flags);
   if (!server.ok()) {
     spdlog::error("{}", std::string(server.status().message()));
     return EXIT_FAILURE;
   }
-  if (!flags.port_file.empty()) {
-    const absl::Status written = flexquant::WriteFile(flags.port_file, std::to_string((*server)->port()) + "\n");
-    if (!written.ok()) {
-      spdlog::error("--port-file: {}", std::string(written.message()));
-      return EXIT_FAILURE;
-    }
-  }
-  if (!flags.metrics_port_file.empty()) {
-    const std::string port = std::to_string((*server)->metrics_port()) + "\n";
-    if (const absl::Status written = flexquant::WriteFile(flags.metrics_port_file, port); !written.ok()) {
-      spdlog::error("--metrics-port-file: {}", std::string(written.message()));
-      return EXIT_FAILURE;
-    }
+  if (!WritePort("--port-file", flags.port_file, (*server)->port()) ||
+      !WritePort("--metrics-port-file", flags.metrics_port_file, (*server)->metrics_port())) {
+    return EXIT_FAILURE;
   }
   int signal = 0;
   sigwait(&signals, &signal);

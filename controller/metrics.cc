@@ -38,8 +38,6 @@ using prometheus::Histogram;
 using prometheus::Registry;
 using Buckets = Histogram::BucketBoundaries;
 
-constexpr std::array<const char*, kLayerGroupsPerBlock + 1> kKindNames = {"qkv", "o", "gate_up", "down", "lm_head"};
-
 const Buckets kLatency = {0.001, 0.0025, 0.005, 0.0075, 0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1,
                           0.2,   0.3,    0.5,   0.75,   1,    2.5,  5,    10,   20,   60,    300};
 const Buckets kGaps = {0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1, 5};
@@ -204,14 +202,14 @@ class SchedulerCollector final : public prometheus::Collectable {
     prometheus::MetricFamily& family =
         Add(families, "flexquant_layer_group_tokens_total",
             "Answer tokens times layers by kind of layer group and bits", prometheus::MetricType::Counter);
-    for (size_t kind = 0; kind < kKindNames.size(); ++kind) {
+    for (size_t kind = 0; kind < kLayerGroupKindNames.size(); ++kind) {
       for (size_t bits = 0; bits <= kReferencePrecision; ++bits) {
         double tokens = 0;
         for (const auto& executor : figures.executors) {
           tokens += static_cast<double>(executor.figures->group_tokens[kind][bits].load(std::memory_order_relaxed));
         }
         if (tokens > 0) {
-          Append(family, With({{"layer_group", kKindNames[kind]}, {"bits", absl::StrCat(bits)}}), tokens);
+          Append(family, With({{"layer_group", kLayerGroupKindNames[kind]}, {"bits", absl::StrCat(bits)}}), tokens);
         }
       }
     }
@@ -246,13 +244,13 @@ class ServedMetrics final : public Metrics {
         predicted_kl_(*registry_, labels_, "flexquant_answer_predicted_kl_nats", "", "Mean KL expected of an answer",
                       kKl),
         audited_kl_(*registry_, labels_, "flexquant_answer_audited_kl_nats", "", "Mean KL measured of an answer", kKl),
-        success_(Family_("flexquant_answers_total", "Answers that ended well")),
-        vllm_success_(Family_("vllm:request_success_total", "Answers that ended well")),
-        failures_(Family_("flexquant_request_failures_total", "Requests that ended in an error, by code and reason")),
-        prompt_tokens_(Family_("flexquant_prompt_tokens_total", "Prompt tokens of answers that ended well")),
-        vllm_prompt_tokens_(Family_("vllm:prompt_tokens_total", "Prompt tokens of answers that ended well")),
-        answer_tokens_(Family_("flexquant_answer_tokens_total", "Tokens of answers that ended well")),
-        vllm_answer_tokens_(Family_("vllm:generation_tokens_total", "Tokens of answers that ended well")),
+        success_{Counters("flexquant_answers_total", "Answers that ended well"),
+                 Counters("vllm:request_success_total", "Answers that ended well")},
+        failures_(Counters("flexquant_request_failures_total", "Requests that ended in an error, by code and reason")),
+        prompt_tokens_{Counters("flexquant_prompt_tokens_total", "Prompt tokens of answers that ended well"),
+                       Counters("vllm:prompt_tokens_total", "Prompt tokens of answers that ended well")},
+        answer_tokens_{Counters("flexquant_answer_tokens_total", "Tokens of answers that ended well"),
+                       Counters("vllm:generation_tokens_total", "Tokens of answers that ended well")},
         collector_(std::make_shared<SchedulerCollector>(model_name, std::move(read))),
         exposer_(std::move(exposer)) {
     exposer_->RegisterCollectable(registry_);
@@ -279,20 +277,14 @@ class ServedMetrics final : public Metrics {
     if (end.precision.audit.has_value()) {
       audited_kl_.Observe(end.precision.audit->mean_kl);
     }
-    const prometheus::Labels reason = With({{"finished_reason", end.stopped ? "stop" : "length"}});
-    success_.Add(reason).Increment();
-    vllm_success_.Add(reason).Increment();
-    for (auto* family : {&prompt_tokens_, &vllm_prompt_tokens_}) {
-      family->Add(labels_).Increment(end.prompt_tokens);
-    }
-    for (auto* family : {&answer_tokens_, &vllm_answer_tokens_}) {
-      family->Add(labels_).Increment(end.generated_tokens);
-    }
+    Increment(success_, With({{"finished_reason", end.stopped ? "stop" : "length"}}), 1);
+    Increment(prompt_tokens_, labels_, end.prompt_tokens);
+    Increment(answer_tokens_, labels_, end.generated_tokens);
   }
 
   void Failed(const absl::Status& status) override {
     const std::string code = absl::AsciiStrToLower(absl::StatusCodeToString(status.code()));
-    failures_.Add(With({{"code", code}, {"reason", ErrorReason(status)}})).Increment();
+    failures_->Add(With({{"code", code}, {"reason", ErrorReason(status)}})).Increment();
   }
 
   void TokenGap(absl::Duration gap) override { gap_.Observe(absl::ToDoubleSeconds(gap)); }
@@ -302,15 +294,23 @@ class ServedMetrics final : public Metrics {
     labels.insert(labels_.begin(), labels_.end());
     return labels;
   }
-  Family<Counter>& Family_(const std::string& name, const std::string& help) {
-    return prometheus::BuildCounter().Name(name).Help(help).Register(*registry_);
+  Family<Counter>* Counters(const std::string& name, const std::string& help) {
+    return &prometheus::BuildCounter().Name(name).Help(help).Register(*registry_);
+  }
+  // Under our name and vLLM's.
+  using TwinCounters = std::array<Family<Counter>*, 2>;
+  static void Increment(const TwinCounters& twins, const prometheus::Labels& labels, double count) {
+    for (Family<Counter>* family : twins) {
+      family->Add(labels).Increment(count);
+    }
   }
 
   const prometheus::Labels labels_;
   const std::shared_ptr<Registry> registry_ = std::make_shared<Registry>();
   Twin ttft_, gap_, end_to_end_, queue_, prefill_, decode_, prompt_, answer_, bits_, predicted_kl_, audited_kl_;
-  Family<Counter>&success_, &vllm_success_, &failures_;
-  Family<Counter>&prompt_tokens_, &vllm_prompt_tokens_, &answer_tokens_, &vllm_answer_tokens_;
+  const TwinCounters success_;
+  Family<Counter>* const failures_;
+  const TwinCounters prompt_tokens_, answer_tokens_;
   const std::shared_ptr<SchedulerCollector> collector_;
   const std::unique_ptr<prometheus::Exposer> exposer_;  // the first to go: it reads the others
 };

@@ -22,7 +22,6 @@ constexpr size_t kMaxStopStringBytes = 256;
 constexpr int kMaxStopTokenIds = 64;
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxRequestIdBytes = 128;
-constexpr int kMaxPriority = 100;
 constexpr int kMaxChatMessages = 4096;
 // More than any text of ours, and bounds what is sent back.
 constexpr int64_t kMaxDetokenizedTokens = 262'144;

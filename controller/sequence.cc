@@ -34,12 +34,13 @@ Sequence::~Sequence() {
   }
 }
 
-std::vector<PrefixKey> Sequence::PromptKeys(uint32_t block_tokens) const {
-  std::vector<PrefixKey> keys = PrefixKeys(spec_->tenant, spec_->prefill_plan, spec_->prompt, block_tokens);
-  if (keys.size() * block_tokens == known_tokens()) {
-    keys.pop_back();
+absl::Span<const PrefixKey> Sequence::PromptKeys(uint32_t block_tokens) const {
+  if (prompt_keys_block_ != block_tokens) {
+    prompt_keys_ = PrefixKeys(spec_->tenant, spec_->prefill_plan, spec_->prompt, block_tokens);
+    prompt_keys_block_ = block_tokens;
   }
-  return keys;
+  const bool all = prompt_keys_.size() * block_tokens == known_tokens();
+  return absl::MakeConstSpan(prompt_keys_).first(prompt_keys_.size() - (all ? 1 : 0));
 }
 
 void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens, absl::Time now) {

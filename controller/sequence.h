@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "common/tokenizer/tokenizer.h"
 #include "controller/active_requests.h"
 #include "controller/answer_journal.h"
@@ -59,8 +60,9 @@ class Sequence {
   // Tokens that are known and have to be computed before the next one can be sampled.
   uint32_t known_tokens() const { return static_cast<uint32_t>(spec_->prompt.size()) + journal_.size(); }
   const std::vector<uint32_t>& prompt() const { return spec_->prompt; }
-  // Keys of the prompt's blocks that another sequence can share: at least one token is left to compute.
-  std::vector<PrefixKey> PromptKeys(uint32_t block_tokens) const;
+  // Keys of the prompt's blocks that another sequence can share: at least one token is left to compute. They stand
+  // until the next call.
+  absl::Span<const PrefixKey> PromptKeys(uint32_t block_tokens) const;
 
   // Takes over what was said elsewhere (GenerationSpec.resumed), before anything else is done with it. Ends the answer
   // if that was all of it.
@@ -136,6 +138,10 @@ class Sequence {
   StopStringMatcher stop_strings_;
   PrecisionTally tally_;
   AnswerJournal journal_;
+
+  // A request that waits is looked at again and again: its prompt is hashed once for each size of blocks.
+  mutable uint32_t prompt_keys_block_ = 0;
+  mutable std::vector<PrefixKey> prompt_keys_;
 
   // With the present executor.
   uint64_t executor_id_ = 0;

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/json_fields.h"
 #include "common/status_macros.h"
+#include "controller/generation.h"
 
 namespace flexquant::controller {
 namespace {
@@ -18,7 +19,6 @@ using Json = nlohmann::ordered_json;
 constexpr char kRemedy[] = "docs/security.md describes the file; `flexquant token new` prints an entry";
 constexpr size_t kMaxTenantBytes = 64;
 constexpr char kPriorityField[] = "priority_max";
-constexpr int64_t kMaxPriority = 100;  // as in GenerateRequest.priority
 
 struct QuotaField {
   const char* name;

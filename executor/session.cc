@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/nanoseconds.h"
 #include "common/status_macros.h"
 #include "executor/session_validation.h"
 #include "kernels/kernels.h"
@@ -17,10 +18,6 @@ namespace {
 constexpr uint32_t kMaxTopLogprobs = 20;
 constexpr size_t kMaxInstanceIdBytes = 128;
 constexpr int kMaxReleasedSequences = 65'536;
-
-uint64_t Nanoseconds(absl::Duration duration) {
-  return static_cast<uint64_t>(std::max<int64_t>(0, absl::ToInt64Nanoseconds(duration)));
-}
 
 void SetStatus(const absl::Status& status, v1::SequenceResult* result) {
   result->set_code(static_cast<int32_t>(status.code()));

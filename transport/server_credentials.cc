@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "common/status_macros.h"
 #include "spdlog/spdlog.h"
+#include "transport/bearer_token.h"
 
 namespace flexquant::transport {
 namespace {
@@ -59,7 +60,7 @@ absl::Status Check(const PortState& state, grpc_auth_context* context, const grp
     const absl::string_view key = AsView(metadata[i].key);
     if (key == ":path") {
       caller.method = AsView(metadata[i].value);
-    } else if (key == "authorization" && caller.authorization.empty()) {
+    } else if (key == kAuthorizationKey && caller.authorization.empty()) {
       caller.authorization = AsView(metadata[i].value);
     }
   }

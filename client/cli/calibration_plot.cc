@@ -18,7 +18,6 @@ constexpr double kWidth = 960;
 constexpr double kHeight = 900;
 // Smaller divergences are drawn at the lower edge: they are noise.
 constexpr double kSmallestKl = 1e-7;
-constexpr std::array<const char*, 5> kKindNames = {"qkv", "o", "gate_up", "down", "lm_head"};
 
 SvgAxis KlAxis(std::vector<double> values) {
   std::erase_if(values, [](double kl) { return kl < kSmallestKl; });
@@ -27,8 +26,8 @@ SvgAxis KlAxis(std::vector<double> values) {
 
 std::string Legend() {
   std::string svg;
-  for (size_t kind = 0; kind < kKindNames.size(); ++kind) {
-    svg += SvgLegend(420 + 90 * static_cast<double>(kind), 40, kind, kKindNames[kind]);
+  for (size_t kind = 0; kind < kLayerGroupKindNames.size(); ++kind) {
+    svg += SvgLegend(420 + 90 * static_cast<double>(kind), 40, kind, kLayerGroupKindNames[kind]);
   }
   return svg;
 }

@@ -7,9 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/interrupt.h"
+#include "common/log.h"
 #include "common/status_macros.h"
-#include "spdlog/sinks/stdout_color_sinks.h"
-#include "spdlog/spdlog.h"
 #include "transport/bearer_token.h"
 
 namespace flexquant::cli {
@@ -173,11 +172,6 @@ absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const ConnectionFla
   return connection;
 }
 
-void ConfigureLog(const std::string& level) {
-  if (spdlog::get("flexquant") == nullptr) {
-    spdlog::set_default_logger(spdlog::stderr_color_mt("flexquant"));
-  }
-  spdlog::set_level(spdlog::level::from_str(level));
-}
+void ConfigureLog(const std::string& level) { flexquant::ConfigureLog("flexquant", level, /*json=*/false); }
 
 }  // namespace flexquant::cli

@@ -33,7 +33,6 @@ constexpr char kIsolated[] = "isolated";
 
 // Bytes of weights that a step reads at a plan, by kind of layer group.
 using BytesByKind = std::array<double, kLayerGroupsPerBlock + 1>;
-constexpr std::array<const char*, kLayerGroupsPerBlock + 1> kKindNames = {"qkv", "o", "gate_up", "down", "lm_head"};
 
 // A model's shape on the device, ready to run steps.
 class CudaBench {
@@ -163,7 +162,7 @@ absl::Status CudaBench::MeasureKernels(int batch, const BytesByKind& weight_byte
   FQ_ASSIGN_OR_RETURN(result->kernels, executor::MeasureKernels(bench));
   for (KernelTime& kernel : result->kernels.kernels) {
     for (size_t kind = 0; kind < weight_bytes.size(); ++kind) {
-      kernel.bytes = kernel.name == kKindNames[kind] ? weight_bytes[kind] : kernel.bytes;
+      kernel.bytes = kernel.name == kLayerGroupKindNames[kind] ? weight_bytes[kind] : kernel.bytes;
     }
     kernel.bytes = kernel.name == "attention" ? result->kv_bytes : kernel.bytes;
   }

@@ -95,23 +95,31 @@ class ServerTest(harness.CliTest):
             _, err = self.flexquant("generate", "--server", address, "--prompt", "Once", status=1)
             self.assertIn("UNAVAILABLE", err)
 
-    def test_executor_killed_and_restarted(self):
-        """A stream outlives its executor: not a byte of the answer differs."""
-        package = harness.smollm2()
+    def lose_midway(self, address, process):
+        """Kills `process` while an answer comes; returns what checks that not a byte of the answer differs for it."""
         answer = ("generate", "--prompt", "Once upon a time", "--max-tokens", 150, "--ignore-eos", "--temperature", 0.8,
-                  "--seed", 5, "--batch-mode", "isolated", "--precision", "dynamic")
+                  "--seed", 5, "--batch-mode", "isolated", "--precision", "dynamic", "--server", address)
+        undisturbed, _ = self.flexquant(*answer)
+        client = harness.start("flexquant", *answer)
+        begun = os.read(client.stdout.fileno(), 40).decode()
+        process.send_signal(signal.SIGKILL)
+        process.wait(harness.LIMIT)
+
+        def check():
+            status, out, err = harness.finish(client)
+            self.assertEqual(status, 0, err)
+            self.assertEqual(begun + out, undisturbed)
+        return check
+
+    def test_executor_killed_and_restarted(self):
+        """A stream outlives its executor."""
+        package = harness.smollm2()
         with harness.fleet(package) as (executor, executor_address, _, address):
-            undisturbed, _ = self.flexquant(*answer, "--server", address)
-            client = harness.start("flexquant", *answer, "--server", address)
-            begun = os.read(client.stdout.fileno(), 40).decode()
-            executor.send_signal(signal.SIGKILL)
-            executor.wait(harness.LIMIT)
+            check = self.lose_midway(address, executor)
             _, err = self.flexquant("generate", "--prompt", "Hi", "--server", address, status=1)
             self.assertIn("UNAVAILABLE", err)
             with harness.server("flexquant-executor", "--model", package, listen=executor_address):
-                status, out, err = harness.finish(client)
-                self.assertEqual(status, 0, err)
-                self.assertEqual(begun + out, undisturbed)
+                check()
 
     def test_no_executor_comes_back(self):
         package = harness.smollm2()
@@ -127,21 +135,13 @@ class ServerTest(harness.CliTest):
             self.assertIn("not ready", err)
 
     def test_controller_killed_and_restarted(self):
-        """A client takes its stream up again: not a byte of the answer differs."""
+        """A client takes its stream up again."""
         package = harness.smollm2()
-        answer = ("generate", "--prompt", "Once upon a time", "--max-tokens", 150, "--ignore-eos", "--temperature", 0.8,
-                  "--seed", 5, "--batch-mode", "isolated", "--precision", "dynamic")
         with harness.fleet(package) as (_, executor_address, controller, address):
-            undisturbed, _ = self.flexquant(*answer, "--server", address)
-            client = harness.start("flexquant", *answer, "--server", address)
-            begun = os.read(client.stdout.fileno(), 40).decode()
-            controller.send_signal(signal.SIGKILL)
-            controller.wait(harness.LIMIT)
+            check = self.lose_midway(address, controller)
             with harness.server("flexquant-controller", "--model", package, "--executor", executor_address,
                                 listen=address):
-                status, out, err = harness.finish(client)
-                self.assertEqual(status, 0, err)
-                self.assertEqual(begun + out, undisturbed)
+                check()
 
     def test_controller_killed_for_good(self):
         with harness.fleet(harness.smollm2()) as (_, _, controller, address):

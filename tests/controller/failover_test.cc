@@ -6,6 +6,7 @@
 #include <chrono>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/controller/service_fixture.h"
@@ -49,6 +50,13 @@ Computed PlansByPosition(const std::vector<RecordedStep>& steps, uint64_t sequen
 
 class FailoverTest : public ServiceTest, public ::testing::WithParamInterface<int> {
  protected:
+  // Executors of different epochs that say the same.
+  std::pair<FakeExecutor&, FakeExecutor&> AddTwo() {
+    FakeExecutorOptions other;
+    other.instance_id = "other";
+    FakeExecutor& first = AddExecutor(Alphabet(1000));
+    return {first, AddExecutor(Alphabet(1000), other)};
+  }
   // A request whose plan changes from token to token.
   static v1::GenerateRequest Dynamic(uint32_t max_tokens) {
     v1::GenerateRequest request = Request("hello", max_tokens);
@@ -101,10 +109,7 @@ TEST_P(FailoverTest, AStreamGoesOnWithTheNextLifeOfItsExecutorAtTheSamePlans) {
 }
 
 TEST_P(FailoverTest, AnotherExecutorTakesOverAtOnce) {
-  FakeExecutorOptions other;
-  other.instance_id = "other";
-  FakeExecutor& first = AddExecutor(Alphabet(1000));
-  FakeExecutor& second = AddExecutor(Alphabet(1000), other);
+  const auto [first, second] = AddTwo();
   StartController(GetParam());
   first.HoldResults();
   second.HoldResults();
@@ -141,10 +146,7 @@ TEST_P(FailoverTest, DeathWhileThePromptIsComputed) {
 }
 
 TEST_P(FailoverTest, AHungExecutorLosesItsSequencesToAnotherOne) {
-  FakeExecutorOptions other;
-  other.instance_id = "other";
-  FakeExecutor& first = AddExecutor(Alphabet(1000));
-  FakeExecutor& second = AddExecutor(Alphabet(1000), other);
+  const auto [first, second] = AddTwo();
   options_.worker.step_timeout = absl::Milliseconds(100);
   StartController(GetParam());
   first.HoldResults();
@@ -174,10 +176,7 @@ TEST_P(FailoverTest, ARequestThatKillsEveryExecutorEnds) {
 }
 
 TEST_P(FailoverTest, AShuttingDownExecutorHandsItsSequencesOver) {
-  FakeExecutorOptions other;
-  other.instance_id = "other";
-  FakeExecutor& first = AddExecutor(Alphabet(1000));
-  FakeExecutor& second = AddExecutor(Alphabet(1000), other);
+  const auto [first, second] = AddTwo();
   StartController(GetParam());
   first.HoldResults();
   second.HoldResults();

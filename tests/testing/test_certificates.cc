@@ -11,17 +11,12 @@
 
 #include "common/check.h"
 #include "common/mapped_file.h"
+#include "transport/openssl_owned.h"
 
 namespace flexquant::testing {
 namespace {
 
-struct Deleter {
-  void operator()(BIO* bio) const { BIO_free(bio); }
-  void operator()(X509* certificate) const { X509_free(certificate); }
-  void operator()(EVP_PKEY* key) const { EVP_PKEY_free(key); }
-};
-template <typename T>
-using Owned = std::unique_ptr<T, Deleter>;
+using transport::Owned;
 
 std::string Contents(BIO* bio) {
   char* data = nullptr;
