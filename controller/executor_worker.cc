@@ -80,11 +80,37 @@ bool ExecutorWorker::stopping() const {
   return stopping_;
 }
 
+bool ExecutorWorker::listed() const {
+  const std::lock_guard lock(mutex_);
+  return listed_;
+}
+
+void ExecutorWorker::SetListed(bool listed) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (std::exchange(listed_, listed) == listed) {
+      return;
+    }
+  }
+  wakeup_->Notify();
+}
+
+bool ExecutorWorker::finished() const {
+  const std::lock_guard lock(mutex_);
+  return finished_;
+}
+
+bool ExecutorWorker::Continue() {
+  const std::lock_guard lock(mutex_);
+  closed_ = closed_ || !listed_;
+  return !stopping_ && !closed_;
+}
+
 void ExecutorWorker::SetState(bool ready, const absl::Status& error) {
   {
     const std::lock_guard lock(mutex_);
     state_.ready = ready;
-    state_.draining = client_.draining();
+    state_.draining = leaving_;
     state_.last_error = error;
     if (ready) {
       state_.description = client_.description();
@@ -97,7 +123,7 @@ void ExecutorWorker::Run() {
   absl::Duration backoff = options_.min_backoff;
   std::string last_instance;
   std::string last_message;
-  while (!stopping()) {
+  while (Continue()) {
     const absl::Status connected = client_.Connect(options_.connect_timeout);
     if (!connected.ok()) {
       if (last_message != connected.message()) {
@@ -119,12 +145,16 @@ void ExecutorWorker::Run() {
     backoff = options_.min_backoff;
     Serve();
   }
-  SetState(false, absl::UnavailableError("the controller is shutting down"));
+  SetState(false, absl::UnavailableError(stopping() ? "the controller is shutting down"
+                                                    : absl::StrCat("executor ", client_.address(), " has left")));
+  // The last act: who reads it may destroy this.
+  const std::lock_guard lock(mutex_);
+  finished_ = closed_;
 }
 
 void ExecutorWorker::WaitToRetry(absl::Duration backoff) {
   const absl::Time retry_at = absl::Now() + backoff;
-  while (!stopping() && absl::Now() < retry_at) {
+  while (!stopping() && listed() && absl::Now() < retry_at) {
     // With every executor lost nobody else looks after those that wait.
     queue_.FailExpired(absl::Now());
     hooks_.state_changed();
@@ -137,16 +167,22 @@ void ExecutorWorker::Serve() {
   Batch batch(description.num_kv_blocks, description.kv_block_tokens,
               {description.max_sequences, description.max_step_tokens, options_.prefill_chunk_tokens,
                description.audits ? options_.audit_rate : 0});
+  leaving_ = false;
   SetState(true, absl::OkStatus());
   absl::Status status;
-  while (status.ok()) {
+  bool left = false;
+  while (status.ok() && !left) {
     status = stopping() ? WithErrorInfo(absl::UnavailableError("the server is shutting down"), "SHUTTING_DOWN")
                         : ServeOnce(batch);
-    if (status.ok()) {
+    left = status.ok() && leaving_ && batch.running().empty() && !listed();
+    if (status.ok() && !left) {
       wakeup_->WaitUntil(NextTimeout(batch));
     }
   }
-  if (!stopping()) {
+  if (left) {
+    spdlog::info("executor {} has left", client_.address());
+    status = absl::UnavailableError(absl::StrCat("executor ", client_.address(), " has left"));
+  } else if (!stopping()) {
     Add(figures_.losses, 1);
     spdlog::warn("lost executor {}: {}", client_.address(), std::string(status.message()));
   }
@@ -156,6 +192,7 @@ void ExecutorWorker::Serve() {
   figures_.kv_blocks = 0;
   figures_.kv_blocks_used = 0;
   client_.Disconnect();
+  leaving_ = false;
   SetState(false, status);
 }
 
@@ -179,9 +216,12 @@ absl::Status ExecutorWorker::ServeOnce(Batch& batch) {
   if (const std::vector<uint64_t> ended = batch.RemoveEnded(); !ended.empty()) {
     client_.SendRelease(ended);
   }
-  if (client_.draining()) {
-    LeaveDraining(batch);
+  if (client_.draining() || !listed()) {
+    Leave(batch);
   } else {
+    if (std::exchange(leaving_, false)) {
+      SetState(true, absl::OkStatus());  // listed again
+    }
     batch.Admit(queue_, now);
   }
   SendSteps(batch, now);
@@ -257,12 +297,14 @@ void ExecutorWorker::EndUnwanted(Batch& batch, absl::Time now) {
   queue_.FailExpired(now);
 }
 
-void ExecutorWorker::LeaveDraining(Batch& batch) {
-  if (state().ready) {
-    spdlog::info("executor {} is shutting down", client_.address());
-    SetState(false, absl::UnavailableError(absl::StrCat("executor ", client_.address(), " is shutting down")));
+void ExecutorWorker::Leave(Batch& batch) {
+  if (!std::exchange(leaving_, true)) {
+    const std::string reason = absl::StrCat("executor ", client_.address(),
+                                            client_.draining() ? " is shutting down" : " is not listed any more");
+    spdlog::info("{}", reason);
+    SetState(false, absl::UnavailableError(reason));
   }
-  if (batch.running().empty() || !hooks_.other_ready()) {
+  if (batch.running().empty() || !hooks_.other_ready(*this)) {
     return;  // it may finish what it has
   }
   ReturnToQueue(batch.TakeAll(), figures_.moved);

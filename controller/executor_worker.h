@@ -43,7 +43,7 @@ struct WorkerOptions {
 struct ExecutorState {
   std::string address;
   bool ready = false;                              // a stream is open and takes new sequences
-  bool draining = false;                           // a stream is open, but the executor is shutting down
+  bool draining = false;                           // a stream is open, but the executor is leaving
   std::optional<ExecutorDescription> description;  // of the last connection
   absl::Status last_error;                         // why it is not ready
 };
@@ -61,7 +61,8 @@ class ExecutorWorker {
   struct Hooks {
     std::function<void()> state_changed;  // after every change of readiness, and again and again while not connected
     std::function<void()> returned;       // sequences have gone back to the queue
-    std::function<bool()> other_ready;    // whether another executor takes sequences
+    // Whether another executor takes sequences.
+    std::function<bool(const ExecutorWorker& self)> other_ready;
   };
   // `queue` must outlive this.
   ExecutorWorker(const ExecutorTarget& target, const ExpectedModel& expected, const WorkerOptions& options,
@@ -72,12 +73,17 @@ class ExecutorWorker {
   void Start();
   // Fails the running sequences with UNAVAILABLE and ends the thread. Idempotent.
   void Stop();
+  // An executor that is not listed any more takes no new sequences, hands over those it has if another one takes them,
+  // and once it has none the thread ends; until then it may be listed again. Thread-safe.
+  void SetListed(bool listed);
+  // The thread has ended, or is about to, because the executor is not listed. Thread-safe.
+  bool finished() const;
+  const std::string& address() const { return client_.address(); }
   // Something is new: in the queue, a request that is to end, a client that reads again. Thread-safe.
   void Wake() { wakeup_->Notify(); }
   // Thread-safe.
   ExecutorState state() const;
-  // Lives as long as this. Thread-safe.
-  const ExecutorFigures& figures() const { return figures_; }
+  std::shared_ptr<const ExecutorFigures> figures() const { return shared_figures_; }
 
  private:
   struct InFlight {
@@ -95,8 +101,8 @@ class ExecutorWorker {
   absl::Status ApplyResult(const StepResult& result, Batch& batch, absl::Time now);
   void ApplySequenceResult(const SequenceResult& result, Sequence& sequence, Batch& batch, absl::Time now);
   void EndUnwanted(Batch& batch, absl::Time now);
-  // The executor shuts down: its sequences move if they can.
-  void LeaveDraining(Batch& batch);
+  // The executor shuts down or is not listed any more: its sequences move if they can.
+  void Leave(Batch& batch);
   // The executor forgets sequences that have left it, and they wait for another turn.
   void ReturnToQueue(std::vector<std::unique_ptr<Sequence>> sequences, ExecutorFigures::Number& counted);
   void SendSteps(Batch& batch, absl::Time now);
@@ -108,6 +114,9 @@ class ExecutorWorker {
   absl::Time NextTimeout(const Batch& batch) const;
   void SetState(bool ready, const absl::Status& error);
   bool stopping() const;
+  // Whether there is something to do for this thread. False closes it for good.
+  bool Continue();
+  bool listed() const;
 
   const WorkerOptions options_;
   RequestQueue& queue_;
@@ -116,10 +125,15 @@ class ExecutorWorker {
   ExecutorClient client_;
 
   std::deque<InFlight> in_flight_;  // of the worker's thread
-  ExecutorFigures figures_;
+  const std::shared_ptr<ExecutorFigures> shared_figures_ = std::make_shared<ExecutorFigures>();
+  ExecutorFigures& figures_ = *shared_figures_;
+  bool leaving_ = false;  // of the worker's thread: told to take no new sequences
 
   mutable std::mutex mutex_;
   bool stopping_ = false;
+  bool listed_ = true;
+  bool closed_ = false;  // not listed, has no sequence, and will not be listed again
+  bool finished_ = false;
   ExecutorState state_;
   std::thread thread_;
 };

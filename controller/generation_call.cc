@@ -60,7 +60,8 @@ absl::Status GenerationCall::Accept(const v1::GenerateRequest& request, const gr
   FQ_ASSIGN_OR_RETURN(auto tenant, environment_.access.Identify(AuthorizationOf(context)));
   facts.tenant = tenant->name;
   // Before the prompt is looked at: tokenizing costs time.
-  FQ_ASSIGN_OR_RETURN(TenantSlot slot, environment_.access.limits().Admit(tenant, arrival));
+  FQ_ASSIGN_OR_RETURN(TenantSlot slot, environment_.access.limits().Admit(
+                                           tenant, scheduler.IsActive(tenant->name, request.request_id()), arrival));
   slot_.emplace(std::move(slot));
   FQ_ASSIGN_OR_RETURN(ValidatedRequest validated, ValidateGenerate(request, model, scheduler.MaxSequenceTokens()));
   FQ_RETURN_IF_ERROR(slot_->CheckPriority(validated.spec->priority));
@@ -80,7 +81,7 @@ absl::Status GenerationCall::Accept(const v1::GenerateRequest& request, const gr
   started_.set_model_revision(model.revision);
 
   FQ_ASSIGN_OR_RETURN(const uint64_t id, scheduler.Submit(std::move(validated.spec),
-                                                              Observed(std::move(self), facts, environment_.metrics)));
+                                                          Observed(std::move(self), facts, environment_.metrics)));
   bool cancelled = false;
   {
     const std::lock_guard lock(id_mutex_);

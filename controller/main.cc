@@ -9,10 +9,12 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/log.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
+#include "controller/executor_directory.h"
 #include "controller/server.h"
 #include "spdlog/spdlog.h"
 #include "transport/channel_credentials.h"
@@ -31,6 +33,7 @@ struct Flags {
   double failover_seconds = 30;
   double step_timeout_seconds = 60;
   double slow_reader_seconds = 30;
+  double resolve_seconds = 5;
   double drain_seconds = 25;  // below Kubernetes' 30 s of grace
   flexquant::controller::ControllerOptions options;
 };
@@ -44,7 +47,7 @@ void AddExecutorTlsFlags(CLI::App& app, flexquant::transport::ConnectOptions& tl
   certificate->needs(ca)->needs(key);
   key->needs(certificate);
   app.add_option("--executor-server-name", tls.server_name,
-                 "Name in the executors' certificates; default: the host of --executor")
+                 "Name in the executors' certificates; default: the host or name of --executor")
       ->needs(ca);
 }
 
@@ -56,7 +59,13 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option(
       "--tokens", flags.options.tokens_file,
       "JSON file of the tokens that callers must have and their tenants' limits; read again when it changes");
-  app.add_option("--executor", flags.executors, "Address of an executor, HOST:PORT; repeat for several")->required();
+  app.add_option("--executor", flags.executors,
+                 "Address of an executor, HOST:PORT, or dns:NAME:PORT for one at every address that the name has, "
+                 "looked up again and again; repeat for several")
+      ->required();
+  app.add_option("--resolve-seconds", flags.resolve_seconds, "How often names given as dns:NAME:PORT are looked up")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
   AddExecutorTlsFlags(app, flags.executor_tls);
   app.add_option("--lookahead", flags.options.lookahead,
                  "1: send a step before the result of the one before it; 0: wait for every result")
@@ -108,11 +117,21 @@ absl::StatusOr<std::unique_ptr<flexquant::controller::ControllerServer>> Start(c
   flexquant::controller::ControllerOptions options = flags.options;
   FQ_ASSIGN_OR_RETURN(const auto credentials, flexquant::transport::ChannelCredentials::Open(flags.executor_tls));
   for (const std::string& address : flags.executors) {
-    if (!flags.executor_tls.encrypted() && !flexquant::transport::IsLoopback(address)) {
+    flexquant::transport::ConnectOptions tls = flags.executor_tls;
+    const auto name = flexquant::controller::ParseDnsAddress(address);
+    if (!tls.encrypted() &&
+        !flexquant::transport::IsLoopback(name.ok() ? absl::StrCat(name->host, ":", name->port) : address)) {
       spdlog::warn("executor {} is reached without TLS: prompts and answers cross the network readable; --executor-ca",
                    address);
     }
-    options.executors.push_back({address, nullptr, credentials});
+    if (!name.ok() || !tls.encrypted() || !tls.server_name.empty()) {
+      options.executors.push_back({address, nullptr, credentials});
+      continue;
+    }
+    // Connections are made to addresses; certificates are for the name.
+    tls.server_name = name->host;
+    FQ_ASSIGN_OR_RETURN(const auto named, flexquant::transport::ChannelCredentials::Open(tls));
+    options.executors.push_back({address, nullptr, named});
   }
   return flexquant::controller::ControllerServer::Create(options);
 }
@@ -170,6 +189,7 @@ int main(int argc, char** argv) {
   flags.options.failover_timeout = absl::Seconds(flags.failover_seconds);
   flags.options.step_timeout = absl::Seconds(flags.step_timeout_seconds);
   flags.options.slow_reader_timeout = absl::Seconds(flags.slow_reader_seconds);
+  flags.options.resolve_interval = absl::Seconds(flags.resolve_seconds);
   flags.options.reflection = !flags.no_reflection;
   return Serve(flags, signals);
 }

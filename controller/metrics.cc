@@ -118,9 +118,10 @@ class SchedulerCollector final : public prometheus::Collectable {
   static double Sum(const SchedulerFigures& figures, Member member) {
     double sum = 0;
     for (const auto& executor : figures.executors) {
-      sum += static_cast<double>((executor.figures->*member).load(std::memory_order_relaxed));
+      sum += static_cast<double>(((*executor.figures).*member).load(std::memory_order_relaxed));
     }
-    return sum;
+    // A sum must not fall when an executor goes: a fall looks like a restart.
+    return figures.departed == nullptr ? sum : sum + static_cast<double>(((*figures.departed).*member).load());
   }
 
   void AddQueue(const SchedulerFigures& figures, Families& families) const {
@@ -148,7 +149,7 @@ class SchedulerCollector final : public prometheus::Collectable {
     };
     const auto number = [](Member member, double scale = 1) {
       return [member, scale](const SchedulerFigures::Executor& executor) {
-        return scale * static_cast<double>((executor.figures->*member).load(std::memory_order_relaxed));
+        return scale * static_cast<double>(((*executor.figures).*member).load(std::memory_order_relaxed));
       };
     };
     constexpr auto kGauge = prometheus::MetricType::Gauge;
@@ -204,7 +205,8 @@ class SchedulerCollector final : public prometheus::Collectable {
             "Answer tokens times layers by kind of layer group and bits", prometheus::MetricType::Counter);
     for (size_t kind = 0; kind < kLayerGroupKindNames.size(); ++kind) {
       for (size_t bits = 0; bits <= kReferencePrecision; ++bits) {
-        double tokens = 0;
+        double tokens =
+            figures.departed == nullptr ? 0 : static_cast<double>(figures.departed->group_tokens[kind][bits].load());
         for (const auto& executor : figures.executors) {
           tokens += static_cast<double>(executor.figures->group_tokens[kind][bits].load(std::memory_order_relaxed));
         }
@@ -238,8 +240,8 @@ class ServedMetrics final : public Metrics {
                 "From a request's first token to its last one", kLatency),
         prompt_(*registry_, labels_, "flexquant_prompt_tokens", "vllm:request_prompt_tokens", "Tokens of a prompt",
                 kTokens),
-        answer_(*registry_, labels_, "flexquant_answer_tokens", "vllm:request_generation_tokens",
-                "Tokens of an answer", kTokens),
+        answer_(*registry_, labels_, "flexquant_answer_tokens", "vllm:request_generation_tokens", "Tokens of an answer",
+                kTokens),
         bits_(*registry_, labels_, "flexquant_answer_bits", "", "Mean bits a weight of an answer", kBits),
         predicted_kl_(*registry_, labels_, "flexquant_answer_predicted_kl_nats", "", "Mean KL expected of an answer",
                       kKl),

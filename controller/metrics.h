@@ -20,11 +20,12 @@ struct SchedulerFigures {
   struct Executor {
     std::string address;
     bool ready = false;
-    const ExecutorFigures* figures;  // outlives the metrics
+    std::shared_ptr<const ExecutorFigures> figures;
   };
   uint64_t waiting = 0;
   uint64_t waiting_tokens = 0;
   std::vector<Executor> executors;
+  std::shared_ptr<ExecutorFigures> departed;  // counts of executors that are gone; null = none
 };
 
 // The controller's figures as Prometheus metrics: its own as flexquant_*, and aliases with vLLM's names (vllm:*), so

@@ -1,6 +1,7 @@
 #include "controller/scheduler.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,23 +32,63 @@ absl::Status TooLarge(uint64_t capacity_tokens) {
 
 Scheduler::Scheduler(const SchedulerOptions& options, const ExpectedModel& expected, const Tokenizer& tokenizer,
                      const LayerGroups& groups, std::function<void(bool ready)> readiness_changed)
-    : shared_{tokenizer, groups, static_cast<uint32_t>(options.worker.lookahead)},
+    : expected_(expected),
+      worker_options_(options.worker),
+      shared_{tokenizer, groups, static_cast<uint32_t>(options.worker.lookahead)},
       readiness_changed_(std::move(readiness_changed)),
       failover_timeout_(options.failover_timeout),
       active_(std::make_shared<ActiveRequests>()),
-      queue_(options.queue) {
-  FQ_CHECK(!options.executors.empty());
-  for (size_t i = 0; i < options.executors.size(); ++i) {
-    workers_.push_back(std::make_unique<ExecutorWorker>(
-        options.executors[i], expected, options.worker, queue_,
-        ExecutorWorker::Hooks{[this] { OnStateChanged(); }, [this] { Wake(); }, [this, i] { return OtherReady(i); }}));
-  }
-  for (const auto& worker : workers_) {
-    worker->Start();
-  }
-}
+      queue_(options.queue) {}
 
 Scheduler::~Scheduler() { Stop(); }
+
+std::shared_ptr<ExecutorWorker> Scheduler::MakeWorker(const ExecutorTarget& target) {
+  auto worker = std::make_shared<ExecutorWorker>(
+      target, expected_, worker_options_, queue_,
+      ExecutorWorker::Hooks{[this] { OnStateChanged(); }, [this] { Wake(); },
+                            [this](const ExecutorWorker& self) { return OtherReady(self); }});
+  worker->Start();
+  return worker;
+}
+
+void Scheduler::SetExecutors(const std::vector<ExecutorTarget>& targets, const absl::Status& lookup) {
+  Workers gone;  // ended outside of the lock
+  {
+    const std::lock_guard stop_lock(mutex_);
+    if (stopped_) {
+      return;
+    }
+    const std::lock_guard lock(workers_mutex_);
+    lookup_ = lookup;
+    std::erase_if(workers_, [&](const std::shared_ptr<ExecutorWorker>& worker) {
+      if (!worker->finished()) {
+        return false;
+      }
+      departed_.AddCounts(*worker->figures());
+      gone.push_back(worker);
+      return true;
+    });
+    std::set<std::string> listed;
+    for (const ExecutorTarget& target : targets) {
+      listed.insert(target.address);
+      const auto has_address = [&](const auto& worker) { return worker->address() == target.address; };
+      if (std::none_of(workers_.begin(), workers_.end(), has_address)) {
+        workers_.push_back(MakeWorker(target));
+      }
+    }
+    for (const auto& worker : workers_) {
+      worker->SetListed(listed.count(worker->address()) > 0);
+    }
+  }
+  // With no executor left nobody else looks after those that wait.
+  queue_.FailExpired(absl::Now());
+  OnStateChanged();
+}
+
+Scheduler::Workers Scheduler::workers() const {
+  const std::lock_guard lock(workers_mutex_);
+  return workers_;
+}
 
 absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec, std::shared_ptr<GenerationSink> sink) {
   uint64_t id = 0;
@@ -83,7 +124,7 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
 }
 
 void Scheduler::Wake() {
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     worker->Wake();
   }
 }
@@ -114,18 +155,19 @@ absl::Status Scheduler::Abort(const std::string& tenant, const std::string& requ
                                           "'; it has ended, or it never reached this server"));
 }
 
-bool Scheduler::OtherReady(size_t worker) const {
-  for (size_t i = 0; i < workers_.size(); ++i) {
-    if (i != worker && workers_[i]->state().ready) {
-      return true;
-    }
-  }
-  return false;
+bool Scheduler::IsActive(const std::string& tenant, const std::string& request_id) const {
+  return !request_id.empty() && active_->Find(tenant, request_id) != nullptr;
+}
+
+bool Scheduler::OtherReady(const ExecutorWorker& worker) const {
+  const Workers all = workers();
+  return std::any_of(all.begin(), all.end(),
+                     [&](const auto& other) { return other.get() != &worker && other->state().ready; });
 }
 
 uint64_t Scheduler::MaxSequenceTokens() const {
   uint64_t most = 0;
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     const ExecutorState state = worker->state();
     if (state.ready) {
       most = std::max<uint64_t>(most, uint64_t{state.description->num_kv_blocks} * state.description->kv_block_tokens);
@@ -136,7 +178,7 @@ uint64_t Scheduler::MaxSequenceTokens() const {
 
 std::vector<ExecutorState> Scheduler::ExecutorStates() const {
   std::vector<ExecutorState> states;
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     states.push_back(worker->state());
   }
   return states;
@@ -146,17 +188,26 @@ SchedulerFigures Scheduler::Figures() const {
   SchedulerFigures figures;
   figures.waiting = queue_.size();
   figures.waiting_tokens = queue_.tokens();
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     const ExecutorState state = worker->state();
-    figures.executors.push_back({state.address, state.ready, &worker->figures()});
+    figures.executors.push_back({state.address, state.ready, worker->figures()});
   }
+  const std::lock_guard lock(workers_mutex_);
+  figures.departed = std::make_shared<ExecutorFigures>();
+  figures.departed->AddCounts(departed_);
   return figures;
 }
 
 absl::Status Scheduler::NotReadyError() const {
   std::vector<std::string> reasons;
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     reasons.emplace_back(worker->state().last_error.message());
+  }
+  {
+    const std::lock_guard lock(workers_mutex_);
+    if (!lookup_.ok()) {
+      reasons.emplace_back(lookup_.message());
+    }
   }
   return WithRetryDelay(
       WithErrorInfo(absl::UnavailableError(absl::StrCat("no executor is ready: ", absl::StrJoin(reasons, "; "))),
@@ -175,8 +226,9 @@ absl::Status Scheduler::WaitReady(absl::Duration timeout) const {
 
 void Scheduler::OnStateChanged() {
   const std::lock_guard lock(mutex_);
+  const Workers all = workers();
   const auto num_ready =
-      std::count_if(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().ready; });
+      std::count_if(all.begin(), all.end(), [](const auto& worker) { return worker->state().ready; });
   const bool ready = num_ready > 0;
   if (std::exchange(num_ready_, num_ready) != num_ready) {
     Wake();  // one that shuts down can hand its sequences over now
@@ -188,7 +240,7 @@ void Scheduler::OnStateChanged() {
   } else {
     lost_at_ = std::min(lost_at_, absl::Now());
     const bool finishing =
-        std::any_of(workers_.begin(), workers_.end(), [](const auto& worker) { return worker->state().draining; });
+        std::any_of(all.begin(), all.end(), [](const auto& worker) { return worker->state().draining; });
     if (!finishing && absl::Now() - lost_at_ >= failover_timeout_) {
       const absl::Status reason = NotReadyError();
       queue_.FailAll([&](const Sequence& sequence) {
@@ -222,7 +274,7 @@ void Scheduler::Stop() {
     }
     stopped_ = true;
   }
-  for (const auto& worker : workers_) {
+  for (const auto& worker : workers()) {
     worker->Stop();
   }
   queue_.FailAll([](const Sequence& /*sequence*/) { return ShuttingDown(); });

@@ -20,15 +20,14 @@
 namespace flexquant::controller {
 
 struct SchedulerOptions {
-  std::vector<ExecutorTarget> executors;  // at least one
   QueueOptions queue;
   // How long accepted requests wait for an executor when there is none any more.
   absl::Duration failover_timeout = absl::Seconds(30);
   WorkerOptions worker;
 };
 
-// Continuous batching over one or more executors: accepted requests wait in one bounded queue, each executor's worker
-// takes from it and gives back what it could not finish. Thread-safe.
+// Continuous batching over executors that come and go: accepted requests wait in one bounded queue, each executor's
+// worker takes from it and gives back what it could not finish. Thread-safe.
 class Scheduler {
  public:
   // `tokenizer` and `groups` must outlive this. `readiness_changed(ready)` is called, one call at a time, whenever the
@@ -37,6 +36,11 @@ class Scheduler {
             const LayerGroups& groups, std::function<void(bool ready)> readiness_changed);
   // Stops at once.
   ~Scheduler();
+
+  // Which executors there are. One that is new is connected to; one that is missing takes no new requests, hands those
+  // it has over as soon as another one is ready, or finishes them, and is then forgotten. `lookup` says what is wrong
+  // with the list, for callers who find no executor. Not from several threads at a time.
+  void SetExecutors(const std::vector<ExecutorTarget>& targets, const absl::Status& lookup);
 
   // Queues a request and returns its id; `sink` gets its answer, possibly before this returns. Nothing is sent to
   // `sink` when it fails: UNAVAILABLE with RetryInfo (no executor ready, draining), RESOURCE_EXHAUSTED with RetryInfo
@@ -47,6 +51,8 @@ class Scheduler {
   void Cancel(uint64_t id);
   // The same by the client's name for it, with the reason ABORTED_BY_REQUEST_ID; NOT_FOUND if none is active.
   absl::Status Abort(const std::string& tenant, const std::string& request_id);
+  // Whether that would find one; no request has no name.
+  bool IsActive(const std::string& tenant, const std::string& request_id) const;
   // A client reads again.
   void Wake();
 
@@ -54,7 +60,7 @@ class Scheduler {
   // ready.
   uint64_t MaxSequenceTokens() const;
   std::vector<ExecutorState> ExecutorStates() const;
-  // For monitoring; the executors' figures live as long as this.
+  // For monitoring.
   SchedulerFigures Figures() const;
   // DEADLINE_EXCEEDED with the reasons if no executor is ready in time.
   absl::Status WaitReady(absl::Duration timeout) const;
@@ -65,12 +71,18 @@ class Scheduler {
   void Stop();
 
  private:
+  using Workers = std::vector<std::shared_ptr<ExecutorWorker>>;
+
+  Workers workers() const;
+  std::shared_ptr<ExecutorWorker> MakeWorker(const ExecutorTarget& target);
   void OnStateChanged();
   absl::Status NotReadyError() const;
-  bool OtherReady(size_t worker) const;
+  bool OtherReady(const ExecutorWorker& worker) const;
   // False if it was to end already.
   bool End(const std::shared_ptr<ActiveRequest>& request, EndCause cause);
 
+  const ExpectedModel expected_;
+  const WorkerOptions worker_options_;
   const Sequence::Shared shared_;
   const std::function<void(bool)> readiness_changed_;
   const absl::Duration failover_timeout_;
@@ -82,13 +94,17 @@ class Scheduler {
   mutable std::mutex mutex_;
   mutable std::condition_variable ready_changed_;
   bool ready_ = false;
-  int64_t num_ready_ = 0;  // executors
+  int64_t num_ready_ = 0;                        // executors
   absl::Time lost_at_ = absl::InfiniteFuture();  // since when no executor is ready
   bool draining_ = false;
   bool stopped_ = false;
   uint64_t last_id_ = 0;
 
-  std::vector<std::unique_ptr<ExecutorWorker>> workers_;
+  // No other lock of this class is taken with it held.
+  mutable std::mutex workers_mutex_;
+  Workers workers_;
+  absl::Status lookup_;
+  ExecutorFigures departed_;  // of the executors forgotten
 };
 
 }  // namespace flexquant::controller

@@ -10,6 +10,7 @@
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
 #include "controller/access_control.h"
+#include "controller/executor_directory.h"
 #include "controller/inference_service.h"
 #include "controller/model_package.h"
 #include "controller/model_service.h"
@@ -53,6 +54,9 @@ absl::Status CheckOptions(const ControllerOptions& options) {
     if (target.address.empty()) {
       return absl::InvalidArgumentError("an executor has no address; give HOST:PORT");
     }
+    if (IsDnsAddress(target.address)) {
+      FQ_RETURN_IF_ERROR(ParseDnsAddress(target.address).status());
+    }
   }
   if (options.lookahead < 0 || options.lookahead > 1) {
     return absl::InvalidArgumentError(absl::StrCat("lookahead ", options.lookahead, " is not 0 or 1"));
@@ -69,6 +73,9 @@ absl::Status CheckOptions(const ControllerOptions& options) {
   if (options.step_timeout <= absl::ZeroDuration() || options.slow_reader_timeout <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError("step_timeout and slow_reader_timeout must be longer than 0 s");
   }
+  if (options.resolve_interval <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError("resolve_interval must be longer than 0 s");
+  }
   if (options.prefill_chunk_tokens == 0) {
     return absl::InvalidArgumentError("prefill_chunk_tokens is 0; at least 1 is needed to read a prompt");
   }
@@ -82,7 +89,6 @@ class ControllerServerImpl final : public ControllerServer {
 
   absl::Status Start(const ControllerOptions& options) {
     SchedulerOptions scheduler_options;
-    scheduler_options.executors = options.executors;
     scheduler_options.queue.max_requests = options.max_queued_requests;
     scheduler_options.queue.max_tokens = options.max_queued_tokens;
     scheduler_options.failover_timeout = options.failover_timeout;
@@ -110,6 +116,11 @@ class ControllerServerImpl final : public ControllerServer {
     inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_, *metrics_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
     FQ_RETURN_IF_ERROR(StartServer(options));
+    directory_ = std::make_unique<ExecutorDirectory>(
+        options.executors, options.resolve, options.resolve_interval,
+        [scheduler = scheduler_.get()](const std::vector<ExecutorTarget>& targets, const absl::Status& lookup) {
+          scheduler->SetExecutors(targets, lookup);
+        });
     {
       const std::lock_guard lock(health_mutex_);
       health_ = server_->GetHealthCheckService();
@@ -141,6 +152,9 @@ class ControllerServerImpl final : public ControllerServer {
     }
     if (scheduler_ != nullptr) {
       scheduler_->Drain(absl::Now() + grace);
+      if (directory_ != nullptr) {
+        directory_->Stop();
+      }
       scheduler_->Stop();
     }
     {
@@ -209,6 +223,7 @@ class ControllerServerImpl final : public ControllerServer {
   bool shut_down_ = false;
   int port_ = 0;
   std::unique_ptr<Scheduler> scheduler_;
+  std::unique_ptr<ExecutorDirectory> directory_;  // calls the scheduler until it goes
   std::unique_ptr<AccessControl> access_;
   std::unique_ptr<Metrics> metrics_;  // read the scheduler until they go, so they go before it
   std::unique_ptr<InferenceService> inference_;

@@ -2,6 +2,7 @@
 #define FLEXQUANT_CONTROLLER_SERVER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,10 +17,19 @@ namespace flexquant::controller {
 
 // Where an executor is.
 struct ExecutorTarget {
-  std::string address;                                                   // "HOST:PORT", or a name for `channel`
+  // "HOST:PORT"; "dns:NAME:PORT" = an executor at every address that NAME has at a time; or a name for `channel`.
+  std::string address;
   std::shared_ptr<grpc::Channel> channel;                                // null = connect to `address`
   std::shared_ptr<transport::ChannelCredentials> credentials = nullptr;  // to connect with; null = plaintext
 };
+
+struct DnsName {
+  std::string host;
+  std::string port;
+};
+
+// All addresses of a name, as HOST:PORT; NOT_FOUND if it has none, another error if that cannot be said.
+using AddressResolver = std::function<absl::StatusOr<std::vector<std::string>>(const DnsName& name)>;
 
 struct ControllerOptions {
   std::string model_dir;  // the package: config, tokenizer and manifest (weights are not read)
@@ -27,7 +37,10 @@ struct ControllerOptions {
   // Whose bearer tokens the public services accept (docs/security.md); empty = everybody may use them, in-process too.
   std::string tokens_file;
   std::vector<ExecutorTarget> executors;  // at least one
-  int lookahead = 1;                      // 0 = wait for each step's result; 1 = send the next step before it
+  // Names among them are looked up so often, by this; null = the system's resolver.
+  absl::Duration resolve_interval = absl::Seconds(5);
+  AddressResolver resolve;
+  int lookahead = 1;  // 0 = wait for each step's result; 1 = send the next step before it
   // What may wait for an executor: requests, and their prompt and most answer tokens together.
   uint32_t max_queued_requests = 256;
   uint64_t max_queued_tokens = 4'000'000;

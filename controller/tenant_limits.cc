@@ -1,7 +1,6 @@
 #include "controller/tenant_limits.h"
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -135,18 +134,22 @@ void TenantSlot::Start() {
   started_ = true;
 }
 
-absl::StatusOr<TenantSlot> TenantLimits::Admit(std::shared_ptr<const Tenant> tenant, absl::Time now) {
+absl::StatusOr<TenantSlot> TenantLimits::Admit(std::shared_ptr<const Tenant> tenant, bool supersedes, absl::Time now) {
   const TenantQuota& quota = tenant->quota;
+  const uint64_t spare = supersedes ? 1 : 0;
+  const auto full = [&](uint64_t used, const std::optional<uint64_t>& limit) {
+    return limit.has_value() && used >= *limit + spare;
+  };
   std::shared_ptr<TenantUse> use = Use(tenant->name);
   const std::lock_guard lock(use->mutex);
-  if (use->requests >= quota.max_concurrent_requests.value_or(std::numeric_limits<uint64_t>::max())) {
+  if (full(use->requests, quota.max_concurrent_requests)) {
     return WithRetryDelay(LimitError(*tenant, "max_concurrent_requests",
                                      absl::StrCat(use->requests,
                                                   " requests are under way, as many as are allowed; wait "
                                                   "for one to end")),
                           kBusyRetryDelay);
   }
-  if (use->queued >= quota.max_queued_requests.value_or(std::numeric_limits<uint64_t>::max())) {
+  if (full(use->queued, quota.max_queued_requests)) {
     return WithRetryDelay(
         LimitError(*tenant, "max_queued_requests",
                    absl::StrCat(use->queued, " requests wait to be started, as many as may; wait for one to start")),

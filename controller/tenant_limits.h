@@ -50,8 +50,9 @@ class TenantSlot {
 // RetryInfo where waiting helps.
 class TenantLimits {
  public:
-  // A request that generates has arrived.
-  absl::StatusOr<TenantSlot> Admit(std::shared_ptr<const Tenant> tenant, absl::Time now);
+  // A request that generates has arrived. One that takes the place of another one, which `supersedes` says, may be one
+  // too many until that has ended: else a client at its limit could not try again.
+  absl::StatusOr<TenantSlot> Admit(std::shared_ptr<const Tenant> tenant, bool supersedes, absl::Time now);
   // One that only tokenizes has.
   absl::Status CountRequest(const Tenant& tenant, absl::Time now);
 

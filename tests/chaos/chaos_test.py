@@ -5,8 +5,6 @@ seeded schedule kills, stops, cuts, delays and restarts them. Each class of faul
 mixes them for FLEXQUANT_CHAOS_SECONDS (default 60).
 """
 
-import contextlib
-import json
 import os
 import pathlib
 import random
@@ -17,150 +15,12 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
 import harness  # noqa: E402
-from proxy import Proxy  # noqa: E402
+from fleet import Certificates, Fleet, Load  # noqa: E402
 
 SECONDS = float(os.environ.get("FLEXQUANT_CHAOS_SECONDS", "60"))
 SEED = int(os.environ.get("FLEXQUANT_CHAOS_SEED", "1"))
 # What a request may end with instead of its answer, beside CANCELLED by its own client: docs/reliability.md.
 REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
-# Isolated, so that what a stream says depends on nothing but its request; plans that change from token to token.
-REQUEST = ("--batch-mode", "isolated", "--precision", "dynamic", "--temperature", "0.8")
-
-
-class Executor:
-    """An executor at a fixed address that can be killed and started again."""
-
-    def __init__(self, model):
-        self.model = model
-        self.address = f"127.0.0.1:{harness.free_port()}"
-        self.stack = None
-        self.process = None
-
-    def start(self):
-        self.stack = contextlib.ExitStack()
-        self.process, _ = self.stack.enter_context(
-            harness.server("flexquant-executor", "--model", self.model, "--threads", 1, listen=self.address))
-
-    def stop(self):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-        self.stack.close()
-
-    def restart_after(self, signal_number):
-        self.process.send_signal(signal_number)
-        self.process.wait(harness.LIMIT)
-        self.stop()
-        self.start()
-
-
-class Fleet:
-    """Three executors, the last one behind a proxy, and a controller."""
-
-    FLAGS = ("--step-timeout", "1", "--failover-seconds", "30", "--drain-seconds", "10")
-
-    def __init__(self, model, *flags):
-        self.model = model
-        self.flags = flags
-        self.executors = [Executor(model) for _ in range(3)]
-        self.address = f"127.0.0.1:{harness.free_port()}"
-        self.controller_stack = None
-        self.controller = None
-        self.proxy = None
-
-    def __enter__(self):
-        for executor in self.executors:
-            executor.start()
-        self.proxy = Proxy(self.executors[2].address)
-        self.start_controller()
-        return self
-
-    def __exit__(self, *_):
-        self.controller_stack.close()
-        self.proxy.close()
-        for executor in self.executors:
-            executor.stop()
-
-    def start_controller(self):
-        addresses = [self.executors[0].address, self.executors[1].address, self.proxy.address]
-        self.controller_stack = contextlib.ExitStack()
-        self.controller, _ = self.controller_stack.enter_context(
-            harness.server("flexquant-controller", "--model", self.model,
-                           *(flag for address in addresses for flag in ("--executor", address)), *self.FLAGS,
-                           *self.flags, listen=self.address))
-
-    def wait_ready(self, executors=3):
-        """Until so many executors are ready."""
-        def ready():
-            status, out, _ = harness.flexquant("info", "--server", self.address, "--json")
-            return status == 0 and sum(one["ready"] for one in json.loads(out)["executors"]) >= executors
-        harness.wait_for(ready, f"{executors} executors", limit=60)
-
-    # The faults.
-    def kill_executor(self, choice):
-        self.executors[choice.randrange(3)].restart_after(signal.SIGKILL)
-
-    def terminate_executor(self, choice):
-        self.executors[choice.randrange(3)].restart_after(signal.SIGTERM)
-
-    def freeze_executor(self, choice):
-        process = self.executors[choice.randrange(3)].process
-        process.send_signal(signal.SIGSTOP)
-        time.sleep(choice.uniform(0.2, 2.5))
-        process.send_signal(signal.SIGCONT)
-
-    def cut_connection(self, _):
-        self.proxy.cut()
-
-    def hold_connection(self, choice):
-        self.proxy.hold()
-        time.sleep(choice.uniform(0.2, 2.5))
-        self.proxy.go_on()
-
-    def delay_connection(self, choice):
-        self.proxy.delay(choice.uniform(0.001, 0.02))
-        time.sleep(1)
-        self.proxy.delay(0)
-
-    def kill_controller(self, _):
-        self.controller.send_signal(signal.SIGKILL)
-        self.controller.wait(harness.LIMIT)
-        self.controller_stack.close()
-        self.start_controller()
-
-    def usage(self):
-        """(open descriptors, resident kB) of each process that serves."""
-        figures = {}
-        for name, process in [("controller", self.controller),
-                              *((f"executor {i}", one.process) for i, one in enumerate(self.executors))]:
-            folder = pathlib.Path(f"/proc/{process.pid}")
-            pages = int((folder / "statm").read_text().split()[1])
-            resident = pages * os.sysconf("SC_PAGE_SIZE") // 1024
-            figures[name, process.pid] = len(list((folder / "fd").iterdir())), resident
-        return figures
-
-
-class Load:
-    """Runs loadgen; what it sent is the same for the same seed."""
-
-    def __init__(self, address, seed, *flags, requests=64, time_scale=0.3):
-        self.folder = harness.new_folder()
-        self.file = self.folder / "answers.jsonl"
-        trace = ()
-        conversation = harness.DATA / "traces/azure2023/AzureLLMInferenceTrace_conv.csv"
-        if conversation.exists():
-            trace = ("--trace", conversation, "--time-scale", time_scale, "--token-scale", "0.7",
-                     "--max-prompt-tokens", 200, "--max-answer-tokens", 250)
-        self.process = harness.start("flexquant", "loadgen", "--server", address, "--requests", requests,
-                                     "--load-seed", seed, "--answers", self.file, *trace, *REQUEST, *flags)
-
-    def running(self):
-        return self.process.poll() is None
-
-    def answers(self):
-        status, _, err = harness.finish(self.process, limit=180)
-        if status != 0:
-            raise AssertionError(err)
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
 
 
 class ChaosTest(unittest.TestCase):
@@ -225,6 +85,31 @@ class ChaosTest(unittest.TestCase):
     def test_connections_cut_held_and_delayed(self):
         self.disturb([Fleet.cut_connection, Fleet.hold_connection, Fleet.delay_connection])
 
+    def test_executors_leave_and_join(self):
+        self.disturb([Fleet.leave_and_join], pause=(0.1, 0.3))
+
+    def test_certificates_expire(self):
+        seconds = 20
+        certificates = Certificates(seconds)
+        end = time.monotonic() + seconds
+        with Fleet(self.model, certificates=certificates) as fleet:
+            expected = self.expected(fleet, 1)
+            fleet.wait_ready()
+            time.sleep(max(0.0, end - time.monotonic()))
+            load = Load(fleet.address, 1)
+            time.sleep(1)
+            # Connections that stand go on; none can be made.
+            fleet.cut_connection(None)
+            fleet.executors[0].end(signal.SIGKILL)
+            time.sleep(1)
+            self.assertEqual(sum(fleet.known().values()), 1)
+            certificates.renew()
+            fleet.executors[0].start()
+            fleet.wait_ready()
+            self.assertTrue(load.running(), "the load was over before the certificates were replaced")
+            outcomes = self.check(load.answers(), expected)
+            print(f"test_certificates_expire: {outcomes}", flush=True)
+
     def test_controller_killed(self):
         # Requests that come while there is no controller are refused; streams that had begun go on.
         self.disturb([Fleet.kill_controller], refusals={"UNAVAILABLE"}, pause=(1.0, 2.0))
@@ -247,7 +132,7 @@ class ChaosTest(unittest.TestCase):
 
     def test_all(self):
         faults = [Fleet.kill_executor, Fleet.freeze_executor, Fleet.cut_connection, Fleet.hold_connection,
-                  Fleet.delay_connection, Fleet.terminate_executor, Fleet.kill_controller]
+                  Fleet.delay_connection, Fleet.terminate_executor, Fleet.leave_and_join, Fleet.kill_controller]
         choice = random.Random(SEED)
         end = time.monotonic() + SECONDS
         with Fleet(self.model) as fleet:

@@ -5,12 +5,16 @@ import contextlib
 import threading
 
 
-class Proxy:
-    """Forwards each connection to `target` ("HOST:PORT"). Methods may be called from any thread."""
+def _host_and_port(address):
+    host, port = address.rsplit(":", 1)
+    return host, int(port)
 
-    def __init__(self, target):
-        host, port = target.rsplit(":", 1)
-        self._target = host, int(port)
+
+class Proxy:
+    """Forwards each connection on `address` to `target` (both "HOST:PORT"). Methods may be called from any thread."""
+
+    def __init__(self, address, target):
+        self._target = _host_and_port(target)
         self._loop = asyncio.new_event_loop()
         self._writers = set()
         self._held = None
@@ -18,8 +22,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self._server = asyncio.run_coroutine_threadsafe(
-            asyncio.start_server(self._serve, "127.0.0.1", 0), self._loop).result()
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+            asyncio.start_server(self._serve, *_host_and_port(address)), self._loop).result()
 
     def cut(self):
         """Ends every connection; new ones are accepted."""

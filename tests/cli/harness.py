@@ -81,14 +81,14 @@ def free_port():
 
 
 @contextlib.contextmanager
-def server(program, *arguments, listen="127.0.0.1:0"):
+def server(program, *arguments, listen="127.0.0.1:0", env=None):
     """A running server as (process, "HOST:PORT"); stopped at the end if it still runs."""
     with tempfile.TemporaryDirectory(dir=_folder) as folder:
         port_file = pathlib.Path(folder) / "port"
         with open(pathlib.Path(folder) / "log", "wb+") as log:
             command = ["serve"] if program == "flexquant" else []
             process = start(program, *command, *arguments, "--listen", listen, "--port-file", port_file, stdout=log,
-                            stderr=log)
+                            stderr=log, env={**os.environ, **(env or {})})
             process.log = log.name
             try:
                 wait_for(lambda: process.poll() is not None or (port_file.exists() and port_file.read_text()),

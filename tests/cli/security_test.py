@@ -7,27 +7,11 @@ import signal
 import subprocess
 
 import harness
+from certificates import make_authority, make_certificate
 
 EXECUTOR_TLS = ("--tls-cert", "executor.crt", "--tls-key", "executor.key", "--tls-client-ca", "ca.crt")
 CONTROLLER_TLS = ("--tls-cert", "controller.crt", "--tls-key", "controller.key")
 TO_EXECUTOR = ("--executor-ca", "ca.crt", "--executor-cert", "controller.crt", "--executor-key", "controller.key")
-
-
-def openssl(folder, *arguments):
-    subprocess.run(["openssl", *map(str, arguments)], cwd=folder, check=True, capture_output=True)
-
-
-def make_authority(folder):
-    openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", 2,
-            "-subj", "/CN=Test", "-keyout", "ca.key", "-out", "ca.crt")
-
-
-def make_certificate(folder, name, common_name):
-    openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-subj", f"/CN={common_name}", "-addext", f"subjectAltName=DNS:{common_name},IP:127.0.0.1",
-            "-keyout", f"{name}.key", "-out", f"{name}.csr")
-    openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
-            "-copy_extensions", "copy", "-days", 2, "-out", f"{name}.crt")
 
 
 def in_folder(folder, flags):

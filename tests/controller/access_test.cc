@@ -217,6 +217,29 @@ TEST_F(AccessTest, ATenantHasNoMoreThanItsPlaces) {
   EXPECT_TRUE(Generate(kBlueToken).ok());
 }
 
+TEST_F(AccessTest, ARetryNeedsNoSecondPlace) {
+  WriteTokens({Entry("blue", kBlueToken, R"(, "max_concurrent_requests": 1)")});
+  Start();
+  executor_->HoldResults();
+  v1::GenerateStreamRequest request;
+  request.mutable_request()->set_text("hi");
+  request.mutable_request()->set_request_id("mine");
+  const auto first_context = Context(kBlueToken);
+  const auto first = inference_->GenerateStream(first_context.get(), request);
+  v1::GenerateStreamResponse event;
+  ASSERT_TRUE(first->Read(&event));
+  const auto second_context = Context(kBlueToken);
+  const auto second = inference_->GenerateStream(second_context.get(), request);
+  executor_->ResumeResults();
+  while (first->Read(&event)) {
+  }
+  first->Finish();
+  while (second->Read(&event)) {
+  }
+  const absl::Status status = FromGrpcStatus(second->Finish());
+  EXPECT_TRUE(status.ok()) << status;
+}
+
 TEST_F(AccessTest, ATenantAbortsOnlyItsOwnRequests) {
   WriteTokens({Entry("blue", kBlueToken), Entry("red", kRedToken)});
   Start();

@@ -154,6 +154,12 @@ TEST_F(ControllerServerTest, BadOptionsAreNamed) {
   options_ = good;
   options_.executors.push_back({"", nullptr});
   EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+  options_ = good;
+  options_.executors.push_back({"dns:no-port", nullptr});
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
+  options_ = good;
+  options_.resolve_interval = absl::ZeroDuration();
+  EXPECT_EQ(code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(ControllerServerTest, HealthFollowsTheExecutor) {

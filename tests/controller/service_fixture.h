@@ -73,10 +73,11 @@ class ServiceTest : public ::testing::Test {
     options_.worker.min_backoff = absl::Milliseconds(1);
     options_.worker.max_backoff = absl::Milliseconds(10);
     for (size_t i = 0; i < executors_.size(); ++i) {
-      options_.executors.push_back({absl::StrCat("fake-", i), executors_[i]->channel()});
+      targets_.push_back({absl::StrCat("fake-", i), executors_[i]->channel()});
     }
     scheduler_ = std::make_unique<Scheduler>(options_, ExpectedModel{"revision", 9, model_.policies.has_reference},
                                              *model_.tokenizer, *model_.layer_groups, [](bool) {});
+    scheduler_->SetExecutors(targets_, absl::OkStatus());
     inference_ = std::make_unique<InferenceService>(model_, *scheduler_, access_, *metrics_);
     info_ = std::make_unique<ModelService>(model_, *scheduler_, "instance");
     grpc::ServerBuilder builder;
@@ -158,6 +159,7 @@ class ServiceTest : public ::testing::Test {
 
   ModelPackage model_ = TestModel();
   SchedulerOptions options_;
+  std::vector<ExecutorTarget> targets_;
   std::vector<std::unique_ptr<testing::FakeExecutor>> executors_;
   std::unique_ptr<Scheduler> scheduler_;
   AccessControl access_;

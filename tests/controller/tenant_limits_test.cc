@@ -43,7 +43,7 @@ TEST(TenantLimitsTest, NoLimitsNoRefusal) {
   const auto tenant = Blue({});
   std::vector<TenantSlot> slots;
   for (int i = 0; i < 1000; ++i) {
-    auto slot = limits.Admit(tenant, kStart);
+    auto slot = limits.Admit(tenant, false, kStart);
     ASSERT_TRUE(slot.ok()) << slot.status();
     EXPECT_TRUE(slot->ReserveTokens(1'000'000, 1'000'000, kStart).ok());
     slots.push_back(*std::move(slot));
@@ -53,36 +53,47 @@ TEST(TenantLimitsTest, NoLimitsNoRefusal) {
 TEST(TenantLimitsTest, ConcurrentRequests) {
   TenantLimits limits;
   const auto tenant = Blue({.max_concurrent_requests = 2});
-  std::optional<TenantSlot> first(*limits.Admit(tenant, kStart));
-  const auto second = limits.Admit(tenant, kStart);
+  std::optional<TenantSlot> first(*limits.Admit(tenant, false, kStart));
+  const auto second = limits.Admit(tenant, false, kStart);
   ASSERT_TRUE(second.ok());
-  const absl::Status third = limits.Admit(tenant, kStart).status();
+  const absl::Status third = limits.Admit(tenant, false, kStart).status();
   ExpectLimit(third, "max_concurrent_requests");
   EXPECT_GT(RetryDelay(third), absl::ZeroDuration());
   // Others do not notice.
-  EXPECT_TRUE(limits.Admit(std::make_shared<const Tenant>(Tenant{"red", tenant->quota}), kStart).ok());
+  EXPECT_TRUE(limits.Admit(std::make_shared<const Tenant>(Tenant{"red", tenant->quota}), false, kStart).ok());
   first->Start();
-  EXPECT_FALSE(limits.Admit(tenant, kStart).ok());
+  EXPECT_FALSE(limits.Admit(tenant, false, kStart).ok());
   first.reset();
-  EXPECT_TRUE(limits.Admit(tenant, kStart).ok());
+  EXPECT_TRUE(limits.Admit(tenant, false, kStart).ok());
 }
 
 TEST(TenantLimitsTest, QueuedRequestsAreThoseNotStarted) {
   TenantLimits limits;
   const auto tenant = Blue({.max_queued_requests = 1});
-  auto first = limits.Admit(tenant, kStart);
+  auto first = limits.Admit(tenant, false, kStart);
   ASSERT_TRUE(first.ok());
-  ExpectLimit(limits.Admit(tenant, kStart).status(), "max_queued_requests");
+  ExpectLimit(limits.Admit(tenant, false, kStart).status(), "max_queued_requests");
   first->Start();
   first->Start();
-  { EXPECT_TRUE(limits.Admit(tenant, kStart).ok()); }
+  { EXPECT_TRUE(limits.Admit(tenant, false, kStart).ok()); }
   // One that never started leaves the queue as well.
-  EXPECT_TRUE(limits.Admit(tenant, kStart).ok());
+  EXPECT_TRUE(limits.Admit(tenant, false, kStart).ok());
+}
+
+TEST(TenantLimitsTest, OneThatTakesAnothersPlaceMayBeOneTooMany) {
+  TenantLimits limits;
+  const auto tenant = Blue({.max_concurrent_requests = 1, .max_queued_requests = 1});
+  const auto first = limits.Admit(tenant, false, kStart);
+  ASSERT_TRUE(first.ok());
+  EXPECT_FALSE(limits.Admit(tenant, false, kStart).ok());
+  const auto again = limits.Admit(tenant, true, kStart);
+  EXPECT_TRUE(again.ok());
+  ExpectLimit(limits.Admit(tenant, true, kStart).status(), "max_concurrent_requests");
 }
 
 TEST(TenantLimitsTest, TokensOfARequest) {
   TenantLimits limits;
-  auto slot = limits.Admit(Blue({.max_tokens_per_request = 100}), kStart);
+  auto slot = limits.Admit(Blue({.max_tokens_per_request = 100}), false, kStart);
   ASSERT_TRUE(slot.ok());
   const absl::Status status = slot->ReserveTokens(60, 41, kStart);
   ExpectLimit(status, "max_tokens_per_request");
@@ -93,13 +104,13 @@ TEST(TenantLimitsTest, TokensOfARequest) {
 
 TEST(TenantLimitsTest, Priority) {
   TenantLimits limits;
-  auto slot = limits.Admit(Blue({.priority_max = 3}), kStart);
+  auto slot = limits.Admit(Blue({.priority_max = 3}), false, kStart);
   ASSERT_TRUE(slot.ok());
   const absl::Status status = slot->CheckPriority(4);
   ExpectLimit(status, "priority_max");
   EXPECT_FALSE(HasRetryDelay(status));
   EXPECT_TRUE(slot->CheckPriority(3).ok());
-  auto free = limits.Admit(Blue({}), kStart);
+  auto free = limits.Admit(Blue({}), false, kStart);
   EXPECT_TRUE(free->CheckPriority(100).ok());
 }
 
@@ -107,10 +118,10 @@ TEST(TenantLimitsTest, RequestsAMinute) {
   TenantLimits limits;
   const auto tenant = Blue({.requests_per_minute = 6});
   for (int i = 0; i < 3; ++i) {
-    EXPECT_TRUE(limits.Admit(tenant, kStart).ok());
+    EXPECT_TRUE(limits.Admit(tenant, false, kStart).ok());
     EXPECT_TRUE(limits.CountRequest(*tenant, kStart).ok());
   }
-  const absl::Status refused = limits.Admit(tenant, kStart).status();
+  const absl::Status refused = limits.Admit(tenant, false, kStart).status();
   ExpectLimit(refused, "requests_per_minute");
   EXPECT_EQ(RetryDelay(refused), absl::Seconds(10));
   ExpectLimit(limits.CountRequest(*tenant, kStart + absl::Seconds(9)), "requests_per_minute");
@@ -128,18 +139,18 @@ TEST(TenantLimitsTest, TokensAMinuteAreThoseReallyUsed) {
   TenantLimits limits;
   const auto tenant = Blue({.tokens_per_minute = 600});
   {
-    auto slot = limits.Admit(tenant, kStart);
+    auto slot = limits.Admit(tenant, false, kStart);
     ASSERT_TRUE(slot->ReserveTokens(100, 400, kStart).ok());
     slot->Start();
     slot->CountAnswerTokens(30);
     slot->CountAnswerTokens(20);
-    auto other = limits.Admit(tenant, kStart);
+    auto other = limits.Admit(tenant, false, kStart);
     const absl::Status status = other->ReserveTokens(100, 10, kStart);
     ExpectLimit(status, "tokens_per_minute");
     EXPECT_EQ(RetryDelay(status), absl::Seconds(1));
   }
   // 150 of 600 are gone.
-  auto slot = limits.Admit(tenant, kStart);
+  auto slot = limits.Admit(tenant, false, kStart);
   EXPECT_FALSE(slot->ReserveTokens(451, 0, kStart).ok());
   EXPECT_TRUE(slot->ReserveTokens(450, 0, kStart).ok());
 }
@@ -148,13 +159,13 @@ TEST(TenantLimitsTest, ARequestThatNeverStartedUsedNothing) {
   TenantLimits limits;
   const auto tenant = Blue({.tokens_per_minute = 600});
   {
-    auto slot = limits.Admit(tenant, kStart);
+    auto slot = limits.Admit(tenant, false, kStart);
     EXPECT_TRUE(slot->ReserveTokens(300, 300, kStart).ok());
   }
-  auto slot = limits.Admit(tenant, kStart);
+  auto slot = limits.Admit(tenant, false, kStart);
   EXPECT_TRUE(slot->ReserveTokens(600, 0, kStart).ok());
   // More than a whole minute's can never be had.
-  auto other = limits.Admit(tenant, kStart);
+  auto other = limits.Admit(tenant, false, kStart);
   const absl::Status status = other->ReserveTokens(601, 0, kStart);
   ExpectLimit(status, "tokens_per_minute");
   EXPECT_FALSE(HasRetryDelay(status));
@@ -162,9 +173,9 @@ TEST(TenantLimitsTest, ARequestThatNeverStartedUsedNothing) {
 
 TEST(TenantLimitsTest, AChangedQuotaAppliesAtOnce) {
   TenantLimits limits;
-  const auto slot = limits.Admit(Blue({.max_concurrent_requests = 1}), kStart);
-  EXPECT_TRUE(limits.Admit(Blue({.max_concurrent_requests = 2}), kStart).ok());
-  EXPECT_FALSE(limits.Admit(Blue({.max_concurrent_requests = 1}), kStart).ok());
+  const auto slot = limits.Admit(Blue({.max_concurrent_requests = 1}), false, kStart);
+  EXPECT_TRUE(limits.Admit(Blue({.max_concurrent_requests = 2}), false, kStart).ok());
+  EXPECT_FALSE(limits.Admit(Blue({.max_concurrent_requests = 1}), false, kStart).ok());
 }
 
 TEST(TenantLimitsTest, PlacesAreNotLostBetweenThreads) {
@@ -174,7 +185,7 @@ TEST(TenantLimitsTest, PlacesAreNotLostBetweenThreads) {
   for (int thread = 0; thread < 4; ++thread) {
     threads.emplace_back([&] {
       for (int i = 0; i < 1000; ++i) {
-        auto slot = limits.Admit(tenant, kStart);
+        auto slot = limits.Admit(tenant, false, kStart);
         if (slot.ok() && slot->ReserveTokens(10, 10, kStart).ok() && i % 2 == 0) {
           slot->Start();
         }
@@ -186,11 +197,11 @@ TEST(TenantLimitsTest, PlacesAreNotLostBetweenThreads) {
   }
   std::vector<TenantSlot> slots;
   for (int i = 0; i < 3; ++i) {
-    auto slot = limits.Admit(tenant, kStart);
+    auto slot = limits.Admit(tenant, false, kStart);
     ASSERT_TRUE(slot.ok()) << slot.status();
     slots.push_back(*std::move(slot));
   }
-  EXPECT_FALSE(limits.Admit(tenant, kStart).ok());
+  EXPECT_FALSE(limits.Admit(tenant, false, kStart).ok());
 }
 
 }  // namespace

@@ -151,7 +151,7 @@ TEST_F(ServiceTest, DeadlineEndsARunningAndAQueuedRequest) {
 }
 
 TEST_F(ServiceTest, AbsentExecutorIsUnavailableAtOnce) {
-  options_.executors.push_back({"127.0.0.1:1", nullptr});
+  targets_.push_back({"127.0.0.1:1", nullptr});
   StartController(1, /*wait_ready=*/false);
   const StreamOutcome outcome = Stream(Request("hi"));
   EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnavailable);
@@ -323,7 +323,7 @@ TEST_F(ServiceTest, RequestsThatOutliveTheGraceEndWithUnavailable) {
 
 TEST_F(ServiceTest, StopInterruptsAConnectionInProgress) {
   // Nothing answers on this channel: a server that never comes up.
-  options_.executors.push_back({"192.0.2.1:1", nullptr});
+  targets_.push_back({"192.0.2.1:1", nullptr});
   options_.worker.connect_timeout = absl::Hours(1);
   StartController(1, /*wait_ready=*/false);
   auto stopped = std::async(std::launch::async, [&] { scheduler_->Stop(); });
@@ -358,7 +358,7 @@ TEST_F(ServiceTest, ServerInfoDescribesModelAndExecutors) {
 }
 
 TEST_F(ServiceTest, TokenizeAndDetokenizeNeedNoExecutor) {
-  options_.executors.push_back({"127.0.0.1:1", nullptr});
+  targets_.push_back({"127.0.0.1:1", nullptr});
   StartController(1, /*wait_ready=*/false);
   v1::TokenizeRequest tokenize;
   tokenize.set_text("hi");
