@@ -160,7 +160,13 @@ absl::Status CheckListenOptions(const ListenOptions& options) {
         "listening on ", address, " without TLS would let others on the network read and send everything; ",
         "give --tls-cert and --tls-key, listen on 127.0.0.1, or give --allow-plaintext if the network is safe"));
   }
-  return absl::OkStatus();
+  if (options.tls.empty()) {
+    return absl::OkStatus();
+  }
+  if (options.tls.certificate.empty()) {
+    return absl::InvalidArgumentError("a server needs a certificate for TLS; give --tls-cert and --tls-key");
+  }
+  return OpenTlsFiles(options.tls, options.reload_interval).status();
 }
 
 absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(const ListenOptions& options,
@@ -168,9 +174,6 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> MakeServerCredentials(c
   FQ_RETURN_IF_ERROR(CheckListenOptions(options));
   std::shared_ptr<Reloaded<TlsMaterial>> tls;
   if (!options.tls.empty()) {
-    if (options.tls.certificate.empty()) {
-      return absl::InvalidArgumentError("a server needs a certificate for TLS; give --tls-cert and --tls-key");
-    }
     FQ_ASSIGN_OR_RETURN(tls, OpenTlsFiles(options.tls, options.reload_interval));
   } else if (!options.address.empty() && !IsLoopback(options.address)) {
     spdlog::warn("{} is served without TLS: who can reach it can read and send everything", options.address);

@@ -40,7 +40,7 @@ struct ListenOptions {
 bool IsLoopback(absl::string_view address);
 
 // INVALID_ARGUMENT for an address that is not HOST:PORT with a port from 0 to 65535, and for plaintext on one that
-// others can reach without allow_plaintext.
+// others can reach without allow_plaintext; errors of OpenTlsFiles. So a server finds them before it loads a model.
 absl::Status CheckListenOptions(const ListenOptions& options);
 
 // Credentials for the one port of `options`; `check` is asked about every call over it but those of grpc.health.v1.

@@ -214,6 +214,9 @@ TEST_F(ServerCredentialsTest, TheCheckSeesEveryCallButHealth) {
 }
 
 TEST(ListenOptionsTest, OnlyThisMachineWithoutTls) {
+  const testing::TestFolder folder;
+  folder.Write(testing::TestAuthority().IssueServer(), "server");
+  const TlsFiles tls = {folder.Path("server.crt"), folder.Path("server.key"), ""};
   for (const std::string address : {"127.0.0.1:0", "127.8.9.1:5", "localhost:1", "[::1]:50051"}) {
     EXPECT_TRUE(IsLoopback(address)) << address;
     EXPECT_TRUE(CheckListenOptions({.address = address}).ok()) << address;
@@ -228,7 +231,9 @@ TEST(ListenOptionsTest, OnlyThisMachineWithoutTls) {
     EXPECT_THAT(std::string(status.message()), HasSubstr("--tls-cert"));
     EXPECT_THAT(std::string(status.message()), HasSubstr("--allow-plaintext"));
     EXPECT_TRUE(CheckListenOptions({.address = address, .allow_plaintext = true}).ok()) << address;
-    EXPECT_TRUE(CheckListenOptions({.address = address, .tls = {"a", "b", ""}}).ok()) << address;
+    EXPECT_TRUE(CheckListenOptions({.address = address, .tls = tls}).ok()) << address;
+    EXPECT_THAT(std::string(CheckListenOptions({.address = address, .tls = {"no-such-file", tls.key, ""}}).message()),
+                HasSubstr("no-such-file"));
   }
 }
 
