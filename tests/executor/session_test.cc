@@ -14,6 +14,7 @@
 namespace flexquant::executor {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
@@ -430,12 +431,27 @@ TEST_F(SessionTest, CachedPrefixesAreChecked) {
     return ResultCode();
   };
   EXPECT_EQ(code({1, 2, 3}, 3, {0, 1}, 10), Code::kInvalidArgument);        // no whole block
-  EXPECT_EQ(code({1, 2, 3, 4}, 4, {0, 1}, 4), Code::kInvalidArgument);      // nothing of the prompt is left
+  EXPECT_EQ(code({1, 2, 3, 4}, 4, {0, 1}, 3), Code::kInvalidArgument);      // more than the prompt
   EXPECT_EQ(code({1, 2, 3, 4}, 4, {}, 10), Code::kInvalidArgument);         // without its block
   EXPECT_EQ(code({1, 2, 3, 4}, 0, {0, 1}, 10), Code::kFailedPrecondition);  // position does not follow
   EXPECT_EQ(code({1, 2, 3, 999'999}, 4, {0, 1}, 10), Code::kInvalidArgument);
   EXPECT_EQ(session_.num_sequences(), 0U);
   EXPECT_EQ(code({1, 2, 3, 4}, 4, {0, 1}, 10), Code::kOk);
+}
+
+TEST_F(SessionTest, AResumedSequenceMayFindItsWholePromptInTheCache) {
+  OpenWithPlans();
+  // The prompt fills a block; the token that comes with it is the answer's first.
+  Part part{1, 4, {9}, {6, 2}, true, 0, Start(4)};
+  part.start->mutable_sampling()->set_frequency_penalty(1);
+  for (const uint32_t token : {1, 2, 3, 4}) {
+    part.start->add_cached_token_ids(token);
+  }
+  ASSERT_TRUE(Step({part}).ok());
+  EXPECT_EQ(ResultCode(), Code::kOk) << Result().message();
+  EXPECT_EQ(runner_.inputs[0].start, 4);
+  EXPECT_EQ(runner_.inputs[0].draw, 1U);
+  EXPECT_THAT(runner_.inputs[0].counts, Contains(Pair(9, 1)));
 }
 
 TEST_F(SessionTest, NumberOfSequencesIsBounded) {

@@ -229,6 +229,10 @@ class FakeExecutor::Stream final
       FakeSequence& made = sequences_[part.sequence_id()];
       made.prompt_tokens = part.start().prompt_tokens();
       made.tokens.assign(part.start().cached_token_ids().begin(), part.start().cached_token_ids().end());
+      if (made.tokens.size() > made.prompt_tokens) {
+        Refuse(result, grpc::StatusCode::INVALID_ARGUMENT, "more is cached than the prompt");
+        return;
+      }
     }
     FakeSequence& sequence = sequences_[part.sequence_id()];
     if (part.position() != sequence.tokens.size()) {
