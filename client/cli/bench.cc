@@ -8,6 +8,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "client/cli/answer.h"
 #include "client/cli/bench_device.h"
 #include "client/cli/bench_load.h"
@@ -84,6 +86,8 @@ absl::Status MeasureOurs(const client::Client& client, const Flags& flags, uint3
   for (uint32_t i = 0; i < prompt_tokens; ++i) {
     request.mutable_token_ids()->add_ids((7919 * i + 13) % vocab_size);
   }
+  // A prompt that the server has read before would be found in its cache.
+  request.mutable_token_ids()->set_ids(0, static_cast<uint32_t>(absl::ToUnixNanos(absl::Now()) % vocab_size));
   request.mutable_stop()->set_ignore_eos(true);
   // The first token belongs to the prefill.
   request.mutable_stop()->set_max_tokens(row.prefill ? 1 : flags.decode_tokens + 1);
