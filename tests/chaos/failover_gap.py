@@ -9,6 +9,7 @@ token are computed again in runs of equal plans, which is at most what they took
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -17,10 +18,78 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
+import harness  # noqa: E402
+
+SEEDS = itertools.count(1)  # no prompt twice: it would be found in the cache
+
+
+class Answer:
+    """One request on its way."""
+
+    def __init__(self, address, prompt_tokens, answer_tokens, precision):
+        self.file = harness.new_folder() / "answers"
+        self.process = harness.start(
+            "flexquant", "loadgen", "--server", address, "--requests", 1, "--rate", 0, "--prompt-tokens", prompt_tokens,
+            "--answer-tokens", answer_tokens, "--json", "--batch-mode", "isolated", "--load-seed", next(SEEDS),
+            "--answers", self.file, "--precision", precision, stderr=subprocess.DEVNULL)
+
+    def end(self):
+        """(ms to the first token, ms a token after it, longest gap in ms)."""
+        out, _ = self.process.communicate(timeout=300)
+        answer = json.loads(self.file.read_text())
+        assert answer["status"] == "OK", answer
+        figures = json.loads(out)
+        return (figures["time_to_first_token_ms"]["p50"], figures["time_per_output_token_ms"]["p50"],
+                1000 * answer["longest_gap_s"])
+
+
+@contextlib.contextmanager
+def fleet(model):
+    """(processes of two executors, address of a controller that has both)."""
+    with contextlib.ExitStack() as stack:
+        executors = [stack.enter_context(harness.server("flexquant-executor", "--model", model, "--threads", 1))
+                     for _ in range(2)]
+        _, address = stack.enter_context(harness.server(
+            "flexquant-controller", "--model", model,
+            *(flag for _, executor in executors for flag in ("--executor", executor))))
+
+        def both_ready():
+            status, out, _ = harness.flexquant("info", "--server", address, "--json")
+            return status == 0 and sum(one["ready"] for one in json.loads(out)["executors"]) == 2
+        harness.wait_for(both_ready, "two executors")
+        yield [process for process, _ in executors], address
+
+
+def busiest(processes):
+    """The one whose CPU time grows most; one must."""
+    def ticks(process):
+        return sum(map(int, pathlib.Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
+    before = [ticks(process) for process in processes]
+    time.sleep(0.2)
+    grown = [ticks(process) - earlier for process, earlier in zip(processes, before)]
+    assert max(grown) > 4, f"no executor is busy: {grown}"
+    return processes[grown.index(max(grown))]
+
+
+def measure(model, prompt_tokens, answer_tokens, precision):
+    """(gap, computing anew) of one killed executor, in ms."""
+    with fleet(model) as (processes, address):
+        first_ms, token_ms, _ = Answer(address, prompt_tokens, answer_tokens, precision).end()
+        whole = first_ms + answer_tokens * token_ms
+        begin = time.monotonic()
+        answer = Answer(address, prompt_tokens, answer_tokens, precision)
+        time.sleep(0.6 * whole / 1000)
+        busiest(processes).send_signal(signal.SIGKILL)
+        killed_ms = 1000 * (time.monotonic() - begin)
+        _, _, gap = answer.end()
+        if precision == "dynamic":
+            return gap, killed_ms
+        done = min(answer_tokens, max(0, int((killed_ms - first_ms) / token_ms)))
+        anew, _, _ = Answer(address, prompt_tokens + done, 1, precision).end()
+        return gap, anew
 
 
 def main():
@@ -31,68 +100,15 @@ def main():
     parser.add_argument("--answer-tokens", type=int, default=128)
     parser.add_argument("--repetitions", type=int, default=5)
     arguments = parser.parse_args()
-    os.environ["FLEXQUANT_BIN"] = str(pathlib.Path(arguments.bin).resolve())
-    import harness
-
-    seeds = itertools.count(1)  # no prompt twice: it would be found in the cache
-
-    def load(address, prompt_tokens, answer_tokens, *precision):
-        folder = pathlib.Path(tempfile.mkdtemp())
-        process = harness.start("flexquant", "loadgen", "--server", address, "--requests", 1, "--rate", 0,
-                                "--prompt-tokens", prompt_tokens, "--answer-tokens", answer_tokens, "--json",
-                                "--batch-mode", "isolated", "--load-seed", next(seeds), "--answers", folder / "answers", *precision,
-                                stderr=subprocess.DEVNULL)
-        return process, folder / "answers"
-
-    def end(process, file):
-        out, _ = process.communicate(timeout=300)
-        answer = json.loads(file.read_text())
-        assert answer["status"] == "OK", answer
-        return json.loads(out), answer
-
-    def busy(processes):
-        """Which executor computes: whose CPU time grows."""
-        def ticks(process):
-            return sum(map(int, pathlib.Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
-        before = [ticks(process) for process in processes]
-        time.sleep(0.2)
-        grown = [ticks(process) - ticks_before for process, ticks_before in zip(processes, before)]
-        assert max(grown) > 10, f"no executor is busy: {grown}"
-        return grown.index(max(grown))
-
+    harness.BIN = pathlib.Path(arguments.bin).resolve()
     print(f"{'plans':<10} {'gap ms, median':>15} {'largest':>8} {'computing anew, ms':>19} {'gap / that':>11}")
-    for name in ("8", "4", "dynamic"):
-        precision = ("--precision", name)
-        gaps, again = [], []
-        for _ in range(arguments.repetitions):
-            with harness.server("flexquant-executor", "--model", arguments.model, "--threads", 1) as first, \
-                    harness.server("flexquant-executor", "--model", arguments.model, "--threads", 1) as second, \
-                    harness.server("flexquant-controller", "--model", arguments.model, "--executor", first[1],
-                                   "--executor", second[1]) as (_, address):
-                harness.wait_for(lambda: sum(one["ready"] for one in json.loads(
-                    harness.flexquant("info", "--server", address, "--json")[1] or '{"executors": []}')["executors"]) == 2,
-                    "two executors")
-                figures, _ = end(*load(address, arguments.prompt_tokens, arguments.answer_tokens, *precision))
-                begin = time.monotonic()
-                process, file = load(address, arguments.prompt_tokens, arguments.answer_tokens, *precision)
-                whole = figures["time_to_first_token_ms"]["p50"] + arguments.answer_tokens * figures["time_per_output_token_ms"]["p50"]
-                time.sleep(max(0.0, 0.6 * whole / 1000 - (time.monotonic() - begin)))
-                processes = [first[0], second[0]]
-                victim = processes[busy(processes)]
-                victim.send_signal(signal.SIGKILL)
-                killed_at = time.monotonic() - begin
-                _, answer = end(process, file)
-                gaps.append(1000 * answer["longest_gap_s"])
-                if name == "dynamic":
-                    again.append(1000 * killed_at)
-                else:
-                    done = min(1.0, max(0.0, 1000 * killed_at - figures["time_to_first_token_ms"]["p50"]) / (
-                        whole - figures["time_to_first_token_ms"]["p50"]))
-                    tokens = arguments.prompt_tokens + int(done * arguments.answer_tokens)
-                    figures, _ = end(*load(address, tokens, 1, *precision))
-                    again.append(figures["time_to_first_token_ms"]["p50"])
-        gap, anew = statistics.median(gaps), statistics.median(again)
-        print(f"{name:<10} {gap:>15.0f} {max(gaps):>8.0f} {anew:>19.0f} {gap / anew:>11.2f}", flush=True)
+    for precision in ("8", "4", "dynamic"):
+        pairs = [measure(arguments.model, arguments.prompt_tokens, arguments.answer_tokens, precision)
+                 for _ in range(arguments.repetitions)]
+        gaps = [gap for gap, _ in pairs]
+        gap, anew = statistics.median(gaps), statistics.median(one for _, one in pairs)
+        print(f"{precision:<10} {gap:>15.0f} {max(gaps):>8.0f} {anew:>19.0f} {gap / anew:>11.2f}", flush=True)
+    print(f"{os.cpu_count()} logical processors")
 
 
 if __name__ == "__main__":

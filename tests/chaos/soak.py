@@ -2,10 +2,10 @@
 
     python3 tests/chaos/soak.py [--minutes 30] [--bin build/release/bin]
 
-The fleet of the chaos tests under load after load: a third of the requests cancelled, connections cut, held and delayed,
-but nobody killed. Every answer is checked. After each load the resident memory of each process is read; once the first
-tenth of the time has passed, a line is fitted, and its slope with its standard error is printed. Exits with 1 if memory
-grows by more than three standard errors and by more than 1 % an hour, or descriptors by more than 20.
+The fleet of the chaos tests under load after load: a third of the requests cancelled, connections cut, held and
+delayed, but nobody killed. Every answer is checked. After each load the resident memory of each process is read; once
+the first tenth of the time has passed, a line is fitted, and its slope with its standard error is printed. Exits with 1
+if memory grows by more than three standard errors and by more than 1 % an hour, or descriptors by more than 20.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def fitted_slope(times, values):
 def report(usage):
     """Prints a line for each process; whether all are flat. `usage` has (minutes, {name: (descriptors, kB)})."""
     flat = True
-    print(f"{'process':<14} {'first MB':>9} {'last MB':>9} {'MB an hour':>11} {'standard error':>15} {'descriptors':>12}")
+    print(f"{'process':<14} {'first MB':>9} {'last MB':>9} {'MB an hour':>11} {'standard error':>15}  descriptors")
     for name in usage[0][1]:
         times = [at / 60 for at, _ in usage]
         memory = [figures[name][1] / 1000 for _, figures in usage]
