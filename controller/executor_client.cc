@@ -68,8 +68,13 @@ void ToProto(const SequenceStep& step, uint32_t plan_id, executor::v1::SequenceS
 
 }  // namespace
 
-ExecutorClient::ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::function<void()> notify)
-    : target_(target), expected_(std::move(expected)), notify_(std::move(notify)), plan_ids_(kMaxPlans) {}
+ExecutorClient::ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::string controller_id,
+                               std::function<void()> notify)
+    : target_(target),
+      expected_(std::move(expected)),
+      controller_id_(std::move(controller_id)),
+      notify_(std::move(notify)),
+      plan_ids_(kMaxPlans) {}
 
 ExecutorClient::~ExecutorClient() { Disconnect(); }
 
@@ -108,6 +113,7 @@ absl::Status ExecutorClient::Connect(absl::Duration timeout) {
   }
   executor::v1::ExecuteRequest open;
   open.mutable_open()->set_expected_instance_id(description_.instance_id);
+  open.mutable_open()->set_controller_id(controller_id_);
   stream_->Send(std::move(open));
   absl::StatusOr<std::string> opened = stream_->WaitOpened(deadline);
   {

@@ -23,12 +23,14 @@ class StepStream;
 class ExecutorClient {
  public:
   // `notify` is called from other threads when results or the stream's end have arrived.
-  ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::function<void()> notify);
+  // Streams of different controllers cannot be open at once.
+  ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::string controller_id,
+                 std::function<void()> notify);
   ~ExecutorClient();
 
   // Describes the executor, checks that it serves the expected model, and opens a stream. The stream must not be open.
-  // UNAVAILABLE (not reached; restarted in between), DEADLINE_EXCEEDED, FAILED_PRECONDITION (another model or
-  // nonsensical limits; says which), CANCELLED (interrupted).
+  // UNAVAILABLE (not reached; restarted in between), DEADLINE_EXCEEDED, FAILED_PRECONDITION (another model,
+  // nonsensical limits, another controller; says which), CANCELLED (interrupted).
   absl::Status Connect(absl::Duration timeout);
   // Makes a running and every later Connect return soon. Thread-safe.
   void Interrupt();
@@ -57,6 +59,7 @@ class ExecutorClient {
 
   const ExecutorTarget target_;
   const ExpectedModel expected_;
+  const std::string controller_id_;
   const std::function<void()> notify_;
   std::shared_ptr<grpc::ChannelCredentials> used_credentials_;  // of the channel
   std::unique_ptr<executor::v1::ExecutorService::Stub> stub_;   // null before the first Connect

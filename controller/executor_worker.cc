@@ -47,7 +47,7 @@ ExecutorWorker::ExecutorWorker(const ExecutorTarget& target, const ExpectedModel
     : options_(options),
       queue_(queue),
       hooks_(std::move(hooks)),
-      client_(target, expected, [wakeup = wakeup_] { wakeup->Notify(); }) {
+      client_(target, expected, options.controller_id, [wakeup = wakeup_] { wakeup->Notify(); }) {
   state_.address = target.address;
   state_.last_error = absl::UnavailableError(absl::StrCat("executor ", target.address, " has not been reached yet"));
 }

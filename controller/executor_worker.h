@@ -25,6 +25,7 @@
 namespace flexquant::controller {
 
 struct WorkerOptions {
+  std::string controller_id;  // the same for all workers of a controller, and another one in each of its lives
   int lookahead = 1;
   uint32_t prefill_chunk_tokens = 256;
   double audit_rate = 0;  // share of the decode steps of policies that predict KL, in [0, 1]

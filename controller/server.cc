@@ -92,6 +92,7 @@ class ControllerServerImpl final : public ControllerServer {
     scheduler_options.queue.max_requests = options.max_queued_requests;
     scheduler_options.queue.max_tokens = options.max_queued_tokens;
     scheduler_options.failover_timeout = options.failover_timeout;
+    scheduler_options.worker.controller_id = instance_id_;
     scheduler_options.worker.step_timeout = options.step_timeout;
     scheduler_options.worker.slow_reader_timeout = options.slow_reader_timeout;
     scheduler_options.worker.lookahead = options.lookahead;
@@ -114,7 +115,7 @@ class ControllerServerImpl final : public ControllerServer {
       spdlog::info("metrics on {}, port {}", options.metrics_listen, metrics_->port());
     }
     inference_ = std::make_unique<InferenceService>(model_, *scheduler_, *access_, *metrics_);
-    info_ = std::make_unique<ModelService>(model_, *scheduler_, RandomInstanceId());
+    info_ = std::make_unique<ModelService>(model_, *scheduler_, instance_id_);
     FQ_RETURN_IF_ERROR(StartServer(options));
     directory_ = std::make_unique<ExecutorDirectory>(
         options.executors, options.resolve, options.resolve_interval,
@@ -216,6 +217,7 @@ class ControllerServerImpl final : public ControllerServer {
   }
 
   const ModelPackage model_;
+  const std::string instance_id_ = RandomInstanceId();
   std::mutex health_mutex_;
   grpc::HealthCheckServiceInterface* health_ = nullptr;
   bool ready_ = false;

@@ -19,6 +19,7 @@ namespace {
 // Read ahead of the step that runs: lookahead 1 needs plans, step and release twice.
 constexpr size_t kMaxQueuedMessages = 16;
 constexpr size_t kMaxQueuedBytes = 64U << 20U;
+constexpr size_t kMaxControllerIdBytes = 128;
 
 absl::Status DrainingError() { return absl::UnavailableError("the executor is shutting down; use another one"); }
 
@@ -103,7 +104,12 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
       if ((*message)->draining) {
         response.mutable_draining();
       } else {
-        status = session_.Handle((*message)->request, (*message)->received, &response);
+        const v1::ExecuteRequest& request = (*message)->request;
+        status = request.has_open() && !opened_ ? service_.Claim(this, request.open().controller_id())
+                                                : absl::OkStatus();
+        if (status.ok()) {
+          status = session_.Handle(request, (*message)->received, &response);
+        }
       }
       opened_ = opened_ || response.has_opened();
       if (status.ok() && response.message_case() != v1::ExecuteResponse::MESSAGE_NOT_SET) {
@@ -259,8 +265,27 @@ bool ExecutorService::WaitForStreams(absl::Duration timeout) {
   return changed_.wait_for(lock, absl::ToChronoNanoseconds(timeout), none);
 }
 
+absl::Status ExecutorService::Claim(Stream* stream, const std::string& controller) {
+  if (controller.size() > kMaxControllerIdBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("controller_id has ", controller.size(), " bytes; at most ", kMaxControllerIdBytes));
+  }
+  const std::lock_guard lock(mutex_);
+  for (const auto& [other, owner] : controllers_) {
+    if (owner != controller) {
+      return WithErrorInfo(
+          absl::FailedPreconditionError("the executor serves another controller, which gives out its KV blocks; stop "
+                                        "that one, or give this controller executors of its own"),
+          "OTHER_CONTROLLER");
+    }
+  }
+  controllers_[stream] = controller;
+  return absl::OkStatus();
+}
+
 void ExecutorService::OnStreamDone(Stream* stream, std::thread worker) {
   const std::lock_guard lock(mutex_);
+  controllers_.erase(stream);
   streams_.remove(stream);
   done_.push_back(std::move(worker));
   changed_.notify_all();

@@ -4,11 +4,13 @@
 #include <condition_variable>
 #include <cstdint>
 #include <list>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "executor/engine.h"
 #include "flexquant/executor/v1/executor.grpc.pb.h"
@@ -43,6 +45,8 @@ class ExecutorService final : public v1::ExecutorService::CallbackService {
  private:
   class Stream;
 
+  // The stream is `controller`'s from now on. FAILED_PRECONDITION while a stream of another one is open.
+  absl::Status Claim(Stream* stream, const std::string& controller);
   void OnStreamDone(Stream* stream, std::thread worker);
   // Joins threads of streams that are done.
   void Reap();
@@ -53,6 +57,7 @@ class ExecutorService final : public v1::ExecutorService::CallbackService {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::list<Stream*> streams_;
+  std::map<Stream*, std::string> controllers_;  // of the streams that have been opened
   std::vector<std::thread> done_;
 };
 

@@ -17,7 +17,7 @@ namespace flexquant::executor {
 
 // The state of one Execute stream: plans, sequences and what may come next, exactly as executor.proto says. Knows
 // nothing of gRPC. Not thread-safe; different sessions may share an engine. KV block ids are the controller's: two
-// sequences may name the same block, also in different sessions.
+// sequences may name the same block, also in different sessions (of the same controller: ExecutorService sees to that).
 class Session {
  public:
   // `engine` must outlive the session.

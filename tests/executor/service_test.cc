@@ -12,6 +12,7 @@
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/server_builder.h"
 #include "gtest/gtest.h"
+#include "proto/grpc_status.h"
 #include "tests/executor/fake_runner.h"
 #include "tests/executor/test_model.h"
 
@@ -25,9 +26,10 @@ class Client {
  public:
   explicit Client(v1::ExecutorService::Stub& stub) : stream_(stub.Execute(&context_)) {}
 
-  bool Open(const std::string& epoch = "") {
+  bool Open(const std::string& epoch = "", const std::string& controller = "") {
     v1::ExecuteRequest request;
     request.mutable_open()->set_expected_instance_id(epoch);
+    request.mutable_open()->set_controller_id(controller);
     auto* plan = request.mutable_open()->mutable_plans()->add_plans();
     plan->set_bits(std::string(5, 8));
     return stream_->Write(request) && stream_->Read(&response_) && response_.has_opened();
@@ -295,6 +297,27 @@ TEST_P(ServiceTest, PeerThatDoesNotReadStopsNobodyElse) {
   quick.HalfClose();
   EXPECT_TRUE(quick.Finish().ok());
   EXPECT_TRUE(service_->WaitForStreams(absl::Seconds(60)));
+}
+
+TEST_P(ServiceTest, OneControllerAtATime) {
+  Client first(*stub_);
+  ASSERT_TRUE(first.Open("", "one"));
+  Client again(*stub_);  // the same, whose first stream is perhaps not known to be lost yet
+  ASSERT_TRUE(again.Open("", "one"));
+  Client other(*stub_);
+  EXPECT_FALSE(other.Open("", "other"));
+  const grpc::Status refused = other.Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ErrorReason(FromGrpcStatus(refused)), "OTHER_CONTROLLER");
+  for (Client* client : {&first, &again}) {
+    client->HalfClose();
+    EXPECT_TRUE(client->Finish().ok());
+  }
+  ASSERT_TRUE(service_->WaitForStreams(absl::Seconds(60)));
+  Client later(*stub_);
+  EXPECT_TRUE(later.Open("", "other"));
+  later.HalfClose();
+  EXPECT_TRUE(later.Finish().ok());
 }
 
 TEST_P(ServiceTest, DrainEndsIdleStreamsAndLetsSequencesEnd) {
