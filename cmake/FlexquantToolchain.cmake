@@ -15,13 +15,21 @@ target_compile_definitions(flexquant_options INTERFACE FLEXQUANT_VERSION="${PROJ
 if(FLEXQUANT_SANITIZER STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=address,undefined)
+elseif(FLEXQUANT_SANITIZER STREQUAL "fuzzer")
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "Fuzzing needs clang, not ${CMAKE_CXX_COMPILER}: apt-get install clang, "
+      "then cmake --preset fuzz in an empty build/fuzz")
+  endif()
+  # Every object counts its branches; tests/fuzz links the programs with the fuzzer itself.
+  add_compile_options(-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
 elseif(FLEXQUANT_SANITIZER STREQUAL "thread")
   add_compile_options(-fsanitize=thread)
   # Abseil's Debian build is not instrumented; GCC warns about fences TSan cannot see.
   add_compile_options(-Wno-tsan)
   add_link_options(-fsanitize=thread)
 elseif(FLEXQUANT_SANITIZER)
-  message(FATAL_ERROR "FLEXQUANT_SANITIZER is '${FLEXQUANT_SANITIZER}'; allowed: empty, address, thread")
+  message(FATAL_ERROR "FLEXQUANT_SANITIZER is '${FLEXQUANT_SANITIZER}'; allowed: empty, address, thread, fuzzer")
 endif()
 
 # flexquant_library(NAME SOURCES... [DEPENDS ...]) makes a static library with our options.

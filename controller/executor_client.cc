@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "controller/step_proto.h"
 #include "controller/step_stream.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
@@ -36,34 +37,6 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target,
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(target.address, credentials, args);
-}
-
-void ToProto(const SamplingValues& values, executor::v1::Sampling* proto) {
-  proto->set_temperature(values.temperature);
-  proto->set_top_k(values.top_k);
-  proto->set_top_p(values.top_p);
-  proto->set_min_p(values.min_p);
-  proto->set_repetition_penalty(values.repetition_penalty);
-  proto->set_presence_penalty(values.presence_penalty);
-  proto->set_frequency_penalty(values.frequency_penalty);
-  proto->set_seed(values.seed);
-}
-
-void ToProto(const SequenceStep& step, uint32_t plan_id, executor::v1::SequenceStep* proto) {
-  proto->set_sequence_id(step.sequence_id);
-  proto->set_plan_id(plan_id);
-  if (step.start.has_value()) {
-    ToProto(step.start->sampling, proto->mutable_start()->mutable_sampling());
-    proto->mutable_start()->set_top_logprobs(step.start->top_logprobs);
-    proto->mutable_start()->set_prompt_tokens(step.start->prompt_tokens);
-    const std::vector<uint32_t>& cached = step.start->cached_token_ids;
-    proto->mutable_start()->mutable_cached_token_ids()->Add(cached.begin(), cached.end());
-  }
-  proto->set_position(step.position);
-  proto->mutable_token_ids()->Add(step.token_ids.begin(), step.token_ids.end());
-  proto->set_sample(step.sample);
-  proto->set_audit(step.audit);
-  proto->mutable_new_kv_blocks()->Add(step.new_kv_blocks.begin(), step.new_kv_blocks.end());
 }
 
 }  // namespace
@@ -194,8 +167,10 @@ absl::Status ExecutorClient::CheckDescription(const executor::v1::DescribeRespon
     }
   }
   constexpr uint32_t kMaxKvBlocks = 1U << 26U;
+  constexpr uint32_t kMaxKvBlockTokens = 1U << 16U;
   if (response.num_kv_blocks() == 0 || response.num_kv_blocks() > kMaxKvBlocks || response.kv_block_tokens() == 0 ||
-      response.max_sequences() == 0 || response.max_step_tokens() == 0 || response.instance_id().empty()) {
+      response.kv_block_tokens() > kMaxKvBlockTokens || response.max_sequences() == 0 ||
+      response.max_step_tokens() == 0 || response.instance_id().empty()) {
     return absl::FailedPreconditionError(absl::StrCat(
         who, " describes itself with limits that cannot be right: ", response.num_kv_blocks(), " KV blocks of ",
         response.kv_block_tokens(), " tokens, ", response.max_sequences(), " sequences and ",

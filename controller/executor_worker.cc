@@ -19,17 +19,6 @@ void Add(ExecutorFigures::Number& number, uint64_t count) {
   number.store(number.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
 }
 
-// A mistake the controller made towards the executor is not the client's.
-absl::Status SequenceError(const std::string& address, const absl::Status& status) {
-  absl::StatusCode code = status.code();
-  if (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kNotFound ||
-      code == absl::StatusCode::kFailedPrecondition || code == absl::StatusCode::kOutOfRange) {
-    code = absl::StatusCode::kInternal;
-  }
-  return WithErrorInfo(absl::Status(code, absl::StrCat("executor ", address, ": ", status.message())),
-                       "EXECUTOR_SEQUENCE_ERROR");
-}
-
 }  // namespace
 
 absl::Status LostError(const Sequence& sequence, absl::string_view reason) {
@@ -186,7 +175,7 @@ void ExecutorWorker::Serve() {
     Add(figures_.losses, 1);
     spdlog::warn("lost executor {}: {}", client_.address(), std::string(status.message()));
   }
-  in_flight_.clear();
+  in_flight_.Clear();
   GiveBack(batch, status);
   figures_.running = 0;
   figures_.kv_blocks = 0;
@@ -230,51 +219,41 @@ absl::Status ExecutorWorker::ServeOnce(Batch& batch) {
 }
 
 absl::Status ExecutorWorker::ApplyResult(const StepResult& result, Batch& batch, absl::Time now) {
-  const auto violation = [&](absl::string_view what) {
-    return absl::UnavailableError(
-        absl::StrCat("executor ", client_.address(), " broke the protocol: ", what, " (step ", result.step_id, ")"));
+  const auto lost = [&](const absl::Status& status) {
+    return absl::UnavailableError(absl::StrCat("executor ", client_.address(), " ", status.message()));
   };
-  if (in_flight_.empty() || in_flight_.front().step_id != result.step_id) {
-    return violation("a result of a step that is not the next one owed");
+  const absl::StatusOr<StepsInFlight::Step> step = in_flight_.Take(result);
+  if (!step.ok()) {
+    return lost(step.status());
   }
-  const InFlight step = std::move(in_flight_.front());
-  in_flight_.pop_front();
-  CountResult(result, now - step.sent);
-  if (result.sequences.size() != step.sequence_ids.size()) {
-    return violation("a result with another number of sequences than its step");
-  }
-  for (size_t i = 0; i < step.sequence_ids.size(); ++i) {
-    const SequenceResult& part = result.sequences[i];
-    if (part.sequence_id != step.sequence_ids[i]) {
-      return violation("a result with other sequences than its step");
-    }
-    Sequence* sequence = batch.Find(part.sequence_id);
-    if (sequence == nullptr || sequence->ended()) {
-      continue;  // the step left before its stop was known, or the sequence left
-    }
-    if (part.status.ok() && step.sampled[i] && !part.token.has_value()) {
-      return violation("no token for a sequence that samples");
-    }
-    ApplySequenceResult(part, *sequence, batch, now);
-  }
-  return absl::OkStatus();
+  CountResult(result, now - step->sent);
+  const absl::Status applied = StepsInFlight::Apply(
+      *step, result, client_.address(), batch, now,
+      [this](const Sequence& sequence) {
+        if (!sequence.tenant().empty()) {
+          queue_.Served(sequence.tenant(), 1);
+        }
+      },
+      [this](std::unique_ptr<Sequence> sequence) {
+        // It shuts down, and its word for that may still be on its way. One that refuses for ever does not get round
+        // the limit of losses, and one that has made the sequence all the same forgets it.
+        client_.SendRelease({sequence->executor_id()});
+        if (!client_.draining()) {
+          sequence->CountLoss();
+        }
+        ReturnOrFail(std::move(sequence), "it does not take the request");
+        hooks_.returned();
+      });
+  return applied.ok() ? applied : lost(applied);
 }
 
-void ExecutorWorker::ApplySequenceResult(const SequenceResult& result, Sequence& sequence, Batch& batch,
-                                         absl::Time now) {
-  if (absl::IsUnavailable(result.status)) {
-    // It shuts down; the sequence goes on elsewhere.
-    queue_.Return(batch.Take(result.sequence_id));
-    hooks_.returned();
-  } else if (!result.status.ok()) {
-    sequence.Fail(SequenceError(client_.address(), result.status));
-  } else if (result.token.has_value()) {
-    if (!sequence.tenant().empty()) {
-      queue_.Served(sequence.tenant(), 1);
-    }
-    sequence.Accept(*result.token, result.audit_kl, now);
-    batch.Accepted(sequence);
+void ExecutorWorker::ReturnOrFail(std::unique_ptr<Sequence> sequence, absl::string_view reason) {
+  if (sequence->losses() < options_.max_losses) {
+    queue_.Return(std::move(sequence));
+    return;
   }
+  sequence->Fail(LostError(*sequence, absl::StrCat("the request lost ", sequence->losses(),
+                                                   " executors without a token in between, the last one: ", reason)));
 }
 
 void ExecutorWorker::EndUnwanted(Batch& batch, absl::Time now) {
@@ -333,12 +312,7 @@ void ExecutorWorker::SendSteps(Batch& batch, absl::Time now) {
     if (step.empty()) {
       return;
     }
-    InFlight sent{client_.SendStep(step), now, {}, {}};
-    for (const SequenceStep& part : step) {
-      sent.sequence_ids.push_back(part.sequence_id);
-      sent.sampled.push_back(part.sample);
-    }
-    in_flight_.push_back(std::move(sent));
+    in_flight_.Add(client_.SendStep(step), step, now);
   }
 }
 
@@ -388,13 +362,7 @@ void ExecutorWorker::GiveBack(Batch& batch, const absl::Status& reason) {
     }
     sequence->CountLoss();
     Add(figures_.moved, 1);
-    if (sequence->losses() < options_.max_losses) {
-      queue_.Return(std::move(sequence));
-    } else {
-      sequence->Fail(LostError(
-          *sequence, absl::StrCat("the request lost ", sequence->losses(),
-                                  " executors without a token in between, the last one: ", reason.message())));
-    }
+    ReturnOrFail(std::move(sequence), reason.message());
   }
   hooks_.returned();
 }

@@ -2,7 +2,6 @@
 #define FLEXQUANT_CONTROLLER_EXECUTOR_WORKER_H_
 
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -20,6 +19,7 @@
 #include "controller/request_queue.h"
 #include "controller/sequence.h"
 #include "controller/server.h"
+#include "controller/steps_in_flight.h"
 #include "controller/wakeup.h"
 
 namespace flexquant::controller {
@@ -87,20 +87,14 @@ class ExecutorWorker {
   std::shared_ptr<const ExecutorFigures> figures() const { return shared_figures_; }
 
  private:
-  struct InFlight {
-    uint64_t step_id;
-    absl::Time sent;
-    std::vector<uint64_t> sequence_ids;
-    std::vector<bool> sampled;  // which of them ask for a token
-  };
-
   void Run();
   void WaitToRetry(absl::Duration backoff);
   void Serve();
   // One round: results, cancellations, deadlines, admission, steps. Not OK when the stream must be given up.
   absl::Status ServeOnce(Batch& batch);
   absl::Status ApplyResult(const StepResult& result, Batch& batch, absl::Time now);
-  void ApplySequenceResult(const SequenceResult& result, Sequence& sequence, Batch& batch, absl::Time now);
+  // It has left its executor: it goes back to the queue, or fails if it has lost too many.
+  void ReturnOrFail(std::unique_ptr<Sequence> sequence, absl::string_view reason);
   void EndUnwanted(Batch& batch, absl::Time now);
   // The executor shuts down or is not listed any more: its sequences move if they can.
   void Leave(Batch& batch);
@@ -125,7 +119,7 @@ class ExecutorWorker {
   const std::shared_ptr<Wakeup> wakeup_ = std::make_shared<Wakeup>();
   ExecutorClient client_;
 
-  std::deque<InFlight> in_flight_;  // of the worker's thread
+  StepsInFlight in_flight_;  // of the worker's thread
   const std::shared_ptr<ExecutorFigures> shared_figures_ = std::make_shared<ExecutorFigures>();
   ExecutorFigures& figures_ = *shared_figures_;
   bool leaving_ = false;  // of the worker's thread: told to take no new sequences

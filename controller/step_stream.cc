@@ -1,64 +1,12 @@
 #include "controller/step_stream.h"
 
-#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
+#include "controller/step_proto.h"
 #include "proto/grpc_status.h"
 
 namespace flexquant::controller {
-namespace {
-
-constexpr int kMaxTopLogprobs = 20;
-
-// The executor is trusted as little as any peer: an unknown code must not become OK.
-absl::Status SequenceStatus(const executor::v1::SequenceResult& result) {
-  if (result.code() == 0) {
-    const executor::v1::SampledToken& token = result.token();
-    const bool numbers = std::isfinite(token.entropy_nats()) && std::isfinite(token.top1_probability()) &&
-                         std::isfinite(token.margin()) && std::isfinite(token.logprob());
-    return numbers ? absl::OkStatus() : absl::InternalError("the signals of a token are not finite");
-  }
-  const bool known = result.code() > 0 && result.code() <= 16;
-  return {known ? static_cast<absl::StatusCode>(result.code()) : absl::StatusCode::kUnknown, result.message()};
-}
-
-SampledToken FromProto(const executor::v1::SampledToken& proto) {
-  SampledToken token;
-  token.id = proto.id();
-  token.signals = {proto.entropy_nats(), proto.top1_probability(), proto.margin()};
-  token.logprob = proto.logprob();
-  const int top = std::min({proto.top_ids_size(), proto.top_logprobs_size(), kMaxTopLogprobs});
-  for (int i = 0; i < top; ++i) {
-    token.top.push_back({proto.top_ids(i), proto.top_logprobs(i)});
-  }
-  return token;
-}
-
-StepResult FromProto(const executor::v1::StepResult& proto) {
-  StepResult result;
-  result.step_id = proto.step_id();
-  result.queue_time = absl::Nanoseconds(proto.queue_ns());
-  result.compute_time = absl::Nanoseconds(proto.compute_ns());
-  result.weight_bytes_read = proto.weight_bytes_read();
-  for (const auto& sequence : proto.sequences()) {
-    SequenceResult& out = result.sequences.emplace_back();
-    out.sequence_id = sequence.sequence_id();
-    out.status = SequenceStatus(sequence);
-    if (sequence.has_token()) {
-      out.token = FromProto(sequence.token());
-    }
-    // A number that is no KL counts as no audit.
-    if (sequence.has_audit_kl() && sequence.audit_kl() >= 0 && std::isfinite(sequence.audit_kl())) {
-      out.audit_kl = sequence.audit_kl();
-    }
-  }
-  return result;
-}
-
-}  // namespace
 
 StepStream::StepStream(executor::v1::ExecutorService::Stub& stub, std::function<void()> notify)
     : notify_(std::move(notify)) {

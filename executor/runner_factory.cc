@@ -14,7 +14,7 @@
 namespace flexquant::executor {
 namespace {
 
-constexpr char kPortable[] = "portable";
+[[maybe_unused]] constexpr char kPortable[] = "portable";  // for a GPU only
 
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& store, const ExecutorOptions& options) {
   CpuRunnerOptions runner;

@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../deploy/common.sh"
 cd "$repository"
 jobs=$(nproc)
-asan_areas=(common transport calibration formats tokenizer store kernels controller executor)
+asan_areas=(common transport calibration formats tokenizer store kernels controller executor fuzz_corpus)
 # Threads of ours. gRPC and Abseil are Debian's and not instrumented: what they synchronise looks like a race.
 tsan_areas=(common executor)
 tsan_filter='-*ServiceTest*:ServerTest.*:FailureTest.*:IdentityTest.*'

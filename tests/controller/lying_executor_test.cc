@@ -23,6 +23,26 @@ TEST_F(LyingExecutorTest, ALongDescriptionIsRefused) {
   EXPECT_THAT(std::string(ready.message()), HasSubstr("257 bytes"));
 }
 
+TEST_F(LyingExecutorTest, BlocksOfTooManyTokensAreRefused) {
+  testing::FakeExecutorOptions options;
+  options.kv_block_tokens = std::numeric_limits<uint32_t>::max();
+  AddExecutor(Alphabet(5), options);
+  StartController(1, /*wait_ready=*/false);
+  const absl::Status ready = scheduler_->WaitReady(absl::Milliseconds(200));
+  EXPECT_THAT(std::string(ready.message()), HasSubstr("limits that cannot be right"));
+}
+
+// As one that shuts down does, but for ever.
+TEST_F(LyingExecutorTest, OneThatRefusesEveryTimeEndsTheRequest) {
+  AddExecutor([](const std::vector<uint32_t>& /*prompt*/, uint32_t /*index*/) {
+    return testing::ScriptedToken{0, 0.0F, absl::UnavailableError("not now")};
+  });
+  StartController();
+  const StreamOutcome outcome = Stream(Request("hi"));
+  EXPECT_EQ(outcome.status.code(), absl::StatusCode::kUnavailable) << outcome.status;
+  EXPECT_THAT(std::string(outcome.status.message()), HasSubstr("lost 3 executors"));
+}
+
 TEST_F(LyingExecutorTest, SignalsThatAreNoNumbersEndTheRequest) {
   AddExecutor([](const std::vector<uint32_t>& prompt, uint32_t index) {
     const bool lies = prompt.size() > 4;
