@@ -14,23 +14,24 @@ constexpr int kThreads = 32 * kWarps;
 // One a multiprocessor: of one sequence, all are resident beside the kernels before and behind them.
 constexpr int kTargetBlocks = 128;
 
-// In the workspace, each part [rows, heads, splits]: unscaled outputs [head_dim], then (maximum, sum), then arrivals.
+// In the workspace. Arrivals are at the same place whatever the number of rows: launches of other sizes must not write
+// there.
 struct Workspace {
-  float* out;
-  float2* state;
-  unsigned* arrivals;  // [rows, num_kv_heads * chunks of heads], 0 between launches
+  unsigned* arrivals;  // [kAttentionDecodeMaxRows, num_kv_heads * chunks of heads], 0 between launches
+  float* out;          // [rows, heads, parts, head_dim], unscaled
+  float2* state;       // [rows, heads, parts]: maximum, sum
 };
 
 int HeadChunks(const AttentionDecodeParams& p) {
   return (p.num_heads / p.num_kv_heads + kHeadsPerBlock - 1) / kHeadsPerBlock;
 }
 
-__host__ __device__ Workspace Divide(const AttentionDecodeParams& p) {
-  const int64_t parts = static_cast<int64_t>(p.max_rows) * p.num_heads * p.max_splits;
+__host__ __device__ Workspace Divide(const AttentionDecodeParams& p, int chunks) {
   Workspace w;
-  w.out = static_cast<float*>(p.workspace);
-  w.state = reinterpret_cast<float2*>(w.out + parts * p.head_dim);
-  w.arrivals = reinterpret_cast<unsigned*>(w.state + parts);
+  w.arrivals = static_cast<unsigned*>(p.workspace);
+  w.out = reinterpret_cast<float*>(w.arrivals + kAttentionDecodeMaxRows * p.num_kv_heads * chunks);
+  w.state =
+      reinterpret_cast<float2*>(w.out + static_cast<int64_t>(p.max_rows) * p.num_heads * p.max_splits * p.head_dim);
   return w;
 }
 
@@ -76,8 +77,7 @@ __device__ __forceinline__ void CombineParts(const AttentionDecodeParams& p, con
   const int lane = thread % 32;
   const int64_t first = (static_cast<int64_t>(row) * p.num_heads + head0) * p.max_splits;
   for (int h = thread / 32; h < heads; h += kWarps) {
-    const float2 part =
-        lane < parts ? __ldcg(w.state + first + h * p.max_splits + lane) : float2{-INFINITY, 0.0F};
+    const float2 part = lane < parts ? __ldcg(w.state + first + h * p.max_splits + lane) : float2{-INFINITY, 0.0F};
     const float weight = Exp2(part.x - WarpMax(part.x));
     weights[h * kMaxParts + lane] = __fdividef(weight, WarpSum(weight * part.y));
   }
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const __grid_c
   __syncwarp();
   SpillState<kHeadDim>(lane, state, reinterpret_cast<float*>(ring), merge.max_sum[warp]);
   __syncthreads();
-  const Workspace w = Divide(p);
+  const Workspace w = Divide(p, args.chunks);
   MergeWarps<kHeadDim>(p, w, row, head0, heads, split.count, shared, merge);
   if (split.count == 1) {
     return;
@@ -232,8 +232,8 @@ size_t AttentionDecodeWorkspaceBytes(const AttentionDecodeParams& params) {
   AttentionDecodeParams p = params;
   p.max_splits = p.max_splits > 0 ? p.max_splits : AttentionDecodeMaxSplits(p.num_kv_heads);
   p.workspace = nullptr;
-  return reinterpret_cast<size_t>(Divide(p).arrivals) +
-         sizeof(unsigned) * static_cast<size_t>(p.max_rows) * static_cast<size_t>(p.num_kv_heads * HeadChunks(p));
+  return reinterpret_cast<size_t>(Divide(p, HeadChunks(p)).state) +
+         sizeof(float2) * static_cast<size_t>(p.max_rows) * static_cast<size_t>(p.num_heads * p.max_splits);
 }
 
 bool AttentionDecodeRotates(const AttentionDecodeParams& p) {
@@ -246,6 +246,9 @@ cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStrea
   p.max_splits = p.max_splits > 0 ? std::min(p.max_splits, kMaxParts) : AttentionDecodeMaxSplits(p.num_kv_heads);
   if (!AttentionDecodeRotates(p)) {
     return p.rope.table == nullptr ? LaunchAttentionGeneric(p, stream, programmatic) : cudaErrorInvalidValue;
+  }
+  if (p.max_rows > kAttentionDecodeMaxRows) {
+    return cudaErrorInvalidValue;
   }
   switch (p.head_dim) {
     case 64:
