@@ -65,6 +65,10 @@ bool AttentionDecodeRotates(const AttentionDecodeParams& params);
 int AttentionDecodeMaxSplits(int num_kv_heads);
 size_t AttentionDecodeWorkspaceBytes(const AttentionDecodeParams& params);
 
+// Shared memory of an SM that a block takes, the system's included; 0 for other shapes than the fast ones. What a
+// kernel in front leaves of it decides whether keys and values are fetched while that one still runs.
+size_t AttentionDecodeSharedBytes(const AttentionDecodeParams& params);
+
 cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStream_t stream, bool programmatic = false);
 
 }  // namespace flexquant::cuda
