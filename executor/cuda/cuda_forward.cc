@@ -248,6 +248,11 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   qkv.bias = block.qkv_bias;
   qkv.y = qkv_.as<float>();
   qkv.ldy = block.qkv.rows;
+  if (attention == Attention::kDecode) {
+    cuda::AttentionDecodeParams behind = DecodeShape(config_, shape_);
+    behind.max_rows = rows;
+    qkv.tuning.shared_left = static_cast<int>(cuda::AttentionDecodeSharedBytes(behind));
+  }
   FQ_RETURN_IF_ERROR(LaunchGemv("qkv", qkv));
 
   if (attention == Attention::kDecode) {

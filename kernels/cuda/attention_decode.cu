@@ -13,24 +13,28 @@ using namespace decode;  // NOLINT: its names are this file's own
 constexpr int kThreads = 32 * kWarps;
 // One a multiprocessor: of one sequence, all are resident beside the kernels before and behind them.
 constexpr int kTargetBlocks = 128;
+// Rows from which on rings are short: the product in front then does not leave half of an SM by itself.
+constexpr int kManyRowsFrom = 3;
+constexpr size_t kSystemShared = 1024;  // of a block
 
-// In the workspace, each part [rows, heads, splits]: unscaled outputs [head_dim], then (maximum, sum), then arrivals.
+// In the workspace. Arrivals are at the same place whatever the number of rows: launches of other sizes must not write
+// there.
 struct Workspace {
-  float* out;
-  float2* state;
-  unsigned* arrivals;  // [rows, num_kv_heads * chunks of heads], 0 between launches
+  unsigned* arrivals;  // [kAttentionDecodeMaxRows, num_kv_heads * chunks of heads], 0 between launches
+  float* out;          // [rows, heads, parts, head_dim], unscaled
+  float2* state;       // [rows, heads, parts]: maximum, sum
 };
 
 int HeadChunks(const AttentionDecodeParams& p) {
   return (p.num_heads / p.num_kv_heads + kHeadsPerBlock - 1) / kHeadsPerBlock;
 }
 
-__host__ __device__ Workspace Divide(const AttentionDecodeParams& p) {
-  const int64_t parts = static_cast<int64_t>(p.max_rows) * p.num_heads * p.max_splits;
+__host__ __device__ Workspace Divide(const AttentionDecodeParams& p, int chunks) {
   Workspace w;
-  w.out = static_cast<float*>(p.workspace);
-  w.state = reinterpret_cast<float2*>(w.out + parts * p.head_dim);
-  w.arrivals = reinterpret_cast<unsigned*>(w.state + parts);
+  w.arrivals = static_cast<unsigned*>(p.workspace);
+  w.out = reinterpret_cast<float*>(w.arrivals + kAttentionDecodeMaxRows * p.num_kv_heads * chunks);
+  w.state =
+      reinterpret_cast<float2*>(w.out + static_cast<int64_t>(p.max_rows) * p.num_heads * p.max_splits * p.head_dim);
   return w;
 }
 
@@ -76,8 +80,7 @@ __device__ __forceinline__ void CombineParts(const AttentionDecodeParams& p, con
   const int lane = thread % 32;
   const int64_t first = (static_cast<int64_t>(row) * p.num_heads + head0) * p.max_splits;
   for (int h = thread / 32; h < heads; h += kWarps) {
-    const float2 part =
-        lane < parts ? __ldcg(w.state + first + h * p.max_splits + lane) : float2{-INFINITY, 0.0F};
+    const float2 part = lane < parts ? __ldcg(w.state + first + h * p.max_splits + lane) : float2{-INFINITY, 0.0F};
     const float weight = Exp2(part.x - WarpMax(part.x));
     weights[h * kMaxParts + lane] = __fdividef(weight, WarpSum(weight * part.y));
   }
@@ -112,7 +115,7 @@ struct WarpWeights {
 };
 
 // Adds up the block's warps; the result goes out, or into the workspace if there are other parts.
-template <int kHeadDim>
+template <int kHeadDim, bool kManyRows>
 __device__ __forceinline__ void MergeWarps(const AttentionDecodeParams& p, const Workspace& w, int row, int head0,
                                            int heads, int parts, const uint8_t* shared, WarpWeights& merge) {
   constexpr int kWords = kHeadDim / 4;
@@ -139,7 +142,7 @@ __device__ __forceinline__ void MergeWarps(const AttentionDecodeParams& p, const
 #pragma unroll
     for (int from = 0; from < kWarps; ++from) {
       sum = AddScaled(sum, merge.weights[h][from],
-                      reinterpret_cast<const float4*>(shared + from * Layout<kHeadDim>::kRingBytes)[i]);
+                      reinterpret_cast<const float4*>(shared + from * Ring<kHeadDim, kManyRows>::kBytes)[i]);
     }
     const int word = i % kWords;
     if (parts == 1) {
@@ -154,7 +157,7 @@ __device__ __forceinline__ void MergeWarps(const AttentionDecodeParams& p, const
   }
 }
 
-template <int kHeadDim>
+template <int kHeadDim, bool kManyRows>
 __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const __grid_constant__ DecodeArgs args) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ Heads<kHeadDim> made;
@@ -179,17 +182,17 @@ __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const __grid_c
   const int chunk = static_cast<int>(blockIdx.y) - kv_head * args.chunks;
   const int head0 = kv_head * args.group + chunk * kHeadsPerBlock;
   const int heads = min(kHeadsPerBlock, (kv_head + 1) * args.group - head0);
-  uint8_t* ring = shared + warp * Layout<kHeadDim>::kRingBytes;
+  uint8_t* ring = shared + warp * Ring<kHeadDim, kManyRows>::kBytes;
   State<kHeadDim> state;
   const bool makes_newest = split.cached_end < split.end && split.end <= split.tile_end * kTileTokens;
   const BlockHeads block = {row, position, kv_head, head0, heads, makes_newest, makes_newest && chunk == 0};
-  WalkTiles<kHeadDim>(args, split, p.block_tables + row * p.block_table_stride, kv_head, heads, warp, lane, ring, made,
-                      state, [&] { MakeHeads<kHeadDim>(args, block, warp, lane, made); });
+  WalkTiles<kHeadDim, kManyRows>(args, split, p.block_tables + row * p.block_table_stride, kv_head, heads, warp, lane,
+                                 ring, made, state, [&] { MakeHeads<kHeadDim>(args, block, warp, lane, made); });
   __syncwarp();
   SpillState<kHeadDim>(lane, state, reinterpret_cast<float*>(ring), merge.max_sum[warp]);
   __syncthreads();
-  const Workspace w = Divide(p);
-  MergeWarps<kHeadDim>(p, w, row, head0, heads, split.count, shared, merge);
+  const Workspace w = Divide(p, args.chunks);
+  MergeWarps<kHeadDim, kManyRows>(p, w, row, head0, heads, split.count, shared, merge);
   if (split.count == 1) {
     return;
   }
@@ -206,12 +209,12 @@ __global__ void __launch_bounds__(kThreads) AttentionDecodeKernel(const __grid_c
   }
 }
 
-template <int kHeadDim>
-cudaError_t Launch(const AttentionDecodeParams& p, cudaStream_t stream, bool programmatic) {
-  constexpr int kBytes = Layout<kHeadDim>::kSharedBytes;
+template <int kHeadDim, bool kManyRows>
+cudaError_t LaunchKernel(const AttentionDecodeParams& p, cudaStream_t stream, bool programmatic) {
+  constexpr int kBytes = Ring<kHeadDim, kManyRows>::kSharedBytes;
   static_assert(kBytes >= kHeadsPerBlock * kMaxParts * 4);
-  const cudaError_t status =
-      cudaFuncSetAttribute(AttentionDecodeKernel<kHeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const cudaError_t status = cudaFuncSetAttribute(AttentionDecodeKernel<kHeadDim, kManyRows>,
+                                                  cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   if (status != cudaSuccess) {
     return status;
   }
@@ -221,7 +224,21 @@ cudaError_t Launch(const AttentionDecodeParams& p, cudaStream_t stream, bool pro
   }
   const dim3 grid(static_cast<unsigned>(p.max_splits), static_cast<unsigned>(p.num_kv_heads * args.chunks),
                   static_cast<unsigned>(p.max_rows));
-  return LaunchGrid(AttentionDecodeKernel<kHeadDim>, grid, dim3(kThreads), kBytes, stream, programmatic, 1, args);
+  return LaunchGrid(AttentionDecodeKernel<kHeadDim, kManyRows>, grid, dim3(kThreads), kBytes, stream, programmatic, 1,
+                    args);
+}
+
+template <int kHeadDim>
+cudaError_t Launch(const AttentionDecodeParams& p, cudaStream_t stream, bool programmatic) {
+  return p.max_rows >= kManyRowsFrom ? LaunchKernel<kHeadDim, true>(p, stream, programmatic)
+                                     : LaunchKernel<kHeadDim, false>(p, stream, programmatic);
+}
+
+template <int kHeadDim>
+size_t SharedBytes(const AttentionDecodeParams& p) {
+  const int ring =
+      p.max_rows >= kManyRowsFrom ? Ring<kHeadDim, true>::kSharedBytes : Ring<kHeadDim, false>::kSharedBytes;
+  return static_cast<size_t>(ring) + sizeof(Heads<kHeadDim>) + sizeof(WarpWeights) + sizeof(float4) + kSystemShared;
 }
 
 }  // namespace
@@ -232,8 +249,8 @@ size_t AttentionDecodeWorkspaceBytes(const AttentionDecodeParams& params) {
   AttentionDecodeParams p = params;
   p.max_splits = p.max_splits > 0 ? p.max_splits : AttentionDecodeMaxSplits(p.num_kv_heads);
   p.workspace = nullptr;
-  return reinterpret_cast<size_t>(Divide(p).arrivals) +
-         sizeof(unsigned) * static_cast<size_t>(p.max_rows) * static_cast<size_t>(p.num_kv_heads * HeadChunks(p));
+  return reinterpret_cast<size_t>(Divide(p, HeadChunks(p)).state) +
+         sizeof(float2) * static_cast<size_t>(p.max_rows) * static_cast<size_t>(p.num_heads * p.max_splits);
 }
 
 bool AttentionDecodeRotates(const AttentionDecodeParams& p) {
@@ -241,11 +258,32 @@ bool AttentionDecodeRotates(const AttentionDecodeParams& p) {
   return fast && p.block_tokens >= kTileTokens && (p.block_tokens & (p.block_tokens - 1)) == 0;
 }
 
+size_t AttentionDecodeSharedBytes(const AttentionDecodeParams& p) {
+  if (!AttentionDecodeRotates(p)) {
+    return 0;
+  }
+  switch (p.head_dim) {
+    case 64:
+      return SharedBytes<64>(p);
+    case 80:
+      return SharedBytes<80>(p);
+    case 96:
+      return SharedBytes<96>(p);
+    case 128:
+      return SharedBytes<128>(p);
+    default:
+      return SharedBytes<256>(p);
+  }
+}
+
 cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStream_t stream, bool programmatic) {
   AttentionDecodeParams p = params;
   p.max_splits = p.max_splits > 0 ? std::min(p.max_splits, kMaxParts) : AttentionDecodeMaxSplits(p.num_kv_heads);
   if (!AttentionDecodeRotates(p)) {
     return p.rope.table == nullptr ? LaunchAttentionGeneric(p, stream, programmatic) : cudaErrorInvalidValue;
+  }
+  if (p.max_rows > kAttentionDecodeMaxRows) {
+    return cudaErrorInvalidValue;
   }
   switch (p.head_dim) {
     case 64:

@@ -16,6 +16,8 @@
 
 namespace flexquant::cuda {
 
+inline constexpr int kAttentionDecodeMaxRows = 64;
+
 // What turns a row of the qkv product into queries and the newest key and value, as kernels/cuda/rope_kv.h does.
 struct AttentionRope {
   const float2* table = nullptr;  // [>= every position + 1, head_dim / 2] from LaunchRopeTable
@@ -45,13 +47,15 @@ struct AttentionDecodeParams {
   int64_t block_table_stride = 0;
   const int32_t* positions = nullptr;  // [max_rows] of the query tokens; a row with a negative one is left alone
   const int32_t* num_rows = nullptr;   // [1], or null for max_rows
-  int max_rows = 0;
+  int max_rows = 0;                    // at most kAttentionDecodeMaxRows
   // True if nothing of the same chain of programmatic launches writes num_rows, positions, block_tables or the cache
   // before the newest position: they, and the first keys and values, are then read while the kernel before still runs.
   // `rope.table` always is.
   bool context_ready = false;
-  int max_splits = 0;         // 0 = AttentionDecodeMaxSplits(num_kv_heads); changes results' rounding
-  void* workspace = nullptr;  // AttentionDecodeWorkspaceBytes; zeroed once when allocated, then only used by this
+  int max_splits = 0;  // 0 = AttentionDecodeMaxSplits(num_kv_heads); changes results' rounding
+  // AttentionDecodeWorkspaceBytes; zeroed once when allocated, then only used by this. One of the largest max_rows
+  // serves launches of fewer rows, too.
+  void* workspace = nullptr;
 };
 
 // Whether this shape takes a rope table.
@@ -60,6 +64,10 @@ bool AttentionDecodeRotates(const AttentionDecodeParams& params);
 // Parts a context is cut into at most.
 int AttentionDecodeMaxSplits(int num_kv_heads);
 size_t AttentionDecodeWorkspaceBytes(const AttentionDecodeParams& params);
+
+// Shared memory of an SM that a block takes, the system's included; 0 for other shapes than the fast ones. What a
+// kernel in front leaves of it decides whether keys and values are fetched while that one still runs.
+size_t AttentionDecodeSharedBytes(const AttentionDecodeParams& params);
 
 cudaError_t LaunchAttentionDecode(const AttentionDecodeParams& params, cudaStream_t stream, bool programmatic = false);
 

@@ -49,10 +49,17 @@ struct Layout {
   static constexpr int kRowBytes = 2 * kHeadDim + kLaneWord;
   static constexpr int kTileBytes = kTileTokens * kRowBytes;
   static constexpr int kStageBytes = 2 * kTileBytes;  // keys, values
-  static constexpr int kStages = kHeadDim <= 64 ? 4 : (kHeadDim <= 128 ? 3 : 2);
-  static constexpr int kRingBytes = kStages * kStageBytes;
-  static constexpr int kSharedBytes = kWarps * kRingBytes;
-  static_assert(kRingBytes >= kHeadsPerBlock * kHeadDim * 4 && kHeadDim % 16 == 0);
+  static_assert(kHeadDim % 16 == 0);
+};
+
+// The rings of a block's warps. Few rows: long ones, since a block has an SM nearly to itself. Many rows: short ones,
+// so that three blocks fit into an SM, or one beside the kernel in front.
+template <int kHeadDim, bool kManyRows>
+struct Ring {
+  static constexpr int kStages = kHeadDim <= 64 ? 4 : (kHeadDim <= 128 && !kManyRows ? 3 : 2);
+  static constexpr int kBytes = kStages * Layout<kHeadDim>::kStageBytes;
+  static constexpr int kSharedBytes = kWarps * kBytes;
+  static_assert(kBytes >= kHeadsPerBlock * kHeadDim * 4);
 };
 
 // Part of a context that a block works on, in tokens and tiles.
@@ -254,13 +261,14 @@ __device__ void PutNewest(const Heads<kHeadDim>& heads, int row, int lane, uint8
 // A warp's way through its tiles: tile_begin + warp, and every kWarps-th from there. `make_heads` is called once by
 // every warp, as soon as the first tiles are on their way; it fills `heads` and ends with a block barrier. Without
 // a rope table the newest tile is copied only when the previous grid is complete.
-template <int kHeadDim, class MakeHeads>
+template <int kHeadDim, bool kManyRows, class MakeHeads>
 __device__ __forceinline__ void WalkTiles(const DecodeArgs& args, const Split& split, const uint32_t* table,
                                           int kv_head, int valid_heads, int warp, int lane, uint8_t* ring,
                                           const Heads<kHeadDim>& heads, State<kHeadDim>& state,
                                           MakeHeads&& make_heads) {
   using L = Layout<kHeadDim>;
-  constexpr int kAhead = L::kStages - 1;  // steps between a tile's copy and its turn
+  constexpr int kStages = Ring<kHeadDim, kManyRows>::kStages;
+  constexpr int kAhead = kStages - 1;  // steps between a tile's copy and its turn
   const int newest_tile = (split.end - 1) / kTileTokens;
   const int begin = split.tile_begin + warp;
   uint32_t blocks = 0;  // of step 32 k + lane
@@ -276,7 +284,7 @@ __device__ __forceinline__ void WalkTiles(const DecodeArgs& args, const Split& s
       if (ahead == newest_tile && split.cached_end == split.end) {
         WaitForPreviousGrid();
       }
-      CopyTile<kHeadDim>(args, split, block, kv_head, ahead, lane, ring + step % L::kStages * L::kStageBytes);
+      CopyTile<kHeadDim>(args, split, block, kv_head, ahead, lane, ring + step % kStages * L::kStageBytes);
     }
     CommitCopies();
     if (step < kAhead) {
@@ -292,7 +300,7 @@ __device__ __forceinline__ void WalkTiles(const DecodeArgs& args, const Split& s
     }
     WaitForCopies<kAhead>();
     __syncwarp();  // every lane's copies
-    uint8_t* stage = ring + (step - kAhead) % L::kStages * L::kStageBytes;
+    uint8_t* stage = ring + (step - kAhead) % kStages * L::kStageBytes;
     if (tile == newest_tile && split.cached_end < split.end) {
       PutNewest<kHeadDim>(heads, split.cached_end % kTileTokens, lane, stage);
     }

@@ -14,6 +14,9 @@ constexpr int kSharingParts = 2;
 // Shared memory of an SM is 228 KB, one of them for the system in each CTA. Two CTAs leave room for one of the
 // quantising kernel, and so does the limit of 112 registers. sm_80 and up: 99 KB a CTA.
 constexpr int kPortableShared = 99 << 10;
+constexpr int kMultiprocessorShared = 228 << 10;
+constexpr int kSystemShared = 1 << 10;
+constexpr int kQuantizeShared = kSystemShared + 256;  // of a CTA of the quantising kernel
 constexpr int kMinStages = 2;
 // Records in flight, by tiles of eight columns. What the running grid reads waits behind every record in flight: its
 // activations took 3.2 us instead of 1.2. A launch that has no room before its predecessor ends is in more of a hurry.
@@ -107,6 +110,17 @@ bool CanShare(const GemvParams& params, const GemvArgs& args) {
          args.columns <= kMaxFusedColumns;
 }
 
+// The plan that leaves params.tuning.shared_left; false if there is none.
+bool FitsBeside(const GemvParams& params, GemvArgs& args, int* total) {
+  const int limit = kMultiprocessorShared - kSystemShared - kQuantizeShared - params.tuning.shared_left;
+  for (args.depth = 4; args.depth >= 1; args.depth /= 2) {
+    if (Fits(params, args, std::min(limit, kHopperShared), total)) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // Chooses parts, depth and the ring; the bytes of shared memory, or 0 if the matrix is too wide.
 int PlanShared(const GemvParams& params, GemvArgs& args) {
   // Launches that quantise themselves: the next one fills its rings meanwhile. Others gain more from longer rings and
@@ -116,6 +130,10 @@ int PlanShared(const GemvParams& params, GemvArgs& args) {
   const int max_parts = params.portable && args.tiles > kMaxCounters ? 1 : args.slices;
   const int preferred = params.tuning.parts != 0 ? params.tuning.parts : (shares ? kSharingParts : 1);
   int total = 0;
+  args.parts = std::min(preferred, max_parts);
+  if (most == 1 && !params.portable && params.tuning.shared_left > 0 && FitsBeside(params, args, &total)) {
+    return total;
+  }
   for (args.parts = std::min(preferred, max_parts); args.parts <= max_parts; args.parts *= 2) {
     for (int per_sm = most; per_sm >= 1; --per_sm) {
       for (args.depth = 4; args.depth >= 1; args.depth /= 2) {

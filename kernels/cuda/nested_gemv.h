@@ -44,6 +44,7 @@ struct GemvTuning {
   int max_stages = 0;             // of a warp's ring; 0: as many as fit
   int chunk_columns = 0;          // of a CTA, from 17 columns on: 16 or 32; 0: default
   int sets = 0;                   // groups of CTAs that share tiles, at most; 0: as many as the device holds
+  int shared_left = 0;            // bytes an SM has left for the launch behind beside one CTA, if there can be as many
   bool keep_low_columns = false;  // two columns a row, also where no row's width takes 15-bit activations
 };
 

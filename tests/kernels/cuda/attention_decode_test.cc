@@ -67,6 +67,57 @@ TEST_F(AttentionDecodeTest, ManySplitsAndRepeatedLaunches) {
   }
 }
 
+// Lengths of a large batch.
+std::vector<int64_t> ManyLengths() {
+  std::vector<int64_t> lengths = {5000, 1, 129};
+  for (int64_t i = 0; i < 37; ++i) {
+    lengths.push_back(300 + i * 40);
+  }
+  return lengths;
+}
+
+TEST_F(AttentionDecodeTest, LargeBatchesChangeNoBits) {
+  const std::vector<int64_t> lengths = ManyLengths();
+  for (const AttentionShape& shape : {MakeAttentionShape(8, 2, 128, 16, 0), MakeAttentionShape(4, 2, 64, 32, 700),
+                                      MakeAttentionShape(7, 1, 256, 16, 0), MakeAttentionShape(12, 1, 80, 16, 0)}) {
+    const PagedCache cache(shape, lengths, 31);
+    const AttentionInput input = Newest(shape, cache, lengths);
+    DecodeAttention call(input);
+    ASSERT_EQ(LaunchAttentionDecode(call.params(), nullptr), cudaSuccess);
+    const auto together = call.Outputs();
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      const auto row = static_cast<int64_t>(s);
+      const PagedCache only = cache.Only(s);
+      DecodeAttention alone({shape, &only, RowsOf(input.q, shape.q_stride, row, 1), {input.starts[s]}, {1}});
+      ASSERT_EQ(LaunchAttentionDecode(alone.params(), nullptr), cudaSuccess);
+      ASSERT_EQ(alone.Outputs(), RowsOf(together, shape.out_stride, row, 1))
+          << "head size " << shape.head_dim << ", length " << lengths[s];
+    }
+  }
+}
+
+TEST_F(AttentionDecodeTest, OneWorkspaceServesLaunchesOfAnySize) {
+  const AttentionShape shape = MakeAttentionShape(8, 2, 64, 16, 0);
+  const std::vector<int64_t> lengths(8, 300);
+  const PagedCache cache(shape, lengths, 33);
+  const AttentionInput input = Newest(shape, cache, lengths);
+  DecodeAttention large(input);
+  AttentionInput half = input;
+  half.starts.resize(4);
+  half.counts.resize(4);
+  half.q.resize(static_cast<size_t>(4 * shape.q_stride));
+  DecodeAttention small(half);
+  ASSERT_EQ(LaunchAttentionDecode(small.params(), nullptr), cudaSuccess);
+  const auto want = small.Outputs();
+  small.params().workspace = large.params().workspace;
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(LaunchAttentionDecode(large.params(), nullptr), cudaSuccess);
+    small.Set({half.starts.begin(), half.starts.end()}, 4);
+    ASSERT_EQ(LaunchAttentionDecode(small.params(), nullptr), cudaSuccess);
+    EXPECT_EQ(small.Outputs(), want);
+  }
+}
+
 TEST_F(AttentionDecodeTest, LeavesRowsPastTheCountAlone) {
   const AttentionShape shape = MakeAttentionShape(8, 2, 128, 16, 0);
   const PagedCache cache(shape, {40, 50}, 11);
@@ -145,6 +196,7 @@ TEST_F(AttentionDecodeTest, RotatesItself) {
     ExpectRotates(MakeAttentionShape(4, 2, head_dim, 32, 100), {1, 99, 117, 700}, true);
   }
   ExpectRotates(MakeAttentionShape(28, 2, 128, 16, 0), {1, 16, 17, 200, 2050}, true);
+  ExpectRotates(MakeAttentionShape(8, 2, 128, 16, 0), ManyLengths(), false);
 }
 
 TEST_F(AttentionDecodeTest, RotatesOnlyInShapesItIsFastFor) {
@@ -152,6 +204,13 @@ TEST_F(AttentionDecodeTest, RotatesOnlyInShapesItIsFastFor) {
   testing::SetShape(MakeAttentionShape(4, 2, 48, 16, 0), p);
   EXPECT_FALSE(AttentionDecodeRotates(p));
   p.rope.table = reinterpret_cast<const float2*>(&p);
+  EXPECT_EQ(LaunchAttentionDecode(p, nullptr), cudaErrorInvalidValue);
+}
+
+TEST_F(AttentionDecodeTest, RefusesMoreRowsThanItsWorkspaceCounts) {
+  AttentionDecodeParams p;
+  testing::SetShape(MakeAttentionShape(4, 2, 64, 16, 0), p);
+  p.max_rows = kAttentionDecodeMaxRows + 1;
   EXPECT_EQ(LaunchAttentionDecode(p, nullptr), cudaErrorInvalidValue);
 }
 
