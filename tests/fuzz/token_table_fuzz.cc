@@ -17,7 +17,7 @@ void UseQuota(const std::shared_ptr<const controller::Tenant>& tenant, FuzzInput
   controller::TenantLimits limits;
   while (!bytes.empty()) {
     now += absl::Milliseconds(bytes.Number(100));
-    auto slot = limits.Admit(tenant, now);
+    auto slot = limits.Admit(tenant, bytes.Flag(), now);
     if (!slot.ok()) {
       FQ_CHECK(absl::IsResourceExhausted(slot.status()));
       continue;
