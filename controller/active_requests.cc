@@ -26,21 +26,30 @@ absl::Status StatusOf(EndCause cause) {
 }
 
 std::shared_ptr<ActiveRequest> ActiveRequests::Add(uint64_t id, const std::string& tenant,
-                                                   const std::string& request_id,
-                                                   std::shared_ptr<ActiveRequest>* superseded) {
-  const std::string name = NameOf(tenant, request_id);
-  const std::shared_ptr<ActiveRequest> request(new ActiveRequest(id),
-                                               [self = shared_from_this(), name](ActiveRequest* ended) {
-                                                 self->Remove(ended, name);
-                                                 delete ended;
-                                               });
+                                                   const std::string& request_id) {
+  const std::shared_ptr<ActiveRequest> request(
+      new ActiveRequest(id),
+      [self = shared_from_this(), name = NameOf(tenant, request_id)](ActiveRequest* ended) {
+        self->Remove(ended, name);
+        delete ended;
+      });
   const std::lock_guard lock(mutex_);
-  if (const auto older = by_name_.find(name); older != by_name_.end()) {
-    *superseded = by_id_.at(older->second).lock();
-  }
   by_id_[id] = request;
-  by_name_[name] = id;
   return request;
+}
+
+std::shared_ptr<ActiveRequest> ActiveRequests::TakeName(uint64_t id, const std::string& tenant,
+                                                        const std::string& request_id) {
+  const std::string name = NameOf(tenant, request_id);
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<ActiveRequest> before;
+  if (const auto older = by_name_.find(name); older != by_name_.end()) {
+    before = by_id_.at(older->second).lock();
+  }
+  if (by_id_.count(id) > 0) {
+    by_name_[name] = id;
+  }
+  return before;
 }
 
 void ActiveRequests::Remove(const ActiveRequest* request, const std::string& name) {

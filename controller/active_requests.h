@@ -42,10 +42,11 @@ class ActiveRequest {
 // The requests that have not ended, by id and by the name that client and tenant know them by. Thread-safe.
 class ActiveRequests : public std::enable_shared_from_this<ActiveRequests> {
  public:
-  // Counts until the returned object is destroyed. One that had the name before keeps counting, but is no longer found
-  // by it; it is returned in `superseded`.
-  std::shared_ptr<ActiveRequest> Add(uint64_t id, const std::string& tenant, const std::string& request_id,
-                                     std::shared_ptr<ActiveRequest>* superseded);
+  // Counts until the returned object is destroyed; is found by its id, and by its name once it has that.
+  std::shared_ptr<ActiveRequest> Add(uint64_t id, const std::string& tenant, const std::string& request_id);
+  // The request has been accepted and is found by this name from now on, unless it has ended. Returns the one that had
+  // the name before and has not ended, which keeps counting.
+  std::shared_ptr<ActiveRequest> TakeName(uint64_t id, const std::string& tenant, const std::string& request_id);
   std::shared_ptr<ActiveRequest> Find(uint64_t id) const;
   std::shared_ptr<ActiveRequest> Find(const std::string& tenant, const std::string& request_id) const;
   uint64_t count() const;

@@ -105,16 +105,19 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
       return WithErrorInfo(TooLarge(MaxSequenceTokens()), "KV_CACHE_TOO_SMALL");
     }
     id = ++last_id_;
-    auto request = active_->Add(id, spec->tenant, spec->request_id, &superseded);
+    const std::string tenant = spec->tenant;
+    const std::string request_id = spec->request_id;
+    auto request = active_->Add(id, tenant, request_id);
     auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, std::move(request));
     sequence->Resume();
-    if (sequence->ended()) {
-      return id;
+    if (!sequence->ended()) {
+      if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
+        sequence->Discard();
+        return WithRetryDelay(WithErrorInfo(queued, "QUEUE_FULL"), kRetryDelay);
+      }
     }
-    if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
-      sequence->Discard();
-      return WithRetryDelay(WithErrorInfo(queued, "QUEUE_FULL"), kRetryDelay);
-    }
+    // Not before it is accepted: one that is refused must leave the older one as it is.
+    superseded = active_->TakeName(id, tenant, request_id);
   }
   if (superseded != nullptr) {
     End(superseded, EndCause::kSuperseded);

@@ -134,8 +134,7 @@ class RequestQueueTest : public ::testing::Test {
     spec->arrival = Now() - ask.age;
     spec->prompt.assign(ask.prompt_tokens, 'x');
     spec->max_tokens = 1;
-    std::shared_ptr<ActiveRequest> superseded;
-    auto active = active_->Add(last_id_, ask.tenant, spec->request_id, &superseded);
+    auto active = active_->Add(last_id_, ask.tenant, spec->request_id);
     return std::make_unique<Sequence>(std::move(spec), std::make_shared<SilentSink>(),
                                       Sequence::Shared{*model_.tokenizer, *model_.layer_groups, 1}, std::move(active));
   }

@@ -42,8 +42,7 @@ class BatchTest : public ::testing::Test {
     EXPECT_TRUE(resolved.ok());
     spec->policy = std::move(resolved->policy);
     spec->prefill_plan = std::move(resolved->prefill_plan);
-    std::shared_ptr<ActiveRequest> superseded;
-    auto active = active_->Add(last_id_, "", spec->request_id, &superseded);
+    auto active = active_->Add(last_id_, "", spec->request_id);
     return std::make_unique<Sequence>(std::move(spec), std::make_shared<NullSink>(),
                                       Sequence::Shared{*model_.tokenizer, *model_.layer_groups, 1}, std::move(active));
   }

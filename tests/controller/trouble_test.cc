@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "tests/controller/service_fixture.h"
@@ -73,6 +74,33 @@ TEST_F(ServiceTest, FullQueueIsResourceExhaustedWithARetryHint) {
   EXPECT_TRUE(refused.events.empty());
   EXPECT_EQ(outcomes[second_refused ? 1 : 0].text, "abcde");
   EXPECT_EQ(running.get().text, "abcde");
+}
+
+TEST_F(ServiceTest, ARetryThatIsRefusedLeavesTheOlderOneAsItIs) {
+  FakeExecutorOptions options;
+  options.max_sequences = 1;
+  FakeExecutor& executor = AddExecutor(Alphabet(5), options);
+  executor.HoldResults();
+  options_.queue.max_requests = 1;
+  StartController();
+  v1::GenerateRequest request = Request("hi");
+  request.set_request_id("mine");
+  const auto older = OpenStarted(request);
+  ASSERT_TRUE(executor.WaitForSteps(1));
+  auto waiting = StreamInBackground(Request("hi"));
+  while (scheduler_->Figures().waiting < 1) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(ReasonOf(Stream(request).status), "QUEUE_FULL");
+  // It still has its name.
+  grpc::ClientContext context;
+  v1::AbortRequest abort;
+  abort.set_request_id("mine");
+  v1::AbortResponse response;
+  EXPECT_TRUE(stub_->Abort(&context, abort, &response).ok());
+  EXPECT_EQ(ReasonOf(Rest(*older).status), "ABORTED_BY_REQUEST_ID");
+  executor.ResumeResults();
+  EXPECT_EQ(waiting.get().text, "abcde");
 }
 
 TEST_F(ServiceTest, InvalidRequestCarriesItsFieldOverTheWire) {

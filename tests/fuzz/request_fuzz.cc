@@ -72,8 +72,7 @@ void RunSequence(std::unique_ptr<controller::GenerationSpec> spec, const ModelPa
   const auto active = std::make_shared<controller::ActiveRequests>();
   controller::RequestQueue queue({});
   controller::Batch batch(64, 4, {1, 64, 16, 0.5});
-  std::shared_ptr<controller::ActiveRequest> superseded;
-  auto request = active->Add(1, spec->tenant, spec->request_id, &superseded);
+  auto request = active->Add(1, spec->tenant, spec->request_id);
   const auto sink = std::make_shared<CheckedSink>(static_cast<uint32_t>(spec->resumed.size()));
   auto sequence = std::make_unique<controller::Sequence>(
       std::move(spec), sink, controller::Sequence::Shared{*model.tokenizer, *model.layer_groups, 1},

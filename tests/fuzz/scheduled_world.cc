@@ -189,8 +189,9 @@ void ScheduledWorld::Submit(FuzzInput& bytes) {
     spec->resumed.push_back({id, {1, 0.5, 1}});
   }
   const auto sink = std::make_shared<CheckedSink>(static_cast<uint32_t>(spec->resumed.size()), std::move(expect));
-  std::shared_ptr<controller::ActiveRequest> superseded;
-  auto active = active_->Add(++last_id_, spec->tenant, spec->request_id, &superseded);
+  const std::string tenant = spec->tenant;
+  const std::string request_id = spec->request_id;
+  auto active = active_->Add(++last_id_, tenant, request_id);
   requests_.push_back({active, sink});
   auto sequence = std::make_unique<Sequence>(
       std::move(spec), sink, Sequence::Shared{*model_.tokenizer, *model_.layer_groups, lookahead_}, std::move(active));
@@ -200,6 +201,7 @@ void ScheduledWorld::Submit(FuzzInput& bytes) {
     requests_.pop_back();
     return;
   }
+  const std::shared_ptr<controller::ActiveRequest> superseded = active_->TakeName(last_id_, tenant, request_id);
   if (superseded != nullptr && superseded->End(controller::EndCause::kSuperseded)) {
     queue_->Cancel(superseded->id(), controller::StatusOf(controller::EndCause::kSuperseded));
   }

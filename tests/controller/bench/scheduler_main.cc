@@ -50,8 +50,7 @@ std::unique_ptr<Sequence> MakeSequence(const ModelPackage& model, ActiveRequests
   }
   spec->policy = std::move(resolved->policy);
   spec->prefill_plan = std::move(resolved->prefill_plan);
-  std::shared_ptr<ActiveRequest> superseded;
-  auto request = active.Add(id, "", spec->request_id, &superseded);
+  auto request = active.Add(id, "", spec->request_id);
   return std::make_unique<Sequence>(std::move(spec), std::make_shared<NullSink>(),
                                     Sequence::Shared{*model.tokenizer, *model.layer_groups, 1}, std::move(request));
 }
