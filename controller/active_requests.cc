@@ -27,35 +27,26 @@ absl::Status StatusOf(EndCause cause) {
 
 std::shared_ptr<ActiveRequest> ActiveRequests::Add(uint64_t id, const std::string& tenant,
                                                    const std::string& request_id) {
-  const std::shared_ptr<ActiveRequest> request(
-      new ActiveRequest(id),
-      [self = shared_from_this(), name = NameOf(tenant, request_id)](ActiveRequest* ended) {
-        self->Remove(ended, name);
-        delete ended;
-      });
+  const std::shared_ptr<ActiveRequest> request(new ActiveRequest(id, NameOf(tenant, request_id)),
+                                               [self = shared_from_this()](ActiveRequest* ended) {
+                                                 self->Remove(*ended);
+                                                 delete ended;
+                                               });
   const std::lock_guard lock(mutex_);
   by_id_[id] = request;
   return request;
 }
 
-std::shared_ptr<ActiveRequest> ActiveRequests::TakeName(uint64_t id, const std::string& tenant,
-                                                        const std::string& request_id) {
-  const std::string name = NameOf(tenant, request_id);
+std::shared_ptr<ActiveRequest> ActiveRequests::TakeName(const ActiveRequest& request) {
   const std::lock_guard lock(mutex_);
-  std::shared_ptr<ActiveRequest> before;
-  if (const auto older = by_name_.find(name); older != by_name_.end()) {
-    before = by_id_.at(older->second).lock();
-  }
-  if (by_id_.count(id) > 0) {
-    by_name_[name] = id;
-  }
-  return before;
+  const auto [named, is_new] = by_name_.try_emplace(request.name(), request.id());
+  return is_new ? nullptr : by_id_.at(std::exchange(named->second, request.id())).lock();
 }
 
-void ActiveRequests::Remove(const ActiveRequest* request, const std::string& name) {
+void ActiveRequests::Remove(const ActiveRequest& request) {
   const std::lock_guard lock(mutex_);
-  by_id_.erase(request->id());
-  if (const auto named = by_name_.find(name); named != by_name_.end() && named->second == request->id()) {
+  by_id_.erase(request.id());
+  if (const auto named = by_name_.find(request.name()); named != by_name_.end() && named->second == request.id()) {
     by_name_.erase(named);
   }
   none_.notify_all();

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -25,8 +26,10 @@ absl::Status StatusOf(EndCause cause);
 // wherever it is, also on its way from one executor to another. Thread-safe.
 class ActiveRequest {
  public:
-  explicit ActiveRequest(uint64_t id) : id_(id) {}
+  // `name` is what client and tenant know it by.
+  ActiveRequest(uint64_t id, std::string name) : id_(id), name_(std::move(name)) {}
   uint64_t id() const { return id_; }
+  const std::string& name() const { return name_; }
   EndCause end_cause() const { return cause_.load(std::memory_order_relaxed); }
   // The first cause stands; false if there is one.
   bool End(EndCause cause) {
@@ -36,6 +39,7 @@ class ActiveRequest {
 
  private:
   const uint64_t id_;
+  const std::string name_;
   std::atomic<EndCause> cause_{EndCause::kNone};
 };
 
@@ -44,16 +48,16 @@ class ActiveRequests : public std::enable_shared_from_this<ActiveRequests> {
  public:
   // Counts until the returned object is destroyed; is found by its id, and by its name once it has that.
   std::shared_ptr<ActiveRequest> Add(uint64_t id, const std::string& tenant, const std::string& request_id);
-  // The request has been accepted and is found by this name from now on, unless it has ended. Returns the one that had
-  // the name before and has not ended, which keeps counting.
-  std::shared_ptr<ActiveRequest> TakeName(uint64_t id, const std::string& tenant, const std::string& request_id);
+  // `request`, which was added here, has been accepted and is found by its name from now on. Returns the one that was
+  // before, if it has not ended; it keeps counting.
+  std::shared_ptr<ActiveRequest> TakeName(const ActiveRequest& request);
   std::shared_ptr<ActiveRequest> Find(uint64_t id) const;
   std::shared_ptr<ActiveRequest> Find(const std::string& tenant, const std::string& request_id) const;
   uint64_t count() const;
   void WaitUntilNone(absl::Time deadline);
 
  private:
-  void Remove(const ActiveRequest* request, const std::string& name);
+  void Remove(const ActiveRequest& request);
 
   mutable std::mutex mutex_;
   std::condition_variable none_;

@@ -105,10 +105,8 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
       return WithErrorInfo(TooLarge(MaxSequenceTokens()), "KV_CACHE_TOO_SMALL");
     }
     id = ++last_id_;
-    const std::string tenant = spec->tenant;
-    const std::string request_id = spec->request_id;
-    auto request = active_->Add(id, tenant, request_id);
-    auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, std::move(request));
+    const std::shared_ptr<ActiveRequest> request = active_->Add(id, spec->tenant, spec->request_id);
+    auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, request);
     sequence->Resume();
     if (!sequence->ended()) {
       if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
@@ -117,7 +115,7 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
       }
     }
     // Not before it is accepted: one that is refused must leave the older one as it is.
-    superseded = active_->TakeName(id, tenant, request_id);
+    superseded = active_->TakeName(*request);
   }
   if (superseded != nullptr) {
     End(superseded, EndCause::kSuperseded);

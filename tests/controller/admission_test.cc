@@ -11,6 +11,7 @@
 #include "controller/kv_blocks.h"
 #include "controller/prefix_key.h"
 #include "controller/request_queue.h"
+#include "tests/controller/null_sink.h"
 #include "tests/controller/test_model.h"
 
 namespace flexquant::controller {
@@ -106,11 +107,8 @@ TEST(PrefixKeyTest, DependsOnAllThatABlockHolds) {
   }
 }
 
-class SilentSink final : public GenerationSink {
+class SilentSink final : public NullSink {
  public:
-  void OnStarted() override {}
-  void OnDelta(AnswerDelta /*delta*/) override {}
-  void OnFinished(AnswerEnd /*end*/) override {}
   void OnFailed(absl::Status status) override { failure = std::move(status); }
   absl::Status failure;
 };

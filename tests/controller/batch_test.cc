@@ -14,20 +14,13 @@
 #include "controller/policy/policy_factory.h"
 #include "controller/step_proto.h"
 #include "controller/steps_in_flight.h"
+#include "tests/controller/null_sink.h"
 #include "tests/controller/test_model.h"
 
 namespace flexquant::controller {
 namespace {
 
 using ::testing::HasSubstr;
-
-class NullSink final : public GenerationSink {
- public:
-  void OnStarted() override {}
-  void OnDelta(AnswerDelta /*delta*/) override {}
-  void OnFinished(AnswerEnd /*end*/) override {}
-  void OnFailed(absl::Status /*status*/) override {}
-};
 
 class BatchTest : public ::testing::Test {
  protected:

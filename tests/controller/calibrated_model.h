@@ -10,9 +10,9 @@
 
 namespace flexquant::controller {
 
-// The uniform widths of TestModel as a measured ladder, with planted KL.
-inline Calibration TestCalibration() {
-  const LayerGroups groups(TestConfig(), 32, Dtype::kF32);
+// The uniform widths of a model in groups of 32 as a measured ladder, with planted KL.
+inline Calibration PlantedCalibration(const ModelConfig& config, const HoldoutSamples& samples) {
+  const LayerGroups groups(config, 32, Dtype::kF32);
   Calibration calibration;
   std::vector<double> bytes;
   for (size_t level = 0; level < kPrecisions.size(); ++level) {
@@ -22,12 +22,14 @@ inline Calibration TestCalibration() {
     rung.mean_kl = kPlantedKl[level];
     bytes.push_back(static_cast<double>(rung.bytes));
   }
-  const HoldoutSamples samples = PlantedSamples(8, 256);
   for (int lookahead = 0; lookahead <= kMaxLookahead; ++lookahead) {
     calibration.requirements[static_cast<size_t>(lookahead)] = BuildRequirement(samples, bytes, lookahead);
   }
   return calibration;
 }
+
+// Of TestModel.
+inline Calibration TestCalibration() { return PlantedCalibration(TestConfig(), PlantedSamples(8, 256)); }
 
 inline ModelPackage CalibratedTestModel(int lookahead) {
   return MakeModelPackage("tiny", "revision", TestConfig(), 32, /*has_reference=*/false, Dtype::kF32,

@@ -33,6 +33,18 @@ class MembershipTest : public ServiceTest {
     scheduler_->SetExecutors(targets, lookup);
   }
 
+  // Opens a stream on the one executor, which holds its results, and takes the executor out of the list.
+  std::unique_ptr<LiveStream> OpenAndUnlist(FakeExecutor& executor) {
+    executor.HoldResults();
+    auto live = OpenStarted(Request("hi", 30));
+    EXPECT_TRUE(executor.WaitForSteps(1));
+    List({});
+    while (scheduler_->ExecutorStates().at(0).ready) {
+      std::this_thread::yield();
+    }
+    return live;
+  }
+
   // Addresses of the executors that the controller keeps once it keeps only `count`.
   std::vector<std::string> Known(size_t count, const std::vector<size_t>& listed) {
     std::vector<std::string> addresses;
@@ -96,13 +108,7 @@ TEST_F(MembershipTest, AnExecutorThatLeavesHandsItsSequencesOver) {
 TEST_F(MembershipTest, TheLastOneFinishesWhatItHas) {
   FakeExecutor& executor = AddExecutor(Alphabet(1000));
   StartController();
-  executor.HoldResults();
-  const auto live = OpenStarted(Request("hi", 30));
-  ASSERT_TRUE(executor.WaitForSteps(1));
-  List({});
-  while (scheduler_->ExecutorStates().at(0).ready) {
-    std::this_thread::yield();
-  }
+  const auto live = OpenAndUnlist(executor);
   EXPECT_EQ(ReasonOf(Stream(Request("late", 3)).status), "NO_EXECUTOR");
   executor.ResumeResults();
   EXPECT_EQ(Rest(*live).text, kAnswer);
@@ -113,13 +119,7 @@ TEST_F(MembershipTest, TheLastOneFinishesWhatItHas) {
 TEST_F(MembershipTest, OneThatIsListedAgainGoesOnWithItsStream) {
   FakeExecutor& executor = AddExecutor(Alphabet(1000));
   StartController();
-  executor.HoldResults();
-  const auto live = OpenStarted(Request("hi", 30));
-  ASSERT_TRUE(executor.WaitForSteps(1));
-  List({});
-  while (scheduler_->ExecutorStates().at(0).ready) {
-    std::this_thread::yield();
-  }
+  const auto live = OpenAndUnlist(executor);
   List({0});
   ASSERT_TRUE(scheduler_->WaitReady(absl::Seconds(30)).ok());
   executor.ResumeResults();

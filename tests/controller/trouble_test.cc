@@ -47,13 +47,22 @@ TEST_F(ServiceTest, PromptBeyondTheKvCacheIsInvalid) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("KV cache"));
 }
 
-TEST_F(ServiceTest, FullQueueIsResourceExhaustedWithARetryHint) {
-  FakeExecutorOptions options;
-  options.max_sequences = 1;
-  FakeExecutor& executor = AddExecutor(Alphabet(5), options);
-  executor.HoldResults();
-  options_.queue.max_requests = 1;
-  StartController();
+// One request runs, one waits, more are refused. Results are held.
+class FullQueueTest : public ServiceTest {
+ protected:
+  FakeExecutor& StartFullAfterTwo() {
+    FakeExecutorOptions options;
+    options.max_sequences = 1;
+    FakeExecutor& executor = AddExecutor(Alphabet(5), options);
+    executor.HoldResults();
+    options_.queue.max_requests = 1;
+    StartController();
+    return executor;
+  }
+};
+
+TEST_F(FullQueueTest, FullQueueIsResourceExhaustedWithARetryHint) {
+  FakeExecutor& executor = StartFullAfterTwo();
   auto running = StreamInBackground(Request("hi"));
   ASSERT_TRUE(executor.WaitForSteps(1));
   // One of these two waits, the other one finds the queue full.
@@ -76,13 +85,8 @@ TEST_F(ServiceTest, FullQueueIsResourceExhaustedWithARetryHint) {
   EXPECT_EQ(running.get().text, "abcde");
 }
 
-TEST_F(ServiceTest, ARetryThatIsRefusedLeavesTheOlderOneAsItIs) {
-  FakeExecutorOptions options;
-  options.max_sequences = 1;
-  FakeExecutor& executor = AddExecutor(Alphabet(5), options);
-  executor.HoldResults();
-  options_.queue.max_requests = 1;
-  StartController();
+TEST_F(FullQueueTest, ARetryThatIsRefusedLeavesTheOlderOneAsItIs) {
+  FakeExecutor& executor = StartFullAfterTwo();
   v1::GenerateRequest request = Request("hi");
   request.set_request_id("mine");
   const auto older = OpenStarted(request);
@@ -129,13 +133,8 @@ TEST_F(ServiceTest, CancellationReleasesARunningRequestWithoutWaitingForItsStep)
   ExpectNoViolations();
 }
 
-TEST_F(ServiceTest, CancellationOfAQueuedRequest) {
-  FakeExecutorOptions options;
-  options.max_sequences = 1;
-  FakeExecutor& executor = AddExecutor(Alphabet(5), options);
-  executor.HoldResults();
-  options_.queue.max_requests = 1;
-  StartController();
+TEST_F(FullQueueTest, CancellationOfAQueuedRequest) {
+  FakeExecutor& executor = StartFullAfterTwo();
   auto running = StreamInBackground(Request("hi"));
   ASSERT_TRUE(executor.WaitForSteps(1));
   grpc::ClientContext context;

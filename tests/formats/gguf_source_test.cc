@@ -8,7 +8,6 @@
 #include <optional>
 #include <random>
 
-#include "absl/strings/str_replace.h"
 #include "common/formats/gguf.h"
 #include "common/mapped_file.h"
 #include "common/model_source.h"
@@ -20,24 +19,6 @@ namespace {
 
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-std::string GgufName(const std::string& name) {
-  return absl::StrReplaceAll(name, {{"model.embed_tokens", "token_embd"},
-                                    {"model.norm", "output_norm"},
-                                    {"lm_head", "output"},
-                                    {"model.layers.", "blk."},
-                                    {"input_layernorm", "attn_norm"},
-                                    {"post_attention_layernorm", "ffn_norm"},
-                                    {"self_attn.q_proj", "attn_q"},
-                                    {"self_attn.k_proj", "attn_k"},
-                                    {"self_attn.v_proj", "attn_v"},
-                                    {"self_attn.o_proj", "attn_output"},
-                                    {"self_attn.q_norm", "attn_q_norm"},
-                                    {"self_attn.k_norm", "attn_k_norm"},
-                                    {"mlp.gate_proj", "ffn_gate"},
-                                    {"mlp.up_proj", "ffn_up"},
-                                    {"mlp.down_proj", "ffn_down"}});
-}
 
 // What a converter does to q and k of the llama architecture: rows (half, i) of a head become rows (i, half).
 std::vector<float> Interleave(const std::vector<float>& values, int64_t head_dim, int64_t cols) {

@@ -2,6 +2,8 @@
 
 #include <random>
 
+#include "absl/strings/str_replace.h"
+
 namespace flexquant {
 
 void Mutate(const std::string& good, int rounds, const std::function<void(const std::string&)>& parse) {
@@ -150,6 +152,24 @@ std::map<std::string, NamedTensor> SmallTensors(const ModelConfig& config) {
     }
   }
   return tensors;
+}
+
+std::string GgufName(const std::string& name) {
+  return absl::StrReplaceAll(name, {{"model.embed_tokens", "token_embd"},
+                                    {"model.norm", "output_norm"},
+                                    {"lm_head", "output"},
+                                    {"model.layers.", "blk."},
+                                    {"input_layernorm", "attn_norm"},
+                                    {"post_attention_layernorm", "ffn_norm"},
+                                    {"self_attn.q_proj", "attn_q"},
+                                    {"self_attn.k_proj", "attn_k"},
+                                    {"self_attn.v_proj", "attn_v"},
+                                    {"self_attn.o_proj", "attn_output"},
+                                    {"self_attn.q_norm", "attn_q_norm"},
+                                    {"self_attn.k_norm", "attn_k_norm"},
+                                    {"mlp.gate_proj", "ffn_gate"},
+                                    {"mlp.up_proj", "ffn_up"},
+                                    {"mlp.down_proj", "ffn_down"}});
 }
 
 }  // namespace flexquant

@@ -102,6 +102,8 @@ struct NamedTensor {
   std::vector<float> values;
 };
 std::map<std::string, NamedTensor> SmallTensors(const ModelConfig& config);
+// What a GGUF file calls the tensor with this name.
+std::string GgufName(const std::string& name);
 
 }  // namespace flexquant
 

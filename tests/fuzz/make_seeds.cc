@@ -9,16 +9,15 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "common/calibration/calibration_file.h"
 #include "common/check.h"
 #include "common/mapped_file.h"
 #include "common/store/convert.h"
 #include "common/store/package_layout.h"
-#include "controller/layer_groups.h"
 #include "flexquant/v1/inference.pb.h"
 #include "nlohmann/json.hpp"
 #include "tests/calibration/planted.h"
+#include "tests/controller/calibrated_model.h"
 #include "tests/formats/test_support.h"
 #include "tests/fuzz/scratch_folder.h"
 #include "tests/testing/fake_model_source.h"
@@ -56,24 +55,6 @@ ModelConfig PackageConfig() {
   return config;
 }
 
-Calibration PackageCalibration(const ModelConfig& config) {
-  const controller::LayerGroups groups(config, 32, Dtype::kF32);
-  Calibration calibration;
-  std::vector<double> bytes;
-  for (size_t level = 0; level < kPrecisions.size(); ++level) {
-    Rung& rung = calibration.rungs.emplace_back();
-    rung.plan = PrecisionPlan::Uniform(kPrecisions[level], groups.count());
-    rung.bytes = groups.BytesRead(rung.plan);
-    rung.mean_kl = kPlantedKl[level];
-    bytes.push_back(static_cast<double>(rung.bytes));
-  }
-  const HoldoutSamples samples = PlantedSamples(2, 128);
-  for (int lookahead = 0; lookahead <= kMaxLookahead; ++lookahead) {
-    calibration.requirements[static_cast<size_t>(lookahead)] = BuildRequirement(samples, bytes, lookahead);
-  }
-  return calibration;
-}
-
 void WritePackage(const std::string& name, const ModelConfig& config, bool reference, bool calibrated) {
   const ScratchFolder scratch;
   const std::string folder = scratch.Path("package");
@@ -83,7 +64,7 @@ void WritePackage(const std::string& name, const ModelConfig& config, bool refer
   options.keep_reference = reference;
   FQ_CHECK(Convert(source, folder, options).ok());
   if (calibrated) {
-    FQ_CHECK(SaveCalibration(folder, PackageCalibration(config)).ok());
+    FQ_CHECK(SaveCalibration(folder, controller::PlantedCalibration(config, PlantedSamples(2, 128))).ok());
   }
   const std::string manifest = Json::parse(*ReadFile(folder + "/" + kManifestFile)).dump();
   const std::string text = Json::parse(*ReadFile(folder + "/" + kConfigFile)).dump();
@@ -118,19 +99,8 @@ void WriteGguf() {
   file.AddFloat("qwen2.attention.layer_norm_rms_epsilon", 1e-5F);
   file.AddFloat("qwen2.rope.freq_base", 5e5F);
   for (const auto& [name, tensor] : SmallTensors(config)) {
-    const std::string gguf = absl::StrReplaceAll(name, {{"model.embed_tokens", "token_embd"},
-                                                        {"model.norm", "output_norm"},
-                                                        {"model.layers.", "blk."},
-                                                        {"input_layernorm", "attn_norm"},
-                                                        {"post_attention_layernorm", "ffn_norm"},
-                                                        {"self_attn.q_proj", "attn_q"},
-                                                        {"self_attn.k_proj", "attn_k"},
-                                                        {"self_attn.v_proj", "attn_v"},
-                                                        {"self_attn.o_proj", "attn_output"},
-                                                        {"mlp.gate_proj", "ffn_gate"},
-                                                        {"mlp.up_proj", "ffn_up"},
-                                                        {"mlp.down_proj", "ffn_down"}});
-    file.tensors.push_back({gguf, {tensor.shape.rbegin(), tensor.shape.rend()}, 0, FloatBytes(tensor.values)});
+    file.tensors.push_back(
+        {GgufName(name), {tensor.shape.rbegin(), tensor.shape.rend()}, 0, FloatBytes(tensor.values)});
   }
   Write("gguf", "qwen2", file.Bytes());
 }

@@ -189,19 +189,17 @@ void ScheduledWorld::Submit(FuzzInput& bytes) {
     spec->resumed.push_back({id, {1, 0.5, 1}});
   }
   const auto sink = std::make_shared<CheckedSink>(static_cast<uint32_t>(spec->resumed.size()), std::move(expect));
-  const std::string tenant = spec->tenant;
-  const std::string request_id = spec->request_id;
-  auto active = active_->Add(++last_id_, tenant, request_id);
+  const auto active = active_->Add(++last_id_, spec->tenant, spec->request_id);
   requests_.push_back({active, sink});
   auto sequence = std::make_unique<Sequence>(
-      std::move(spec), sink, Sequence::Shared{*model_.tokenizer, *model_.layer_groups, lookahead_}, std::move(active));
+      std::move(spec), sink, Sequence::Shared{*model_.tokenizer, *model_.layer_groups, lookahead_}, active);
   sequence->Resume();
   if (!sequence->ended() && !queue_->Push(sequence).ok()) {
     sequence->Discard();
     requests_.pop_back();
     return;
   }
-  const std::shared_ptr<controller::ActiveRequest> superseded = active_->TakeName(last_id_, tenant, request_id);
+  const std::shared_ptr<controller::ActiveRequest> superseded = active_->TakeName(*active);
   if (superseded != nullptr && superseded->End(controller::EndCause::kSuperseded)) {
     queue_->Cancel(superseded->id(), controller::StatusOf(controller::EndCause::kSuperseded));
   }

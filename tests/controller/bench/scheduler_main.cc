@@ -21,6 +21,7 @@
 #include "controller/server.h"
 #include "flexquant/v1/inference.grpc.pb.h"
 #include "tests/controller/bench/null_executor.h"
+#include "tests/controller/null_sink.h"
 
 namespace flexquant::controller {
 namespace {
@@ -28,14 +29,6 @@ namespace {
 constexpr int kSteps = 2000;
 constexpr int kRepetitions = 5;
 constexpr uint32_t kPromptTokens = 64;
-
-class NullSink final : public GenerationSink {
- public:
-  void OnStarted() override {}
-  void OnDelta(AnswerDelta /*delta*/) override {}
-  void OnFinished(AnswerEnd /*end*/) override {}
-  void OnFailed(absl::Status /*status*/) override {}
-};
 
 std::unique_ptr<Sequence> MakeSequence(const ModelPackage& model, ActiveRequests& active, uint64_t id) {
   auto spec = std::make_unique<GenerationSpec>();
