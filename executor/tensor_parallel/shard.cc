@@ -24,6 +24,12 @@ int64_t InnerStep(const ModelConfig& config, int64_t group_size, int ranks) {
   return step;
 }
 
+// Whether columns of some rank begin inside a group.
+bool CutsGroups(const std::vector<Shard>& shards, Range Shard::*cols, int64_t group_size) {
+  return std::any_of(shards.begin(), shards.end(),
+                     [&](const Shard& shard) { return (shard.*cols).begin % group_size != 0; });
+}
+
 void CutHeads(const ModelConfig& config, Shard& shard) {
   const int64_t sharing = config.num_heads / config.num_kv_heads;
   if (shard.ranks <= config.num_kv_heads) {
@@ -75,8 +81,20 @@ absl::StatusOr<std::vector<Shard>> CutModel(const ModelConfig& config, int64_t g
     CutHeads(config, shard);
     shard.inner = Part(config.intermediate_size, InnerStep(config, group_size, ranks), ranks, rank);
     shard.vocab = Part(config.vocab_size, kTileRows, ranks, rank);
-    shard.o_lead = shard.heads.begin * config.head_dim % group_size;
-    shard.down_lead = shard.inner.begin % group_size;
+    shard.o_cols = {shard.heads.begin * config.head_dim, shard.heads.end * config.head_dim};
+    shard.down_cols = shard.inner;
+  }
+  const bool o_cut = CutsGroups(shards, &Shard::o_cols, group_size);
+  const bool down_cut = CutsGroups(shards, &Shard::down_cols, group_size);
+  for (Shard& shard : shards) {
+    shard.share_attended = o_cut;
+    shard.share_inner = down_cut;
+    if (o_cut) {
+      shard.o_cols = Part(config.q_size(), group_size, ranks, shard.rank);
+    }
+    if (down_cut) {
+      shard.down_cols = Part(config.intermediate_size, group_size, ranks, shard.rank);
+    }
   }
   return shards;
 }

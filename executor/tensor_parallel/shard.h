@@ -5,8 +5,10 @@
 //
 // qkv and gate_up are cut by rows (whole heads; rows of gate and of up), o and down by the columns that read those
 // rows, so that a block needs two sums over the ranks: behind o and behind down. The embedding and the head are cut by
-// rows, at tiles. Where a range of columns begins inside a quantisation group, the share begins at the group: it keeps
-// the group's scales, and the inputs of the columns in front are zero.
+// rows, at tiles. Columns are cut at quantisation groups, so that every group of activations is that of one rank and
+// sums differ in their order only. Where heads end inside a group (or gate has too few groups), a rank's columns of o
+// (or down) are not those of its own rows: ranks then share their results before the product, and a rank may have no
+// columns.
 
 #include <cstdint>
 #include <vector>
@@ -31,13 +33,15 @@ struct Range {
 struct Shard {
   int rank = 0;
   int ranks = 1;
-  Range heads;     // query heads
-  Range kv_heads;  // several ranks have the same one if there are more ranks than KV heads
-  Range inner;     // rows of gate and of up, columns of down
-  Range vocab;     // rows of the embedding and of the head, from a multiple of kTileRows on
-  // Columns of this rank's o and down in front of its own: their inputs are zero.
-  int64_t o_lead = 0;
-  int64_t down_lead = 0;
+  Range heads;      // query heads
+  Range kv_heads;   // several ranks have the same one if there are more ranks than KV heads
+  Range inner;      // rows of gate and of up
+  Range vocab;      // rows of the embedding and of the head, from a multiple of kTileRows on
+  Range o_cols;     // columns of o, at multiples of the group size
+  Range down_cols;  // of down
+  // Whether o_cols (down_cols) are other columns than this or another rank's heads (inner) are.
+  bool share_attended = false;
+  bool share_inner = false;
 
   // Shape of what the rank has: heads, intermediate size and vocabulary are the rank's.
   ModelConfig Config(const ModelConfig& whole) const;

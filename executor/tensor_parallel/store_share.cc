@@ -31,10 +31,7 @@ absl::StatusOr<MatrixShare> CopyMatrixShare(const NestedMatrix& whole, LayerGrou
   if (!CutByColumns(kind)) {
     return MatrixShare::Copy(whole, RowShare(kind, config, shard), {0, whole.cols});
   }
-  const bool o = kind == LayerGroupKind::kO;
-  Range cols = o ? Scaled(shard.heads, config.head_dim) : shard.inner;
-  cols.begin -= o ? shard.o_lead : shard.down_lead;
-  return MatrixShare::Copy(whole, {Range{0, whole.rows}}, cols);
+  return MatrixShare::Copy(whole, {Range{0, whole.rows}}, kind == LayerGroupKind::kO ? shard.o_cols : shard.down_cols);
 }
 
 std::vector<float> BiasShare(absl::Span<const float> whole, LayerGroupKind kind, const ModelConfig& config,

@@ -30,7 +30,7 @@ class StoreShare {
   // `whole` must outlive it. Memory is first touched by the caller's thread.
   static absl::StatusOr<std::unique_ptr<StoreShare>> Load(const ModelStore& whole, const Shard& shard);
 
-  // The share as a store of shard.Config()'s shape; o and down have shard.o_lead and shard.down_lead columns more.
+  // The share as a store of shard.Config()'s shape, but o and down have shard.o_cols and shard.down_cols.
   const ModelStore& store() const { return *store_; }
   // Copied.
   uint64_t bytes() const { return bytes_; }

@@ -51,7 +51,7 @@ class Coverage {
   explicit Coverage(int64_t size) : counts_(static_cast<size_t>(size)) {}
   void Add(Range range) {
     ASSERT_GE(range.begin, 0);
-    ASSERT_LT(range.begin, range.end);
+    ASSERT_LE(range.begin, range.end);
     ASSERT_LE(range.end, static_cast<int64_t>(counts_.size()));
     for (int64_t i = range.begin; i < range.end; ++i) {
       ++counts_[static_cast<size_t>(i)];
@@ -75,16 +75,26 @@ TEST(ShardTest, EveryRowBelongsToOneRank) {
         Coverage kv_heads(shape.kv_heads);
         Coverage inner(shape.intermediate);
         Coverage vocab(shape.vocab);
+        Coverage o_cols(shape.heads * shape.head_dim);
+        Coverage down_cols(shape.intermediate);
         for (const Shard& shard : Cut(config, group_size, ranks)) {
           heads.Add(shard.heads);
           kv_heads.Add(shard.kv_heads);
           inner.Add(shard.inner);
           vocab.Add(shard.vocab);
+          o_cols.Add(shard.o_cols);
+          down_cols.Add(shard.down_cols);
+          EXPECT_FALSE(shard.heads.size() == 0 || shard.kv_heads.size() == 0 || shard.inner.size() == 0 ||
+                       shard.vocab.size() == 0);
+          EXPECT_EQ(shard.o_cols.begin % group_size, 0);
+          EXPECT_EQ(shard.down_cols.begin % group_size, 0);
         }
         EXPECT_TRUE(heads.Each(1));
         EXPECT_TRUE(kv_heads.Each(ranks <= shape.kv_heads ? 1 : ranks / static_cast<int>(shape.kv_heads)));
         EXPECT_TRUE(inner.Each(1));
         EXPECT_TRUE(vocab.Each(1));
+        EXPECT_TRUE(o_cols.Each(1));
+        EXPECT_TRUE(down_cols.Each(1));
       }
     }
   }
@@ -105,7 +115,7 @@ TEST(ShardTest, HeadsStayWithTheirKeys) {
   }
 }
 
-TEST(ShardTest, ColumnsBeginAtGroupsWhereTheModelAllowsIt) {
+TEST(ShardTest, ColumnsAreThoseOfTheRowsWhereTheModelAllowsIt) {
   for (const Shape& shape : kShapes) {
     const ModelConfig config = Config(shape);
     for (const int ranks : {2, 4}) {
@@ -113,21 +123,30 @@ TEST(ShardTest, ColumnsBeginAtGroupsWhereTheModelAllowsIt) {
         continue;
       }
       for (const Shard& shard : Cut(config, 64, ranks)) {
-        EXPECT_EQ(shard.o_lead, 0) << shape.name;
-        EXPECT_EQ(shard.down_lead, 0) << shape.name;
+        EXPECT_FALSE(shard.share_attended || shard.share_inner) << shape.name;
+        EXPECT_EQ(shard.o_cols.begin, shard.heads.begin * shape.head_dim) << shape.name;
+        EXPECT_EQ(shard.down_cols, shard.inner) << shape.name;
         EXPECT_EQ(shard.vocab.begin % kTileRows, 0) << shape.name;
       }
     }
   }
 }
 
-TEST(ShardTest, SharesOfAGroupBeginAtTheGroup) {
-  std::vector<int64_t> o_leads;
+// Heads of 8 end inside groups of 64, of which there is one; 172 rows of gate are three groups.
+TEST(ShardTest, GroupsAreNotCut) {
+  std::vector<int64_t> o;
+  std::vector<int64_t> inner;
+  std::vector<int64_t> down;
   for (const Shard& shard : Cut(Config(kShapes[6]), 64, 4)) {
-    o_leads.push_back(shard.o_lead);
-    EXPECT_EQ((shard.inner.begin - shard.down_lead) % 64, 0);
+    EXPECT_TRUE(shard.share_attended);
+    EXPECT_TRUE(shard.share_inner);
+    o.push_back(shard.o_cols.size());
+    inner.push_back(shard.inner.size());
+    down.push_back(shard.down_cols.size());
   }
-  EXPECT_THAT(o_leads, ElementsAre(0, 16, 32, 48));
+  EXPECT_THAT(o, ElementsAre(0, 0, 0, 64));
+  EXPECT_THAT(inner, ElementsAre(32, 64, 32, 44));
+  EXPECT_THAT(down, ElementsAre(0, 64, 64, 44));
 }
 
 TEST(ShardTest, UnevenKvHeadsGoWhole) {

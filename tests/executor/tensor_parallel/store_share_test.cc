@@ -74,11 +74,10 @@ TEST(StoreShareTest, RanksShareTheWeights) {
           expected += w->BytesRead(8) + w->BytesRead(kReferencePrecision);
         }
         EXPECT_EQ(block.qkv.rows, (shard.heads.size() + 2 * shard.kv_heads.size()) * config.head_dim);
-        EXPECT_EQ(block.o.cols, shard.heads.size() * config.head_dim + shard.o_lead);
+        EXPECT_EQ(block.o.cols, shard.o_cols.size());
         EXPECT_EQ(block.gate_up.rows, 2 * shard.inner.size());
-        EXPECT_EQ(block.down.cols, shard.inner.size() + shard.down_lead);
-        const Range q = {shard.heads.begin * config.head_dim, shard.heads.end * config.head_dim};
-        ExpectCopied(block.o, whole.block(layer).o, {{0, config.hidden_size}}, {q.begin - shard.o_lead, q.end});
+        EXPECT_EQ(block.down.cols, shard.down_cols.size());
+        ExpectCopied(block.o, whole.block(layer).o, {{0, config.hidden_size}}, shard.o_cols);
       }
       EXPECT_EQ((*share)->bytes(), expected) << "rank " << shard.rank << " of " << ranks;
       EXPECT_EQ(store.lm_head().rows, shard.vocab.size());
