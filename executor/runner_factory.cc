@@ -1,15 +1,18 @@
 #include "executor/runner_factory.h"
 
 #include <string>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "executor/cpu_model_runner.h"
 #include "executor/tensor_parallel/cpu_ranks.h"
 #ifdef FLEXQUANT_HAVE_CUDA
 #include "executor/cuda/cuda_model_runner.h"
+#include "executor/cuda/cuda_ranks.h"
 #endif
 
 namespace flexquant::executor {
@@ -33,9 +36,31 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   return CpuModelRunner::Create(store, runner);
 }
 
+// Devices of "cuda:0,1" behind "cuda"; those of all ranks, 0, 1 ..., for "". Empty if it is not such a list.
+std::vector<int> ParseDevices(absl::string_view name, int ranks) {
+  std::vector<int> devices;
+  if (name.empty()) {
+    for (int rank = 0; rank < ranks; ++rank) {
+      devices.push_back(rank);
+    }
+    return devices;
+  }
+  if (!absl::ConsumePrefix(&name, ":")) {
+    return {};
+  }
+  for (const absl::string_view number : absl::StrSplit(name, ',')) {
+    int device = 0;
+    if (!absl::SimpleAtoi(number, &device) || device < 0) {
+      return {};
+    }
+    devices.push_back(device);
+  }
+  return devices;
+}
+
 #ifdef FLEXQUANT_HAVE_CUDA
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const ModelStore& store, const ExecutorOptions& options,
-                                                              int device) {
+                                                              const std::vector<int>& devices) {
   if (!options.isa.empty() && options.isa != kPortable) {
     return absl::InvalidArgumentError(absl::StrCat("instruction set '", options.isa,
                                                    "' is not one of a GPU's; allowed "
@@ -43,16 +68,20 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const ModelStore& 
                                                    options.device, ": portable, or none for the best"));
   }
   CudaRunnerOptions runner;
-  runner.device = device;
+  runner.device = devices[0];
   runner.portable = options.isa == kPortable;
   runner.kv_block_tokens = options.kv_block_tokens;
   runner.kv_cache_bytes = options.kv_cache_bytes;
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
+  if (devices.size() > 1) {
+    return CreateCudaRanks(store, runner, devices, TensorParallelOptions());
+  }
   return CudaModelRunner::Create(store, runner);
 }
 #else
-absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const ModelStore&, const ExecutorOptions& options, int) {
+absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const ModelStore&, const ExecutorOptions& options,
+                                                              const std::vector<int>&) {
   return absl::UnimplementedError(absl::StrCat("device '", options.device,
                                                "': this build has no GPU executor; build with -DFLEXQUANT_CUDA=ON, or "
                                                "use cpu"));
@@ -65,14 +94,23 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const ModelStore& stor
   if (options.device == "cpu") {
     return CreateCpuRunner(store, options);
   }
-  int device = 0;
   absl::string_view name = options.device;
-  if (absl::ConsumePrefix(&name, "cuda") &&
-      (name.empty() || (absl::ConsumePrefix(&name, ":") && absl::SimpleAtoi(name, &device) && device >= 0))) {
-    return CreateCudaRunner(store, options, device);
+  std::vector<int> devices;
+  if (absl::ConsumePrefix(&name, "cuda")) {
+    devices = ParseDevices(name, options.tensor_parallel);
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("device '", options.device, "' is unknown; allowed: cpu, cuda, or cuda:N for GPU N"));
+  if (devices.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device '", options.device,
+                     "' is unknown; allowed: cpu, cuda, or cuda:N for GPU N (cuda:N,M for "
+                     "two ranks)"));
+  }
+  if (static_cast<int>(devices.size()) != options.tensor_parallel) {
+    return absl::InvalidArgumentError(absl::StrCat("device '", options.device, "' names ", devices.size(),
+                                                   " GPUs for tensor parallelism of ", options.tensor_parallel,
+                                                   "; name one a rank, or just cuda for the first ones"));
+  }
+  return CreateCudaRunner(store, options, devices);
 }
 
 }  // namespace flexquant::executor

@@ -10,8 +10,9 @@
 
 namespace flexquant::executor {
 
-// The backend that options.device names: "cpu", "cuda" (the first GPU) or "cuda:N". INVALID_ARGUMENT for another name,
-// UNIMPLEMENTED for a GPU in a build without CUDA; else the backend's own errors. `store` must outlive the runner.
+// The backend that options.device names: "cpu", "cuda" (the first GPU, or the first ones if there are several ranks),
+// "cuda:N", or "cuda:N,M" with a GPU for each rank. INVALID_ARGUMENT for another name or number, UNIMPLEMENTED for a
+// GPU in a build without CUDA; else the backend's own errors. `store` must outlive the runner.
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const ModelStore& store, const ExecutorOptions& options);
 
 }  // namespace flexquant::executor

@@ -56,7 +56,8 @@ absl::Status CublasStatus(cublasStatus_t status, const char* what) {
 struct ForwardSizes {
   size_t rope, hidden, qkv, inner, attended, half, row_scale, logits, counts, gemv, attention, sampling;
 
-  ForwardSizes(const ModelConfig& c, const CudaForwardShape& shape) {
+  ForwardSizes(const ModelConfig& c, const CudaForwardShape& shape, const ForwardRank& rank) {
+    const int64_t sampled = rank.peers == nullptr ? c.vocab_size : rank.rank == 0 ? rank.vocab_size : 0;
     const auto rows = static_cast<size_t>(std::max<int64_t>(shape.max_rows, kMaxRows));
     const auto of = [](int64_t elements) { return static_cast<size_t>(elements); };
     rope = of(shape.max_context * (c.head_dim / 2)) * sizeof(float2);
@@ -67,7 +68,7 @@ struct ForwardSizes {
     const int64_t widest = std::max({c.hidden_size, c.intermediate_size, c.q_size()});
     half = cuda::BlockedActivations(static_cast<int64_t>(rows), widest) * sizeof(uint16_t);
     row_scale = rows * sizeof(float);
-    logits = kMaxRows * of(c.vocab_size) * sizeof(float);
+    logits = kMaxRows * of(sampled) * sizeof(float);
     counts = logits;
     gemv = 0;
     const auto consider = [&](int64_t matrix_rows, int64_t cols, bool paired) {
@@ -80,7 +81,7 @@ struct ForwardSizes {
     consider(c.hidden_size, c.intermediate_size, false);
     consider(c.vocab_size, c.hidden_size, false);
     attention = cuda::AttentionDecodeWorkspaceBytes(DecodeShape(c, shape));
-    sampling = cuda::SamplingWorkspaceBytes(kMaxRows, static_cast<int>(c.vocab_size));
+    sampling = sampled == 0 ? 0 : cuda::SamplingWorkspaceBytes(kMaxRows, static_cast<int>(sampled));
   }
   size_t Total() const {
     return rope + hidden + qkv + inner + attended + half + row_scale + logits + counts + gemv + attention + sampling +
@@ -88,16 +89,18 @@ struct ForwardSizes {
   }
 };
 
-uint64_t CudaForward::WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape) {
-  return ForwardSizes(config, shape).Total();
+uint64_t CudaForward::WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape,
+                                     const ForwardRank& rank) {
+  return ForwardSizes(config, shape, rank).Total();
 }
 
 CudaForward::CudaForward(const ModelConfig& config, const DeviceWeights& weights, const CudaForwardShape& shape,
-                         cudaStream_t stream)
+                         cudaStream_t stream, const ForwardRank& rank)
     : config_(config),
       weights_(weights),
       shape_(shape),
       stream_(stream),
+      rank_(rank),
       fused_(!shape.portable && cuda::FusedGemmSupported()) {}
 
 CudaForward::~CudaForward() {
@@ -108,14 +111,15 @@ CudaForward::~CudaForward() {
 
 absl::StatusOr<std::unique_ptr<CudaForward>> CudaForward::Create(const ModelConfig& config,
                                                                  const DeviceWeights& weights,
-                                                                 const CudaForwardShape& shape, cudaStream_t stream) {
-  auto forward = std::unique_ptr<CudaForward>(new CudaForward(config, weights, shape, stream));
+                                                                 const CudaForwardShape& shape, cudaStream_t stream,
+                                                                 const ForwardRank& rank) {
+  auto forward = std::unique_ptr<CudaForward>(new CudaForward(config, weights, shape, stream, rank));
   FQ_RETURN_IF_ERROR(forward->Allocate());
   return forward;
 }
 
 absl::Status CudaForward::Allocate() {
-  const ForwardSizes sizes(config_, shape_);
+  const ForwardSizes sizes(config_, shape_, rank_);
   const auto layer_elements = static_cast<size_t>(config_.kv_size()) * shape_.kv_block_tokens * shape_.kv_blocks;
   FQ_ASSIGN_OR_RETURN(
       kv_, AllocateDeviceZeroed(static_cast<size_t>(config_.num_layers) * 2 * layer_elements * 2, "the KV cache"));
@@ -173,13 +177,18 @@ absl::Status CudaForward::LaunchDecode(const PassInputs& inputs, int bucket, cud
 }
 
 absl::Status CudaForward::LaunchHead(const PassInputs& inputs, int64_t first, int count, cuda::RowSample* results) {
+  if (rank_.peers != nullptr) {
+    // Rank 0 has read the logits before these.
+    FQ_RETURN_IF_ERROR(rank_.peers->LaunchBarrier(stream_));
+  }
   return LaunchHeadRows(inputs, hidden_.as<float>() + first * config_.hidden_size, count, results);
 }
 
 absl::Status CudaForward::LaunchCounts(int slot, bool clear, const uint32_t* tokens, int num_tokens, bool answer) {
   cuda::CountTokensParams params;
-  params.counts = counts_.as<uint32_t>() + slot * config_.vocab_size;
-  params.vocab = static_cast<int>(config_.vocab_size);
+  const int64_t vocab = rank_.peers == nullptr ? config_.vocab_size : rank_.vocab_size;
+  params.counts = counts_.as<uint32_t>() + slot * vocab;
+  params.vocab = static_cast<int>(vocab);
   params.clear = clear;
   params.tokens = tokens;
   params.num_tokens = num_tokens;
@@ -194,7 +203,14 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
   params.num_rows = inputs.num_rows;
   params.max_rows = rows;
   params.hidden = hidden_.as<float>();
-  return Launch("embedding", [&] { return cuda::LaunchEmbedding(params, stream_); });
+  FQ_RETURN_IF_ERROR(Launch("embedding", [&] { return cuda::LaunchEmbedding(params, stream_); }));
+  return LaunchSum(inputs, rows);
+}
+
+absl::Status CudaForward::LaunchSum(const PassInputs& inputs, int rows) {
+  return rank_.peers == nullptr
+             ? absl::OkStatus()
+             : rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_);
 }
 
 cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group,
@@ -266,10 +282,11 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   o.x = attended_.as<float>();
   o.ldx = config_.q_size();
   o.bias = block.o_bias;
-  o.epilogue = cuda::GemvEpilogue::kAdd;
+  o.epilogue = ResidualEpilogue();
   o.y = hidden;
   o.ldy = config_.hidden_size;
   FQ_RETURN_IF_ERROR(LaunchGemv("o", o));
+  FQ_RETURN_IF_ERROR(LaunchSum(inputs, rows));
 
   cuda::GemvParams gate_up = Gemv(inputs, block.gate_up, group + 2, rows);
   gate_up.x = hidden;
@@ -285,10 +302,11 @@ absl::Status CudaForward::LaunchSmallBlock(const PassInputs& inputs, int64_t lay
   down.x = inner_.as<float>();
   down.ldx = config_.intermediate_size;
   down.bias = block.down_bias;
-  down.epilogue = cuda::GemvEpilogue::kAdd;
+  down.epilogue = ResidualEpilogue();
   down.y = hidden;
   down.ldy = config_.hidden_size;
-  return LaunchGemv("down", down);
+  FQ_RETURN_IF_ERROR(LaunchGemv("down", down));
+  return LaunchSum(inputs, rows);
 }
 
 absl::Status CudaForward::LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias,
@@ -348,14 +366,23 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   head.x = hidden;
   head.ldx = config_.hidden_size;
   head.norm_weight = weights_.final_norm();
-  head.y = logits_.as<float>();
-  head.ldy = config_.vocab_size;
+  const bool alone = rank_.peers == nullptr;
+  const int64_t vocab = alone ? config_.vocab_size : rank_.vocab_size;
+  head.y = alone || FirstRank() ? logits_.as<float>() : rank_.logits;
+  head.y += rank_.vocab_begin;
+  head.ldy = vocab;
   FQ_RETURN_IF_ERROR(LaunchGemv("lm_head", head));
+  if (!alone) {
+    FQ_RETURN_IF_ERROR(rank_.peers->LaunchBarrier(stream_));
+    if (!FirstRank()) {
+      return absl::OkStatus();
+    }
+  }
 
   cuda::SamplingParams sampling;
   sampling.logits = logits_.as<float>();
-  sampling.stride = config_.vocab_size;
-  sampling.vocab = static_cast<int>(config_.vocab_size);
+  sampling.stride = vocab;
+  sampling.vocab = static_cast<int>(vocab);
   sampling.settings = inputs.sampling;
   sampling.token_counts = counts_.as<uint32_t>();
   sampling.results = results;

@@ -15,6 +15,7 @@
 #include "executor/cuda/device_memory.h"
 #include "executor/cuda/device_weights.h"
 #include "executor/cuda/launch_observer.h"
+#include "executor/cuda/peer_ranks.h"
 #include "kernels/cuda/nested_gemv.h"
 #include "kernels/cuda/sampling.h"
 
@@ -27,6 +28,16 @@ struct CudaForwardShape {
   int64_t max_rows = 0;           // tokens of a prefill chunk
   bool portable = false;          // kernels for sm_80 and up instead of Hopper's
   bool keep_low_columns = false;  // cuda::GemvTuning
+};
+
+// What makes a pass one rank's of a group: `config` and `weights` are the rank's share then.
+struct ForwardRank {
+  const PeerRanks* peers = nullptr;  // null: alone
+  int rank = 0;
+  int64_t vocab_size = 0;   // of the whole model
+  int64_t vocab_begin = 0;  // of the rank's share of it
+  // [kMaxGemvRows, vocab_size] of rank 0, which samples: every rank writes its columns.
+  float* logits = nullptr;
 };
 
 // Device arrays that say what a pass computes, so that a captured graph serves every pass. Row = token.
@@ -52,10 +63,12 @@ class CudaForward {
   static constexpr int kMaxSmallRows = 16;
 
   // Device bytes beside the weights and the KV cache.
-  static uint64_t WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape);
-  // `weights` must outlive it.
+  static uint64_t WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape,
+                                 const ForwardRank& rank = {});
+  // `weights` must outlive it, as must the peers of `rank`. Ranks make every launch together.
   static absl::StatusOr<std::unique_ptr<CudaForward>> Create(const ModelConfig& config, const DeviceWeights& weights,
-                                                             const CudaForwardShape& shape, cudaStream_t stream);
+                                                             const CudaForwardShape& shape, cudaStream_t stream,
+                                                             const ForwardRank& rank = {});
   ~CudaForward();
   CudaForward(const CudaForward&) = delete;
   CudaForward& operator=(const CudaForward&) = delete;
@@ -81,7 +94,7 @@ class CudaForward {
 
  private:
   CudaForward(const ModelConfig& config, const DeviceWeights& weights, const CudaForwardShape& shape,
-              cudaStream_t stream);
+              cudaStream_t stream, const ForwardRank& rank);
   absl::Status Allocate();
 
   enum class Attention : uint8_t { kDecode, kPrefill };
@@ -90,6 +103,13 @@ class CudaForward {
   uint16_t* Keys(int64_t layer) const;
   uint16_t* Values(int64_t layer) const;
   absl::Status LaunchEmbedding(const PassInputs& inputs, int rows);
+  // Makes hidden_ the sum over the ranks.
+  absl::Status LaunchSum(const PassInputs& inputs, int rows);
+  bool FirstRank() const { return rank_.rank == 0; }
+  // Of o and down: rank 0 adds to the hidden state, the others put their part of the sum in its place.
+  cuda::GemvEpilogue ResidualEpilogue() const {
+    return FirstRank() ? cuda::GemvEpilogue::kAdd : cuda::GemvEpilogue::kStore;
+  }
   // Blocks with the decode kernels, for up to kMaxGemvRows rows.
   absl::Status LaunchSmallBlock(const PassInputs& inputs, int64_t layer, int rows, Attention attention);
   absl::Status LaunchFusedBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
@@ -110,6 +130,7 @@ class CudaForward {
   const DeviceWeights& weights_;
   const CudaForwardShape shape_;
   const cudaStream_t stream_;
+  const ForwardRank rank_;
   const bool fused_;                    // large prefill chunks take the fused product
   LaunchObserver* observer_ = nullptr;  // of the LaunchDecode in progress
   cublasHandle_t cublas_ = nullptr;
@@ -122,7 +143,7 @@ class CudaForward {
   DeviceBuffer attended_;   // [kMaxGemvRows, q]
   DeviceBuffer half_;       // fp16 [max_rows, widest input], or in blocks
   DeviceBuffer row_scale_;  // [max_rows]
-  DeviceBuffer logits_;     // [kMaxGemvRows, vocab]
+  DeviceBuffer logits_;     // [kMaxGemvRows, vocab] of the whole model; only in rank 0, as the next
   DeviceBuffer counts_;     // [kMaxGemvRows, vocab]
   DeviceBuffer gemv_workspace_;
   DeviceBuffer attention_workspace_;

@@ -92,15 +92,16 @@ absl::Status CudaForward::LaunchFusedBlock(const PassInputs& inputs, int64_t lay
       multiply(block.qkv, 0, row_scale, block.qkv_bias, cuda::GemvEpilogue::kStore, qkv_.as<float>(), block.qkv.rows));
   FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, nullptr, /*one_sequence=*/true));
   FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, AttentionOutput::kBlocks));
-  FQ_RETURN_IF_CUDA_ERROR(multiply(block.o, 1, nullptr, block.o_bias, cuda::GemvEpilogue::kAdd, residual, hidden));
+  FQ_RETURN_IF_CUDA_ERROR(multiply(block.o, 1, nullptr, block.o_bias, ResidualEpilogue(), residual, hidden));
+  FQ_RETURN_IF_ERROR(LaunchSum(inputs, rows));
 
   FQ_RETURN_IF_CUDA_ERROR(norm(block.mlp_norm));
   FQ_RETURN_IF_CUDA_ERROR(multiply(block.gate_up, 2, row_scale, block.gate_up_bias, cuda::GemvEpilogue::kSiluMul,
                                    inner_.as<float>(), inner));
   const cuda::ConvertParams convert{inner_.as<float>(), inner, inner, halves, nullptr, rows};
   FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchConvert(convert, stream_, true));
-  return CudaStatus(multiply(block.down, 3, row_scale, block.down_bias, cuda::GemvEpilogue::kAdd, residual, hidden),
-                    "down");
+  FQ_RETURN_IF_CUDA_ERROR(multiply(block.down, 3, row_scale, block.down_bias, ResidualEpilogue(), residual, hidden));
+  return LaunchSum(inputs, rows);
 }
 
 absl::Status CudaForward::LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows,
@@ -131,8 +132,9 @@ absl::Status CudaForward::LaunchLargeBlock(const PassInputs& inputs, int64_t lay
   FQ_RETURN_IF_CUDA_ERROR(rescale(qkv_.as<float>(), block.qkv.rows, false));
   FQ_RETURN_IF_ERROR(LaunchRopeKv(inputs, layer, rows, block.qkv_bias, /*one_sequence=*/true));
   FQ_RETURN_IF_ERROR(LaunchAttentionPrefill(inputs, layer, rows, AttentionOutput::kHalves));
-  FQ_RETURN_IF_ERROR(Gemm(block.o, bits[group + 1], half, rows, residual, true));
+  FQ_RETURN_IF_ERROR(Gemm(block.o, bits[group + 1], half, rows, residual, FirstRank()));
   FQ_RETURN_IF_CUDA_ERROR(add_bias(block.o_bias));
+  FQ_RETURN_IF_ERROR(LaunchSum(inputs, rows));
 
   FQ_RETURN_IF_CUDA_ERROR(norm(block.mlp_norm));
   FQ_RETURN_IF_ERROR(Gemm(block.gate_up, bits[group + 2], half, rows, inner_.as<float>(), false));
@@ -141,9 +143,10 @@ absl::Status CudaForward::LaunchLargeBlock(const PassInputs& inputs, int64_t lay
       inner_.as<float>(), 2 * inner, block.gate_up_bias, inner, {nullptr, half, row_scale, inner}, nullptr, rows};
   FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchSiluMul(silu, stream_));
   FQ_RETURN_IF_CUDA_ERROR(rescale(residual, hidden, true));
-  FQ_RETURN_IF_ERROR(Gemm(block.down, bits[group + 3], half, rows, residual, true));
+  FQ_RETURN_IF_ERROR(Gemm(block.down, bits[group + 3], half, rows, residual, FirstRank()));
   FQ_RETURN_IF_CUDA_ERROR(rescale(residual, hidden, false));
-  return CudaStatus(add_bias(block.down_bias), "down bias");
+  FQ_RETURN_IF_CUDA_ERROR(add_bias(block.down_bias));
+  return LaunchSum(inputs, rows);
 }
 
 }  // namespace flexquant::executor

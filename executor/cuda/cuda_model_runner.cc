@@ -83,7 +83,15 @@ absl::Status CheckOptions(const CudaRunnerOptions& options, const ModelConfig& c
 absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::Create(const ModelStore& store,
                                                                          const CudaRunnerOptions& options) {
   auto runner = std::unique_ptr<CudaModelRunner>(new CudaModelRunner(store));
-  FQ_RETURN_IF_ERROR(runner->Initialise(options));
+  FQ_RETURN_IF_ERROR(runner->Initialise(options, nullptr));
+  return runner;
+}
+
+absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::CreateRank(const ModelStore& store,
+                                                                             const CudaRunnerOptions& options,
+                                                                             const CudaRank& rank) {
+  auto runner = std::unique_ptr<CudaModelRunner>(new CudaModelRunner(store));
+  FQ_RETURN_IF_ERROR(runner->Initialise(options, &rank));
   return runner;
 }
 
@@ -98,9 +106,12 @@ CudaModelRunner::~CudaModelRunner() {
   }
 }
 
-absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
+absl::Status CudaModelRunner::Initialise(CudaRunnerOptions options, const CudaRank* rank) {
   const ModelConfig& config = store_.config();
   FQ_RETURN_IF_ERROR(CheckOptions(options, config));
+  if (rank != nullptr) {
+    options.device = rank->devices[static_cast<size_t>(rank->rank)];
+  }
   int devices = 0;
   if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || options.device >= devices) {
     return absl::NotFoundError(
@@ -123,16 +134,7 @@ absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
   shape.max_context = config.max_context;
   shape.max_rows = options.max_step_tokens;
   shape.portable = options.portable || !cuda::HopperPathSupported();
-  const uint64_t reserve = CudaForward::WorkspaceBytes(config, shape) + kSpareBytes;
-  FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Load(store_, reserve));
-  size_t free = 0;
-  size_t total = 0;
-  FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
-  const uint64_t available = free > reserve ? free - reserve : 0;
-  FQ_ASSIGN_OR_RETURN(const KvCache::Shape kv,
-                      KvCache::Plan(config, options.kv_block_tokens, options.kv_cache_bytes, available));
-  shape.kv_blocks = kv.num_blocks;
-  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config, *weights_, shape, stream_));
+  FQ_RETURN_IF_ERROR(Load(options, rank, shape));
 
   info_.device =
       absl::StrCat("cuda:", options.device, " ", properties.name, shape.portable ? ", portable kernels" : "");
@@ -140,7 +142,6 @@ absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
   info_.has_reference = false;
   info_.vocab_size = config.vocab_size;
   info_.max_context = config.max_context;
-  info_.kv_blocks = kv.num_blocks;
   info_.kv_block_tokens = options.kv_block_tokens;
   info_.max_sequences = options.max_sequences;
   info_.max_step_tokens = options.max_step_tokens;
@@ -157,10 +158,81 @@ absl::Status CudaModelRunner::Initialise(const CudaRunnerOptions& options) {
   FQ_ASSIGN_OR_RETURN(prefill_arrays_, StepArrays::Create(arrays));
   // At most every token in the KV cache, once as a distinct one and once as one of its answer.
   const size_t count_bytes =
-      2 * (static_cast<size_t>(kv.num_blocks) * options.kv_block_tokens + kMaxRows) * sizeof(uint32_t);
+      2 * (static_cast<size_t>(info_.kv_blocks) * options.kv_block_tokens + kMaxRows) * sizeof(uint32_t);
   FQ_ASSIGN_OR_RETURN(count_tokens_, AllocateDevice(count_bytes, "penalties"));
   FQ_ASSIGN_OR_RETURN(count_staging_, AllocatePinned(count_bytes, "penalties"));
   return CaptureGraphs();
+}
+
+absl::Status CudaModelRunner::Load(const CudaRunnerOptions& options, const CudaRank* rank, CudaForwardShape shape) {
+  if (rank != nullptr) {
+    const Shard& shard = rank->shards[static_cast<size_t>(rank->rank)];
+    config_ = shard.Config(store_.config());
+    FQ_ASSIGN_OR_RETURN(
+        peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, std::max<int64_t>(kMaxRows, shape.max_rows),
+                                  config_.hidden_size, rank->timeout));
+    forward_rank_ = {peers_.get(), rank->rank, store_.config().vocab_size, shard.vocab.begin, nullptr};
+    const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank_) + kSpareBytes;
+    FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::LoadShare(store_, shard, reserve));
+    FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
+  } else {
+    const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + kSpareBytes;
+    FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Load(store_, reserve));
+    FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
+  }
+  info_.kv_blocks = shape.kv_blocks;
+  if (peers_ == nullptr) {
+    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_));
+    return absl::OkStatus();
+  }
+  // Rank 0 first: the others write into its logits.
+  if (rank->rank == 0) {
+    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
+  }
+  const uint64_t own = forward_ == nullptr ? 0 : reinterpret_cast<uint64_t>(forward_->logits());
+  FQ_ASSIGN_OR_RETURN(const uint64_t logits, peers_->FromRankZero(own));
+  if (rank->rank != 0) {
+    forward_rank_.logits = reinterpret_cast<float*>(logits);
+    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint32_t> CudaModelRunner::PlanKvBlocks(const CudaRunnerOptions& options, const CudaRank* rank,
+                                                       uint64_t reserve) {
+  uint64_t cache_bytes = options.kv_cache_bytes;
+  uint64_t sharers = 1;
+  if (rank != nullptr) {
+    // Every rank has its weights before any looks at what is left, and all have looked before any takes of it.
+    FQ_RETURN_IF_ERROR(peers_->WaitOnHost());
+    sharers = static_cast<uint64_t>(peers_->ranks_on_device());
+    int64_t all_heads = 0;
+    for (const Shard& shard : rank->shards) {
+      all_heads += shard.kv_heads.size();
+    }
+    const uint64_t head_bytes =
+        KvCache::Shape{config_.num_layers, 1, config_.head_dim, options.kv_block_tokens, 1}.BlockBytes();
+    cache_bytes = cache_bytes / (head_bytes * static_cast<uint64_t>(all_heads)) * head_bytes *
+                  static_cast<uint64_t>(config_.num_kv_heads);
+    if (options.kv_cache_bytes > 0 && cache_bytes == 0) {
+      cache_bytes = 1;  // too little for a block: refused below
+    }
+  }
+  size_t free = 0;
+  size_t total = 0;
+  FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
+  const uint64_t available = free / sharers > reserve ? free / sharers - reserve : 0;
+  FQ_ASSIGN_OR_RETURN(const KvCache::Shape kv, KvCache::Plan(config_, options.kv_block_tokens, cache_bytes, available));
+  if (rank == nullptr) {
+    return kv.num_blocks;
+  }
+  FQ_ASSIGN_OR_RETURN(const uint64_t least, peers_->Least(kv.num_blocks));
+  return static_cast<uint32_t>(least);
+}
+
+uint32_t CudaModelRunner::EmbeddingRow(uint32_t token) const {
+  const int64_t row = static_cast<int64_t>(token) - forward_rank_.vocab_begin;
+  return row >= 0 && row < config_.vocab_size ? static_cast<uint32_t>(row) : UINT32_MAX;
 }
 
 absl::Status CudaModelRunner::CaptureGraphs() {
@@ -177,7 +249,16 @@ absl::Status CudaModelRunner::CaptureGraphs() {
 absl::Status CudaModelRunner::RunStep(const StepBatch& batch, StepOutput* output) {
   FQ_RETURN_IF_ERROR(Health());
   FQ_RETURN_IF_ERROR(ValidateBatch(batch, info_));
-  const absl::Status status = RunStepOnDevice(batch, output);
+  absl::Status status = RunStepOnDevice(batch, output);
+  if (peers_ != nullptr) {
+    if (!status.ok()) {
+      // The others wait for this rank on their devices. Nothing of this rank runs when it returns.
+      peers_->Abort();
+      cudaStreamSynchronize(stream_);
+    } else {
+      status = peers_->Check();
+    }
+  }
   if (!status.ok()) {
     const std::lock_guard lock(health_mutex_);
     health_ = status;
@@ -218,7 +299,7 @@ absl::Status CudaModelRunner::RunDecode(const StepBatch& batch, const std::vecto
   int64_t blocks = 0;
   for (int row = 0; row < count; ++row) {
     const SequenceInput& sequence = batch.sequences[sequences[static_cast<size_t>(row)]];
-    arrays.tokens()[row] = sequence.tokens[0];
+    arrays.tokens()[row] = EmbeddingRow(sequence.tokens[0]);
     arrays.positions()[row] = static_cast<int32_t>(sequence.start);
     cuda::RowSampling sampling = SamplingOf(sequence, row);
     if (!sequence.score_targets.empty()) {
@@ -231,7 +312,7 @@ absl::Status CudaModelRunner::RunDecode(const StepBatch& batch, const std::vecto
     const size_t used = static_cast<size_t>(sequence.start) / info_.kv_block_tokens + 1;
     arrays.SetBlockTable(row, sequence.block_table.first(used));
     blocks = std::max(blocks, static_cast<int64_t>(used));
-    if (sampling.count_slot >= 0) {
+    if (sampling.count_slot >= 0 && HasResults()) {
       FQ_RETURN_IF_ERROR(UploadCounts(*sequence.sample, row));
     }
   }
@@ -240,6 +321,10 @@ absl::Status CudaModelRunner::RunDecode(const StepBatch& batch, const std::vecto
   const auto graph =
       std::find_if(graphs_.begin(), graphs_.end(), [count](const BucketGraph& g) { return g.bucket >= count; });
   FQ_RETURN_IF_ERROR(graph->graph.Launch(stream_));
+  FQ_RETURN_IF_ERROR(WaitForLaunches());
+  if (!HasResults()) {
+    return CudaStatus(cudaStreamSynchronize(stream_), "a step");
+  }
   for (int row = 0; row < count; ++row) {
     const size_t s = sequences[static_cast<size_t>(row)];
     if (batch.sequences[s].num_logits > 0) {
@@ -273,7 +358,7 @@ absl::Status CudaModelRunner::RunPrefill(const SequenceInput& sequence, std::vec
   StepArrays& arrays = *prefill_arrays_;
   const auto rows = static_cast<int>(sequence.tokens.size());
   for (int row = 0; row < rows; ++row) {
-    arrays.tokens()[row] = sequence.tokens[static_cast<size_t>(row)];
+    arrays.tokens()[row] = EmbeddingRow(sequence.tokens[static_cast<size_t>(row)]);
     arrays.positions()[row] = static_cast<int32_t>(sequence.start + row);
   }
   *arrays.num_rows() = rows;
@@ -289,7 +374,10 @@ absl::Status CudaModelRunner::RunPrefill(const SequenceInput& sequence, std::vec
   FQ_RETURN_IF_ERROR(forward_->LaunchPrefill(arrays.device(), rows, sequence.plan->bits));
 
   logits->resize(static_cast<size_t>(sequence.num_logits * info_.vocab_size));
-  for (int64_t first = rows - sequence.NumHeadRows(); first < rows && output->status.ok(); first += kMaxRows) {
+  // Ranks take the same steps, whatever rank 0 sees.
+  const bool all_rows = peers_ != nullptr;
+  for (int64_t first = rows - sequence.NumHeadRows(); first < rows && (all_rows || output->status.ok());
+       first += kMaxRows) {
     // What was queued reads the arrays: wait before they change.
     FQ_RETURN_IF_CUDA_ERROR(cudaStreamSynchronize(stream_));
     const auto count = static_cast<int>(std::min<int64_t>(kMaxRows, rows - first));
@@ -317,12 +405,16 @@ absl::Status CudaModelRunner::RunHead(const SequenceInput& sequence, int64_t fir
     if (!sequence.score_targets.empty()) {
       row.score_target = static_cast<int32_t>(sequence.score_targets[static_cast<size_t>(first + i)]);
     }
-    if (row.count_slot >= 0) {
+    if (row.count_slot >= 0 && HasResults()) {
       FQ_RETURN_IF_ERROR(UploadCounts(*sequence.sample, i));
     }
   }
   FQ_RETURN_IF_ERROR(arrays.Upload(1, 1, stream_));
   FQ_RETURN_IF_ERROR(forward_->LaunchHead(arrays.device(), first, count, arrays.results()));
+  FQ_RETURN_IF_ERROR(WaitForLaunches());
+  if (!HasResults()) {
+    return CudaStatus(cudaStreamSynchronize(stream_), "the head");
+  }
   const int64_t first_logits = std::max<int64_t>(first, rows - sequence.num_logits);
   if (first_logits < first + count) {
     FQ_RETURN_IF_ERROR(CopyLogits(first_logits - first, first + count - first_logits,
@@ -333,6 +425,7 @@ absl::Status CudaModelRunner::RunHead(const SequenceInput& sequence, int64_t fir
     const cuda::RowSample& result = arrays.results()[i];
     if ((result.flags & cuda::kSampleNotFinite) != 0) {
       output->status = LogitsNotFiniteError();
+      output->token.reset();
       return absl::OkStatus();
     }
     if (!sequence.score_targets.empty()) {
@@ -343,6 +436,10 @@ absl::Status CudaModelRunner::RunHead(const SequenceInput& sequence, int64_t fir
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CudaModelRunner::WaitForLaunches() const {
+  return peers_ == nullptr ? absl::OkStatus() : peers_->WaitOnHost();
 }
 
 absl::Status CudaModelRunner::CopyLogits(int64_t row, int64_t count, float* to) {

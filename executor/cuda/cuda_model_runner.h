@@ -15,8 +15,11 @@
 #include "executor/cuda/cuda_forward.h"
 #include "executor/cuda/device_memory.h"
 #include "executor/cuda/device_weights.h"
+#include "executor/cuda/peer_ranks.h"
 #include "executor/cuda/step_arrays.h"
 #include "executor/model_runner.h"
+#include "executor/tensor_parallel/rank_group.h"
+#include "executor/tensor_parallel/shard.h"
 
 namespace flexquant::executor {
 
@@ -29,6 +32,15 @@ struct CudaRunnerOptions {
   bool portable = false;            // the kernels for sm_80 and up even where Hopper's would run
 };
 
+// What makes a runner one rank of a group; its store is the whole model's.
+struct CudaRank {
+  RankGroup* group = nullptr;
+  std::vector<Shard> shards;  // of all ranks
+  std::vector<int> devices;   // of all ranks; several may be on one
+  int rank = 0;
+  absl::Duration timeout = absl::Minutes(1);  // how long a rank may let the others wait on the device
+};
+
 // Computes on one GPU. Sequences with one token in a step are decoded together by a CUDA graph, one a batch size; it
 // reads the plan from device memory, so any plan is served without capturing again. Longer chunks are prefilled one
 // sequence after the other, outside graphs, in fp16 with fp32 sums: their results depend on how a prompt is cut by
@@ -39,6 +51,12 @@ class CudaModelRunner : public ModelRunner {
   // cover, NOT_FOUND without such a device, RESOURCE_EXHAUSTED if device memory is short (says how much is missing).
   static absl::StatusOr<std::unique_ptr<CudaModelRunner>> Create(const ModelStore& store,
                                                                  const CudaRunnerOptions& options);
+  // A rank: results are those of the whole model, and rank 0 has them. Called by every rank at the same time, as is
+  // every step from then on. options.kv_cache_bytes counts all ranks together; options.device is not used. Errors of
+  // DeviceWeights::LoadShare and PeerRanks::Create, too.
+  static absl::StatusOr<std::unique_ptr<CudaModelRunner>> CreateRank(const ModelStore& store,
+                                                                     const CudaRunnerOptions& options,
+                                                                     const CudaRank& rank);
   ~CudaModelRunner() override;
 
   const RunnerInfo& info() const override { return info_; }
@@ -50,8 +68,16 @@ class CudaModelRunner : public ModelRunner {
   }
 
  private:
-  explicit CudaModelRunner(const ModelStore& store) : store_(store) {}
-  absl::Status Initialise(const CudaRunnerOptions& options);
+  explicit CudaModelRunner(const ModelStore& store) : store_(store), config_(store.config()) {}
+  absl::Status Initialise(CudaRunnerOptions options, const CudaRank* rank);
+  // Weights, KV cache and the launches, in device memory.
+  absl::Status Load(const CudaRunnerOptions& options, const CudaRank* rank, CudaForwardShape shape);
+  absl::StatusOr<uint32_t> PlanKvBlocks(const CudaRunnerOptions& options, const CudaRank* rank, uint64_t reserve);
+  // What the device is to look up: the token's row of this rank's table, or none.
+  uint32_t EmbeddingRow(uint32_t token) const;
+  // Until every rank has queued its part: copies of logits may block the driver, which others need to launch theirs.
+  absl::Status WaitForLaunches() const;
+  bool HasResults() const { return peers_ == nullptr || forward_rank_.rank == 0; }
   absl::Status CaptureGraphs();
   absl::Status RunStepOnDevice(const StepBatch& batch, StepOutput* output);
   absl::Status RunDecode(const StepBatch& batch, const std::vector<size_t>& sequences, StepOutput* output);
@@ -71,7 +97,10 @@ class CudaModelRunner : public ModelRunner {
   };
 
   const ModelStore& store_;
+  ModelConfig config_;  // of this rank
   int device_ = 0;
+  std::unique_ptr<PeerRanks> peers_;  // null: alone
+  ForwardRank forward_rank_;
   RunnerInfo info_;
   mutable std::mutex health_mutex_;
   absl::Status health_;

@@ -7,6 +7,7 @@
 #include "common/status_macros.h"
 #include "common/store/package_layout.h"
 #include "executor/cuda/weight_uploader.h"
+#include "executor/tensor_parallel/store_share.h"
 #include "kernels/cuda/bench_support.h"
 
 namespace flexquant::executor {
@@ -103,7 +104,7 @@ absl::Status DeviceWeights::AllocateMatrices(const ModelConfig& config, int64_t 
   return absl::OkStatus();
 }
 
-absl::Status DeviceWeights::LoadVectors(const ModelStore& store) {
+absl::Status DeviceWeights::LoadVectors(const ModelStore& store, const Shard* shard) {
   std::vector<float> host;
   std::vector<std::pair<const float**, size_t>> placed;
   const auto place = [&](absl::Span<const float> vector, const float** pointer) {
@@ -113,6 +114,13 @@ absl::Status DeviceWeights::LoadVectors(const ModelStore& store) {
       host.resize(RoundUp(host.size(), kVectorAlignment));
     }
   };
+  const auto place_bias = [&](absl::Span<const float> bias, LayerGroupKind kind, const float** pointer) {
+    if (shard == nullptr) {
+      place(bias, pointer);
+    } else {
+      place(BiasShare(bias, kind, store.config(), *shard), pointer);
+    }
+  };
   for (size_t layer = 0; layer < blocks_.size(); ++layer) {
     const BlockWeights& from = store.block(static_cast<int64_t>(layer));
     DeviceBlock& to = blocks_[layer];
@@ -120,10 +128,10 @@ absl::Status DeviceWeights::LoadVectors(const ModelStore& store) {
     place(from.mlp_norm, &to.mlp_norm);
     place(from.q_norm, &to.q_norm);
     place(from.k_norm, &to.k_norm);
-    place(from.qkv_bias, &to.qkv_bias);
-    place(from.o_bias, &to.o_bias);
-    place(from.gate_up_bias, &to.gate_up_bias);
-    place(from.down_bias, &to.down_bias);
+    place_bias(from.qkv_bias, LayerGroupKind::kQkv, &to.qkv_bias);
+    place_bias(from.o_bias, LayerGroupKind::kO, &to.o_bias);
+    place_bias(from.gate_up_bias, LayerGroupKind::kGateUp, &to.gate_up_bias);
+    place_bias(from.down_bias, LayerGroupKind::kDown, &to.down_bias);
   }
   place(store.final_norm(), &final_norm_);
   FQ_ASSIGN_OR_RETURN(vectors_, AllocateDevice(host.size() * sizeof(float), "norms and biases"));
@@ -160,11 +168,45 @@ absl::Status DeviceWeights::LoadMatrices(const ModelStore& store, Progress progr
   return uploader->Finish();
 }
 
+absl::Status DeviceWeights::LoadMatrixShares(const ModelStore& store, const Shard& shard) {
+  FQ_ASSIGN_OR_RETURN(const std::unique_ptr<WeightUploader> uploader,
+                      WeightUploader::Create(WeightUploader::BufferBytes(store.config(), store.group_size())));
+  const auto upload = [&](const NestedMatrix& from, const DeviceNestedMatrix& to) {
+    return uploader->Upload(from, to, [](uint64_t) { return absl::OkStatus(); });
+  };
+  for (int group = 0; group + 1 < store.num_layer_groups(); ++group) {
+    const auto kind = static_cast<LayerGroupKind>(group % kLayerGroupsPerBlock);
+    FQ_ASSIGN_OR_RETURN(const MatrixShare share,
+                        CopyMatrixShare(store.layer_group(group), kind, store.config(), shard));
+    FQ_RETURN_IF_ERROR(upload(share.matrix(), layer_group(group)));
+  }
+  FQ_RETURN_IF_ERROR(upload(RowsOf(store.embedding(), shard.vocab), embedding_));
+  if (!store.config().tied_head) {
+    FQ_RETURN_IF_ERROR(upload(RowsOf(store.lm_head(), shard.vocab), lm_head_));
+  }
+  return uploader->Finish();
+}
+
+absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::LoadShare(const ModelStore& store, const Shard& shard,
+                                                                        uint64_t reserve_bytes) {
+  if (shard.share_attended || shard.share_inner) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "with ", shard.ranks, " ranks, ", shard.share_attended ? "heads" : "rows of gate and up",
+        " end inside groups of ", store.group_size(), " columns, which only the CPU executor allows; use fewer ranks",
+        store.group_size() > 64 ? ", or convert the model again with --group-size 64" : ""));
+  }
+  auto weights = std::unique_ptr<DeviceWeights>(new DeviceWeights);
+  FQ_RETURN_IF_ERROR(weights->AllocateMatrices(shard.Config(store.config()), store.group_size(), reserve_bytes));
+  FQ_RETURN_IF_ERROR(weights->LoadVectors(store, &shard));
+  FQ_RETURN_IF_ERROR(weights->LoadMatrixShares(store, shard));
+  return weights;
+}
+
 absl::StatusOr<std::unique_ptr<DeviceWeights>> DeviceWeights::Load(const ModelStore& store, uint64_t reserve_bytes,
                                                                    Progress progress) {
   auto weights = std::unique_ptr<DeviceWeights>(new DeviceWeights);
   FQ_RETURN_IF_ERROR(weights->AllocateMatrices(store.config(), store.group_size(), reserve_bytes));
-  FQ_RETURN_IF_ERROR(weights->LoadVectors(store));
+  FQ_RETURN_IF_ERROR(weights->LoadVectors(store, nullptr));
   FQ_RETURN_IF_ERROR(weights->LoadMatrices(store, progress));
   return weights;
 }

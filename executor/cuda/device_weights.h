@@ -15,6 +15,7 @@
 #include "common/model_config.h"
 #include "common/store/model_store.h"
 #include "executor/cuda/device_memory.h"
+#include "executor/tensor_parallel/shard.h"
 #include "kernels/cuda/nested_layout.h"
 
 namespace flexquant::executor {
@@ -47,6 +48,10 @@ class DeviceWeights {
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Load(
       const ModelStore& store, uint64_t reserve_bytes,
       Progress progress = [](uint64_t, uint64_t) { return absl::OkStatus(); });
+  // One rank's share of a store's weights (executor/tensor_parallel); a matrix at a time is copied on the host. The
+  // same errors, and INVALID_ARGUMENT for a share whose columns of o or down are not those of its own rows.
+  static absl::StatusOr<std::unique_ptr<DeviceWeights>> LoadShare(const ModelStore& store, const Shard& shard,
+                                                                  uint64_t reserve_bytes);
   // Weights of `config`'s shape that the device makes from a hash of `seed`, for benchmarks: no file is read. Norms are
   // 1, biases 0.
   static absl::StatusOr<std::unique_ptr<DeviceWeights>> Random(const ModelConfig& config, int64_t group_size,
@@ -79,8 +84,9 @@ class DeviceWeights {
   };
   Layout LayOutMatrices(const ModelConfig& config, int64_t group_size);
   absl::Status AllocateMatrices(const ModelConfig& config, int64_t group_size, uint64_t reserve_bytes);
-  absl::Status LoadVectors(const ModelStore& store);
+  absl::Status LoadVectors(const ModelStore& store, const Shard* shard);
   absl::Status LoadMatrices(const ModelStore& store, Progress progress);
+  absl::Status LoadMatrixShares(const ModelStore& store, const Shard& shard);
 
   std::vector<DeviceBlock> blocks_;
   cuda::DeviceNestedMatrix embedding_;

@@ -25,6 +25,8 @@ class RankGroup {
   RankGroup& operator=(const RankGroup&) = delete;
 
   int size() const { return size_; }
+  // Not while a rank waits.
+  void set_timeout(absl::Duration timeout) { timeout_ = timeout; }
 
   // Returns when every rank has called it.
   absl::Status Barrier(int rank);
@@ -51,7 +53,7 @@ class RankGroup {
   absl::Status TimedOut(uint64_t generation);
 
   const int size_;
-  const absl::Duration timeout_;
+  absl::Duration timeout_;
   std::vector<Slot> slots_;
   std::atomic<int> arrived_{0};
   std::atomic<uint64_t> generation_{0};  // barriers passed

@@ -10,6 +10,9 @@
 namespace flexquant::executor {
 namespace {
 
+// Ranks that load their weights from a slow disk come one after the other.
+constexpr absl::Duration kLoadTimeout = absl::Hours(1);
+
 template <class T>
 uint64_t HashOf(absl::Span<const T> values, uint64_t seed) {
   return XXH3_64bits_withSeed(values.data(), values.size() * sizeof(T), seed);
@@ -45,7 +48,7 @@ absl::Status CheckSameStep(RankGroup& group, int rank, uint64_t hash) {
 
 TensorParallelRunner::TensorParallelRunner(const TensorParallelOptions& options)
     : options_(options),
-      group_(options.ranks, options.timeout),
+      group_(options.ranks, kLoadTimeout),
       threads_(options.ranks),
       runners_(static_cast<size_t>(options.ranks)),
       outputs_(static_cast<size_t>(options.ranks)) {}
@@ -62,6 +65,7 @@ absl::StatusOr<std::unique_ptr<TensorParallelRunner>> TensorParallelRunner::Crea
     }
   });
   FQ_RETURN_IF_ERROR(all->group_.status());
+  all->group_.set_timeout(options.timeout);
   all->info_ = all->runners_[0]->info();
   std::string devices = absl::StrCat("tensor parallel ", options.ranks, ": ", all->info_.device);
   for (size_t rank = 1; rank < all->runners_.size(); ++rank) {

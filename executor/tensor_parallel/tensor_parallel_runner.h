@@ -20,7 +20,7 @@ struct TensorParallelOptions {
   int ranks = 1;
   // A sequence's output comes from the rank of this many whose number is the sequence's, modulo it.
   int sampling_ranks = 1;
-  // How long a rank may let the others wait.
+  // How long a rank may let the others wait in a step.
   absl::Duration timeout = absl::Minutes(1);
   // Called by every rank before a step; an error makes the rank fail. For tests; may be empty.
   std::function<absl::Status(int rank)> before_step;

@@ -13,6 +13,7 @@ struct Tables {
   NestedMatrix planes;
   int64_t units;  // of the planes
   int64_t groups;
+  int64_t rows;
   int64_t cols;
 };
 
@@ -106,6 +107,12 @@ __global__ void __launch_bounds__(kThreads) EmbeddingKernel(const EmbeddingParam
   }
   const int64_t token = p.tokens[row];
   float* out = p.hidden + row * tables.cols + col;
+  if (token >= tables.rows) {
+    for (int64_t i = 0; i < kLaneCols && col + i < tables.cols; ++i) {
+      out[i] = 0;
+    }
+    return;
+  }
   if (p.bits != nullptr && p.bits[row] == 16) {
     FromReference(tables.planes, token, col, out);
   } else if (tables.records.data != nullptr) {
@@ -119,8 +126,9 @@ __global__ void __launch_bounds__(kThreads) EmbeddingKernel(const EmbeddingParam
 
 cudaError_t LaunchEmbedding(const EmbeddingParams& params, cudaStream_t stream, bool programmatic) {
   const int64_t cols = params.records.data != nullptr ? params.records.cols : params.planes.cols;
-  const Tables tables = {GeometryOf(params.records), params.planes, params.planes.units(), params.planes.groups(),
-                         cols};
+  const int64_t rows = params.records.data != nullptr ? params.records.rows : params.planes.rows;
+  const Tables tables = {GeometryOf(params.records), params.planes, params.planes.units(),
+                         params.planes.groups(),     rows,          cols};
   const dim3 grid(static_cast<unsigned>(CeilDiv(cols, kThreads * kLaneCols)), static_cast<unsigned>(params.max_rows));
   return LaunchGrid(EmbeddingKernel, grid, dim3(kThreads), 0, stream, programmatic, 1, params, tables);
 }

@@ -18,7 +18,7 @@ namespace flexquant::cuda {
 struct EmbeddingParams {
   DeviceNestedMatrix records;
   NestedMatrix planes;
-  const uint32_t* tokens = nullptr;   // [max_rows], each < rows of the table
+  const uint32_t* tokens = nullptr;   // [max_rows]; zeros for one that is not below the rows of the table
   const uint8_t* bits = nullptr;      // [max_rows], 16 = the reference, anything else 8 bits; null = all 8 bits
   const int32_t* num_rows = nullptr;  // [1], or null for max_rows
   int max_rows = 0;

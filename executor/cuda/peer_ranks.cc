@@ -1,0 +1,145 @@
+#include "executor/cuda/peer_ranks.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/status_macros.h"
+
+namespace flexquant::executor {
+namespace {
+
+// Larger sums go in pieces.
+constexpr int64_t kCapacity = int64_t{4} << 20;
+constexpr int kBlocks = 32;
+// Ranks on one device leave multiprocessors to each other while they wait.
+constexpr int kBlocksSharing = 8;
+
+template <class T>
+uint64_t Value(T* pointer) {
+  return reinterpret_cast<uint64_t>(pointer);
+}
+
+}  // namespace
+
+absl::Status PeerRanks::Reach(const std::vector<int>& devices) const {
+  const int own = devices[static_cast<size_t>(rank_)];
+  for (const int device : devices) {
+    if (device == own) {
+      continue;
+    }
+    int can = 0;
+    FQ_RETURN_IF_CUDA_ERROR(cudaDeviceCanAccessPeer(&can, own, device));
+    if (can == 0) {
+      return absl::UnimplementedError(absl::StrCat("cuda:", own, " cannot reach the memory of cuda:", device,
+                                                   ", which tensor parallelism needs; choose devices that NVLink or "
+                                                   "PCIe connect directly (nvidia-smi topo -p2p r)"));
+    }
+    const cudaError_t error = cudaDeviceEnablePeerAccess(device, 0);
+    if (error == cudaErrorPeerAccessAlreadyEnabled) {
+      cudaGetLastError();
+    } else {
+      FQ_RETURN_IF_ERROR(CudaStatus(error, "reaching another GPU's memory"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, int rank,
+                                                             const std::vector<int>& devices, int64_t max_rows,
+                                                             int64_t cols, absl::Duration timeout) {
+  if (devices.size() > cuda::kMaxPeers) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor parallelism of ", devices.size(), "; GPUs allow 1 to ", cuda::kMaxPeers));
+  }
+  auto made = std::unique_ptr<PeerRanks>(new PeerRanks(group, rank));
+  FQ_RETURN_IF_ERROR(made->Reach(devices));
+  const auto ranks = static_cast<int>(devices.size());
+  std::vector<int> distinct = devices;
+  std::sort(distinct.begin(), distinct.end());
+  const bool sharing = std::adjacent_find(distinct.begin(), distinct.end()) != distinct.end();
+  made->ranks_on_device_ =
+      static_cast<int>(std::count(devices.begin(), devices.end(), devices[static_cast<size_t>(rank)]));
+
+  cuda::PeerGroup& peers = made->peers_;
+  peers.rank = rank;
+  peers.ranks = ranks;
+  peers.blocks = sharing ? kBlocksSharing : kBlocks;
+  peers.capacity = std::max<int64_t>(cols, std::min(kCapacity, max_rows * cols) / cols * cols);
+  peers.capacity = (peers.capacity + 3) / 4 * 4;
+  peers.timeout_ns = static_cast<uint64_t>(absl::ToInt64Nanoseconds(timeout));
+  FQ_ASSIGN_OR_RETURN(made->inbox_,
+                      AllocateDeviceZeroed(cuda::PeerInboxBytes(ranks, peers.capacity), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(made->flags_,
+                      AllocateDeviceZeroed(cuda::PeerFlagBytes(ranks, peers.blocks), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(
+      made->epochs_, AllocateDeviceZeroed(static_cast<size_t>(peers.blocks) * sizeof(uint32_t), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(made->host_, AllocatePinned(2 * sizeof(uint32_t), "sums over the ranks"));
+  // Zeroed before a peer writes.
+  FQ_RETURN_IF_CUDA_ERROR(cudaDeviceSynchronize());
+  peers.epochs = made->epochs_.as<uint32_t>();
+  peers.abort = made->host_.as<uint32_t>();
+  peers.error = made->host_.as<uint32_t>() + 1;
+
+  std::vector<uint64_t> values(devices.size());
+  const auto gather = [&](uint64_t own) { return group.AllGather(rank, own, absl::MakeSpan(values)); };
+  FQ_RETURN_IF_ERROR(gather(Value(made->inbox_.as<float>())));
+  std::transform(values.begin(), values.end(), peers.inbox, [](uint64_t v) { return reinterpret_cast<float*>(v); });
+  FQ_RETURN_IF_ERROR(gather(Value(made->flags_.as<uint32_t>())));
+  std::transform(values.begin(), values.end(), peers.flags, [](uint64_t v) { return reinterpret_cast<uint32_t*>(v); });
+  FQ_RETURN_IF_ERROR(gather(Value(made->host_.as<uint32_t>())));
+  for (const uint64_t value : values) {
+    made->aborts_.push_back(reinterpret_cast<uint32_t*>(value));
+  }
+  return made;
+}
+
+absl::Status PeerRanks::LaunchSum(float* data, int64_t cols, const int32_t* num_rows, int max_rows,
+                                  cudaStream_t stream) const {
+  cuda::AllReduceParams params;
+  params.group = peers_;
+  params.cols = cols;
+  const auto rows_a_piece = static_cast<int>(std::min<int64_t>(peers_.capacity / cols, max_rows));
+  // Pieces of a fixed number of rows: only then is the number on the device of use.
+  params.num_rows = rows_a_piece == max_rows ? num_rows : nullptr;
+  for (int row = 0; row < max_rows; row += rows_a_piece) {
+    params.data = data + row * cols;
+    params.max_rows = std::min(rows_a_piece, max_rows - row);
+    FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchAllReduce(params, stream));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PeerRanks::LaunchBarrier(cudaStream_t stream) const {
+  cuda::AllReduceParams params;
+  params.group = peers_;
+  return CudaStatus(cuda::LaunchAllReduce(params, stream), "waiting for the ranks");
+}
+
+absl::StatusOr<uint64_t> PeerRanks::FromRankZero(uint64_t value) const {
+  std::vector<uint64_t> values(static_cast<size_t>(group_.size()));
+  FQ_RETURN_IF_ERROR(group_.AllGather(rank_, value, absl::MakeSpan(values)));
+  return values[0];
+}
+
+absl::StatusOr<uint64_t> PeerRanks::Least(uint64_t value) const {
+  std::vector<uint64_t> values(static_cast<size_t>(group_.size()));
+  FQ_RETURN_IF_ERROR(group_.AllGather(rank_, value, absl::MakeSpan(values)));
+  return *std::min_element(values.begin(), values.end());
+}
+
+absl::Status PeerRanks::Check() const {
+  const uint32_t error = *static_cast<const volatile uint32_t*>(peers_.error);
+  if (error == 0) {
+    return absl::OkStatus();
+  }
+  return absl::DeadlineExceededError(absl::StrCat("it waited ", peers_.timeout_ns / 1'000'000'000U, " s for rank ",
+                                                  error - 1, " on the device: that one hangs"));
+}
+
+void PeerRanks::Abort() {
+  for (uint32_t* abort : aborts_) {
+    *static_cast<volatile uint32_t*>(abort) = 1;
+  }
+}
+
+}  // namespace flexquant::executor
