@@ -29,7 +29,7 @@ struct ExecutorOptions {
   std::vector<std::string> allowed_clients = {kControllerName};
   std::string device = "cpu";  // "cpu", "cuda" (the first GPU), "cuda:N"
   int num_threads = 0;         // CPU: 0 = physical cores this process may use
-  std::string isa;             // empty = best; CPU: "portable", "avx2", "avx512vnni"; GPU: "portable"
+  std::string isa;             // empty = best; a name of kernels.h; GPU: "portable"
   uint32_t kv_block_tokens = 16;
   uint64_t kv_cache_bytes = 0;  // 0 = enough for 4 sequences of the model's context, at most a quarter of free memory
   uint32_t max_sequences = 64;  // a step
