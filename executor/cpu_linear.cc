@@ -67,14 +67,14 @@ void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::Func
   });
 }
 
-uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y,
+uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
                              absl::FunctionRef<void(int64_t, int64_t)> finish) {
   // Small enough to even out the threads, even so that kernels may take tiles in pairs.
   const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
   pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
     void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
     for (const RowOrder::Run& run : order.runs()) {
-      MultiplyRun(w, run, y, begin, end, workspace);
+      MultiplyRun(w, run, y, stride, begin, end, workspace);
     }
     finish(begin * kTileRows, std::min(w.rows, end * kTileRows));
   });
@@ -96,20 +96,20 @@ QuantizedActivations CpuLinear::Quantized(const NestedMatrix& w, int64_t first, 
   return a;
 }
 
-void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t tile_begin,
-                            int64_t tile_end, void* workspace) {
+void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride,
+                            int64_t tile_begin, int64_t tile_end, void* workspace) {
   const int64_t count = run.end - run.begin;
   const int64_t row_begin = tile_begin * kTileRows;
   const int64_t row_end = std::min(w.rows, tile_end * kTileRows);
-  float* out = y + run.begin * w.rows;
+  float* out = y + run.begin * stride;
   if (run.bits == kReferencePrecision) {
-    kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, count, row_begin, row_end, out, w.rows);
+    kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, count, row_begin, row_end, out, stride);
     return;
   }
   const int activation_bits = ActivationBits(run.bits);
   const int64_t first = QuantizedRow(run.begin, activation_bits);
   if (activation_bits == 8) {
-    kernels_.nested_gemm(w, run.bits, Quantized(w, first, count), tile_begin, tile_end, out, w.rows, workspace);
+    kernels_.nested_gemm(w, run.bits, Quantized(w, first, count), tile_begin, tile_end, out, stride, workspace);
     return;
   }
   float* pairs = pairs_.as<float>() + 2 * run.begin * w.rows;
@@ -118,7 +118,7 @@ void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, flo
     const float* coarse = pairs + 2 * i * w.rows;
     const float* rest = coarse + w.rows;
     for (int64_t n = row_begin; n < row_end; ++n) {
-      out[i * w.rows + n] = coarse[n] + rest[n];
+      out[i * stride + n] = coarse[n] + rest[n];
     }
   }
 }

@@ -34,9 +34,9 @@ class CpuLinear {
     return {input_.as<float>(), static_cast<size_t>(order.size() * w.cols)};
   }
 
-  // y [slots, w.rows] = inputs times w. finish(begin, end) follows for ranges of output rows once they are in y; ranges
-  // are disjoint, calls concurrent. Returns the bytes of weights read.
-  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, float* y,
+  // y [slots, w.rows], rows `stride` floats apart, = inputs times w. finish(begin, end) follows for ranges of output
+  // rows once they are in y; ranges are disjoint, calls concurrent. Returns the bytes of weights read.
+  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
                     absl::FunctionRef<void(int64_t, int64_t)> finish);
 
  private:
@@ -45,8 +45,8 @@ class CpuLinear {
     return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
   }
   QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
-  void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t tile_begin, int64_t tile_end,
-                   void* workspace);
+  void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride, int64_t tile_begin,
+                   int64_t tile_end, void* workspace);
 
   const CpuKernels& kernels_;
   ThreadPool& pool_;

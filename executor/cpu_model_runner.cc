@@ -76,6 +76,16 @@ absl::Status CheckRange(absl::string_view what, int64_t value, int64_t low, int6
 
 absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::Create(const ModelStore& store,
                                                                        const CpuRunnerOptions& options) {
+  const ModelConfig& config = store.config();
+  CpuRank alone;
+  alone.shard.vocab = {0, config.vocab_size};
+  alone.config = config;
+  return CreateRank(store, options, alone);
+}
+
+absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const ModelStore& store,
+                                                                           const CpuRunnerOptions& options,
+                                                                           const CpuRank& rank) {
   FQ_RETURN_IF_ERROR(CheckRange("the number of threads", options.num_threads, 0, kMaxThreads));
   FQ_RETURN_IF_ERROR(CheckRange("max_sequences", options.max_sequences, 1, kMaxSequences));
   FQ_RETURN_IF_ERROR(CheckRange("max_step_tokens", options.max_step_tokens, 1, kMaxStepTokens));
@@ -84,16 +94,18 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::Create(const Mod
   FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
                       KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
   const int num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
-  auto runner = std::unique_ptr<CpuModelRunner>(new CpuModelRunner(store, options, num_threads, GetCpuKernels(isa)));
+  auto runner =
+      std::unique_ptr<CpuModelRunner>(new CpuModelRunner(store, options, rank, num_threads, GetCpuKernels(isa)));
   FQ_RETURN_IF_ERROR(runner->Allocate(shape));
   return runner;
 }
 
-CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, int num_threads,
-                               const CpuKernels& kernels)
+CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank,
+                               int num_threads, const CpuKernels& kernels)
     : store_(store),
       config_(store.config()),
       kernels_(kernels),
+      rank_(rank),
       pool_(num_threads),
       linear_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
@@ -106,7 +118,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
       absl::StrCat("cpu ", IsaName(kernels.isa), ", ", num_threads, num_threads == 1 ? " thread" : " threads");
   info_.num_layer_groups = store.num_layer_groups();
   info_.has_reference = store.has_reference();
-  info_.vocab_size = config_.vocab_size;
+  info_.vocab_size = rank.config.vocab_size;
   info_.max_context = config_.max_context;
   info_.kv_block_tokens = options.kv_block_tokens;
   info_.max_sequences = options.max_sequences;
@@ -119,7 +131,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
   attention_shape_.block_tokens = options.kv_block_tokens;
   attention_shape_.sliding_window = config_.sliding_window;
   attention_shape_.q_stride = config_.q_size() + 2 * config_.kv_size();
-  attention_shape_.out_stride = config_.q_size();
+  attention_shape_.out_stride = rank.shard.share_attended ? rank.config.q_size() : config_.q_size();
   attention_shape_.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(config_.head_dim)));
 
   rows_.reserve(options.max_step_tokens);
@@ -145,10 +157,10 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
       {&cos_, rows * rope_frequencies_.size() * sizeof(float)},
       {&sin_, rows * rope_frequencies_.size() * sizeof(float)},
       {&hidden_, rows * static_cast<uint64_t>(config_.hidden_size) * sizeof(float)},
-      {&attended_, rows * static_cast<uint64_t>(config_.q_size()) * sizeof(float)},
+      {&attended_, rank_.shard.share_attended ? 0 : rows * static_cast<uint64_t>(config_.q_size()) * sizeof(float)},
       {&outputs_, rows * static_cast<uint64_t>(outputs) * sizeof(float)},
-      {&logits_, rows * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
-      {&penalised_, threads * static_cast<uint64_t>(config_.vocab_size) * sizeof(float)},
+      {&logits_, rank_.logits != nullptr ? 0 : rows * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
+      {&penalised_, threads * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
       {&workspace_, threads * workspace_bytes_},
   };
   for (const auto& [buffer, bytes] : buffers) {
@@ -171,6 +183,7 @@ absl::Status CpuModelRunner::RunFrom(const StepBatch& batch, const PassStart& st
   ComputeAngles();
   if (start.block == 0) {
     LookUpEmbeddings(batch);
+    FQ_RETURN_IF_ERROR(SumHidden());
   } else if (start.hidden.size() == size) {
     std::copy(start.hidden.begin(), start.hidden.end(), hidden_.as<float>());
   } else {
@@ -179,10 +192,10 @@ absl::Status CpuModelRunner::RunFrom(const StepBatch& batch, const PassStart& st
   }
   for (int64_t layer = start.block; layer < config_.num_layers; ++layer) {
     FQ_RETURN_IF_ERROR(observe(layer, {hidden_.as<float>(), size}));
-    RunBlock(batch, layer);
+    FQ_RETURN_IF_ERROR(RunBlock(batch, layer));
   }
   FQ_RETURN_IF_ERROR(observe(config_.num_layers, {hidden_.as<float>(), size}));
-  RunHead(batch, output);
+  FQ_RETURN_IF_ERROR(RunHead(batch, output));
   output->weight_bytes_read = bytes_read_;
   return absl::OkStatus();
 }
@@ -220,11 +233,25 @@ void CpuModelRunner::LookUpEmbeddings(const StepBatch& batch) {
     const Row at = rows_[static_cast<size_t>(row)];
     const SequenceInput& sequence = batch.sequences[static_cast<size_t>(at.sequence)];
     const uint32_t token = sequence.tokens[static_cast<size_t>(at.position - sequence.start)];
-    LookUpRow(store_.embedding(), token, UsesReference(sequence), hidden_.as<float>() + row * config_.hidden_size);
+    const int64_t own = static_cast<int64_t>(token) - rank_.shard.vocab.begin;
+    float* out = hidden_.as<float>() + row * config_.hidden_size;
+    if (own >= 0 && own < rank_.shard.vocab.size()) {
+      LookUpRow(store_.embedding(), own, UsesReference(sequence), out);
+    } else {
+      std::fill_n(out, config_.hidden_size, 0.0F);
+    }
   });
 }
 
-void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
+absl::Status CpuModelRunner::SumHidden() {
+  if (rank_.group == nullptr) {
+    return absl::OkStatus();
+  }
+  return rank_.group->AllReduceSum(rank_.shard.rank,
+                                   {hidden_.as<float>(), rows_.size() * static_cast<size_t>(config_.hidden_size)});
+}
+
+absl::Status CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   const BlockWeights& block = store_.block(layer);
   const int group = LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv);
   const auto eps = static_cast<float>(config_.rms_norm_eps);
@@ -242,22 +269,53 @@ void CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
-  Prepare(block.o, group + 1, o_order_, [this](int64_t row, float* out) {
-    std::copy_n(attended_.as<float>() + row * config_.q_size(), config_.q_size(), out);
-  });
+  FQ_RETURN_IF_ERROR(PrepareO(block.o, group + 1));
   Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+  FQ_RETURN_IF_ERROR(SumHidden());
 
   OrderRows(batch, group + 2, &gate_up_order_);
   Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
   Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
-  const int64_t intermediate = config_.intermediate_size;
-  Prepare(block.down, group + 3, down_order_, [this, intermediate](int64_t row, float* out) {
-    const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * intermediate;
-    kernels_.silu_mul(gate, gate + intermediate, intermediate, out);
-  });
+  FQ_RETURN_IF_ERROR(PrepareDown(block.down, group + 3));
   Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+  return SumHidden();
+}
+
+absl::Status CpuModelRunner::PrepareO(const NestedMatrix& o, int group) {
+  const float* attended = attended_.as<float>();
+  if (rank_.shard.share_attended) {
+    FQ_RETURN_IF_ERROR(WaitForRanks());
+    attended = rank_.attended + rank_.shard.o_cols.begin;
+  }
+  Prepare(o, group, o_order_,
+          [&](int64_t row, float* out) { std::copy_n(attended + row * attention_shape_.out_stride, o.cols, out); });
+  return absl::OkStatus();
+}
+
+absl::Status CpuModelRunner::PrepareDown(const NestedMatrix& down, int group) {
+  const int64_t own = config_.intermediate_size;
+  const auto multiply_gates = [&](int64_t row, float* out) {
+    const float* gate = outputs_.as<float>() + gate_up_order_.slot(row) * 2 * own;
+    kernels_.silu_mul(gate, gate + own, own, out);
+  };
+  if (!rank_.shard.share_inner) {
+    Prepare(down, group, down_order_, multiply_gates);
+    return absl::OkStatus();
+  }
+  const int64_t all = rank_.config.intermediate_size;
+  ForRows(pool_, static_cast<int64_t>(rows_.size()), own,
+          [&](int64_t row) { multiply_gates(row, rank_.inner + row * all + rank_.shard.inner.begin); });
+  FQ_RETURN_IF_ERROR(WaitForRanks());
+  Prepare(down, group, down_order_, [&](int64_t row, float* out) {
+    std::copy_n(rank_.inner + row * all + rank_.shard.down_cols.begin, down.cols, out);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuModelRunner::WaitForRanks() {
+  return rank_.group == nullptr ? absl::OkStatus() : rank_.group->Barrier(rank_.shard.rank);
 }
 
 void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
@@ -291,6 +349,8 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
   const int64_t sharing = config_.num_heads / config_.num_kv_heads;
   const int64_t heads = tasks * config_.num_kv_heads >= pool_.num_threads() ? sharing : 1;
   const int64_t parts = config_.num_heads / heads;
+  float* const out =
+      rank_.shard.share_attended ? rank_.attended + rank_.shard.heads.begin * config_.head_dim : attended_.as<float>();
   pool_.ParallelChunks(tasks * parts, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       const AttentionTask& task = attention_tasks_[static_cast<size_t>(item / parts)];
@@ -298,7 +358,7 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
       const int64_t row = first_row_[task.sequence] + task.first;
       AttentionSequence sequence;
       sequence.q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
-      sequence.out = attended_.as<float>() + row * attention_shape_.out_stride;
+      sequence.out = out + row * attention_shape_.out_stride;
       sequence.num_tokens = task.count;
       sequence.start = batch.sequences[task.sequence].start + task.first;
       sequence.block_table = batch.sequences[task.sequence].block_table.data();
@@ -308,8 +368,9 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
   });
 }
 
-void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
-  output->sequences.assign(batch.sequences.size(), SequenceOutput());
+absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
+  output->sequences.clear();
+  output->sequences.resize(batch.sequences.size());
   order_input_.clear();
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceInput& sequence = batch.sequences[s];
@@ -320,7 +381,7 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
     }
   }
   if (order_input_.empty()) {
-    return;
+    return absl::OkStatus();
   }
   head_order_.Build(order_input_);
   const int64_t hidden = config_.hidden_size;
@@ -328,25 +389,30 @@ void CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
     kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
                       static_cast<float>(config_.rms_norm_eps), out, hidden);
   });
-  Multiply(store_.lm_head(), head_order_, {}, /*residual=*/false, logits_.as<float>());
+  // Every rank puts its columns where one of them samples.
+  float* const all_logits = rank_.logits != nullptr ? rank_.logits : logits_.as<float>();
+  const int64_t vocab = info_.vocab_size;
+  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, all_logits + rank_.shard.vocab.begin, vocab,
+                                  [](int64_t, int64_t) {});
+  FQ_RETURN_IF_ERROR(WaitForRanks());
 
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
       const SequenceInput& sequence = batch.sequences[s];
       const int64_t count = sequence.NumHeadRows();
-      if (count > 0) {
+      if (count > 0 && static_cast<int>(s % static_cast<size_t>(rank_.shard.ranks)) == rank_.shard.rank) {
         const int64_t row = first_row_[s] + static_cast<int64_t>(sequence.tokens.size()) - count;
-        float* logits = logits_.as<float>() + head_order_.slot(row) * config_.vocab_size;
-        FinishSequence(sequence, {logits, static_cast<size_t>(count * config_.vocab_size)}, thread,
-                       &output->sequences[s]);
+        FinishSequence(sequence, {all_logits + head_order_.slot(row) * vocab, static_cast<size_t>(count * vocab)},
+                       thread, &output->sequences[s]);
       }
     }
   });
+  return absl::OkStatus();
 }
 
 void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread,
                                     SequenceOutput* output) {
-  const auto vocab = static_cast<size_t>(config_.vocab_size);
+  const auto vocab = static_cast<size_t>(info_.vocab_size);
   if (!AllFinite(logits)) {
     output->status = LogitsNotFiniteError();
     return;
@@ -354,7 +420,7 @@ void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float
   for (size_t i = 0; i < input.score_targets.size(); ++i) {
     const absl::Span<float> row = logits.subspan(i * vocab, vocab);
     output->scores.push_back(row[input.score_targets[i]] -
-                             kernels_.logit_stats(row.data(), config_.vocab_size).log_sum_exp);
+                             kernels_.logit_stats(row.data(), info_.vocab_size).log_sum_exp);
   }
   if (input.sample.has_value()) {
     absl::Span<float> row = logits.last(vocab);
@@ -391,7 +457,7 @@ void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& o
 
 void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
                               float* y) {
-  bytes_read_ += linear_.Multiply(w, order, y, [&](int64_t begin, int64_t end) {
+  bytes_read_ += linear_.Multiply(w, order, y, w.rows, [&](int64_t begin, int64_t end) {
     if (bias.empty() && !residual) {
       return;
     }
@@ -400,8 +466,11 @@ void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl
       if (!bias.empty()) {
         kernels_.add(out, bias.data() + begin, end - begin);
       }
-      if (residual) {
-        kernels_.add(hidden_.as<float>() + order.row(slot) * config_.hidden_size + begin, out, end - begin);
+      float* hidden = hidden_.as<float>() + order.row(slot) * config_.hidden_size + begin;
+      if (residual && rank_.shard.rank == 0) {
+        kernels_.add(hidden, out, end - begin);
+      } else if (residual) {
+        std::copy_n(out, end - begin, hidden);
       }
     }
   });

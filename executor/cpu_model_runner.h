@@ -20,6 +20,8 @@
 #include "executor/memory.h"
 #include "executor/model_runner.h"
 #include "executor/row_order.h"
+#include "executor/tensor_parallel/rank_group.h"
+#include "executor/tensor_parallel/shard.h"
 #include "kernels/kernels.h"
 
 namespace flexquant::executor {
@@ -31,6 +33,17 @@ struct CpuRunnerOptions {
   uint64_t kv_cache_bytes = 0;     // as in KvCache::Plan
   uint32_t max_sequences = 64;     // in [1, 4096]
   uint32_t max_step_tokens = 512;  // in [1, 65536]
+};
+
+// What makes a runner one rank of a group, whose store is the rank's share of a model.
+struct CpuRank {
+  RankGroup* group = nullptr;
+  Shard shard;
+  ModelConfig config;  // of the whole model
+  // Of all ranks, [max_step_tokens, columns]: each rank writes its own columns.
+  float* logits = nullptr;    // vocabulary
+  float* attended = nullptr;  // of o; if shard.share_attended
+  float* inner = nullptr;     // of down; if shard.share_inner
 };
 
 // Where a pass begins, if not at the embedding.
@@ -55,6 +68,12 @@ class CpuModelRunner : public ModelRunner {
   static absl::StatusOr<std::unique_ptr<CpuModelRunner>> Create(const ModelStore& store,
                                                                 const CpuRunnerOptions& options);
 
+  // A rank: its results are those of the whole model, but of the step's sequences it outputs only every ranks-th, from
+  // number shard.rank on. All ranks must run the same steps at the same time; the group's errors, too.
+  static absl::StatusOr<std::unique_ptr<CpuModelRunner>> CreateRank(const ModelStore& share,
+                                                                    const CpuRunnerOptions& options,
+                                                                    const CpuRank& rank);
+
   const RunnerInfo& info() const override { return info_; }
   absl::Status RunStep(const StepBatch& batch, StepOutput* output) override;
   // The part of RunStep from `start` on; blocks in front of it neither read nor write the KV cache. INVALID_ARGUMENT if
@@ -69,7 +88,8 @@ class CpuModelRunner : public ModelRunner {
   ThreadPool& pool() { return pool_; }
 
  private:
-  CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, int num_threads, const CpuKernels& kernels);
+  CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank, int num_threads,
+                 const CpuKernels& kernels);
   absl::Status Allocate(const KvCache::Shape& shape);
 
   // A token of the step: its sequence and position.
@@ -87,8 +107,14 @@ class CpuModelRunner : public ModelRunner {
   void BeginStep(const StepBatch& batch);
   void ComputeAngles();
   void LookUpEmbeddings(const StepBatch& batch);
-  void RunBlock(const StepBatch& batch, int64_t layer);
-  void RunHead(const StepBatch& batch, StepOutput* output);
+  absl::Status RunBlock(const StepBatch& batch, int64_t layer);
+  absl::Status RunHead(const StepBatch& batch, StepOutput* output);
+  absl::Status PrepareO(const NestedMatrix& o, int group);
+  absl::Status PrepareDown(const NestedMatrix& down, int group);
+  // Until every rank has written what all read.
+  absl::Status WaitForRanks();
+  // Makes hidden_ the sum over the ranks.
+  absl::Status SumHidden();
   void RotateAndStore(const StepBatch& batch, int64_t layer);
   void Attend(const StepBatch& batch, int64_t layer);
   void FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread, SequenceOutput* output);
@@ -96,12 +122,14 @@ class CpuModelRunner : public ModelRunner {
   // Orders the step's rows by their sequences' widths in layer group `group`.
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
   void Prepare(const NestedMatrix& w, int group, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
-  // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead.
+  // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead, which it
+  // replaces in ranks other than 0: what counts is the sum over the ranks.
   void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
 
   const ModelStore& store_;
   const ModelConfig& config_;
   const CpuKernels& kernels_;
+  const CpuRank rank_;
   RunnerInfo info_;
   ThreadPool pool_;
   CpuLinear linear_;
@@ -124,9 +152,9 @@ class CpuModelRunner : public ModelRunner {
   LazyBuffer cos_;        // [rows, head_dim / 2]
   LazyBuffer sin_;        // [rows, head_dim / 2]
   LazyBuffer hidden_;     // [rows, hidden]
-  LazyBuffer attended_;   // [rows, q_size]
+  LazyBuffer attended_;   // [rows, q_size], unless the rank is given one
   LazyBuffer outputs_;    // [slots, rows of the matrix]
-  LazyBuffer logits_;     // [slots, vocab]
+  LazyBuffer logits_;     // [slots, vocab], unless the rank is given one
   LazyBuffer penalised_;  // [threads, vocab], for sequences whose raw logits are wanted too
   LazyBuffer workspace_;  // [threads, workspace_bytes_]
   size_t workspace_bytes_ = 0;

@@ -19,6 +19,7 @@
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
 #include "executor/server.h"
+#include "executor/tensor_parallel/shard.h"
 #include "proto/grpc_status.h"
 #include "spdlog/spdlog.h"
 #include "transport/listen_flags.h"
@@ -48,6 +49,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "With TLS: name that a client's certificate must carry; repeat for several")
       ->capture_default_str();
   app.add_option("--device", flags.options.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
+      ->capture_default_str();
+  app.add_option("--tensor-parallel", flags.options.tensor_parallel,
+                 "Ranks that the model is cut among, each with its share of weights, heads and threads")
+      ->check(CLI::Range(1, kMaxTensorParallel))
       ->capture_default_str();
   app.add_option("--threads", flags.options.num_threads, "Threads; 0 = physical cores")
       ->check(CLI::Range(0, 1024))

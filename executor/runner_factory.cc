@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "executor/cpu_model_runner.h"
+#include "executor/tensor_parallel/cpu_ranks.h"
 #ifdef FLEXQUANT_HAVE_CUDA
 #include "executor/cuda/cuda_model_runner.h"
 #endif
@@ -24,6 +25,11 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   runner.kv_cache_bytes = options.kv_cache_bytes;
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
+  if (options.tensor_parallel != 1) {
+    TensorParallelOptions parallel;
+    parallel.ranks = options.tensor_parallel;
+    return CreateCpuRanks(store, runner, parallel);
+  }
   return CpuModelRunner::Create(store, runner);
 }
 

@@ -28,7 +28,8 @@ struct ExecutorOptions {
   // only.
   std::vector<std::string> allowed_clients = {kControllerName};
   std::string device = "cpu";  // "cpu", "cuda" (the first GPU), "cuda:N"
-  int num_threads = 0;         // CPU: 0 = physical cores this process may use
+  int tensor_parallel = 1;     // ranks that the model is cut among (docs/scale-out.md)
+  int num_threads = 0;         // CPU: of all ranks; 0 = physical cores this process may use
   std::string isa;             // empty = best; a name of kernels.h; GPU: "portable"
   uint32_t kv_block_tokens = 16;
   uint64_t kv_cache_bytes = 0;  // 0 = enough for 4 sequences of the model's context, at most a quarter of free memory

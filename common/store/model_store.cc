@@ -204,6 +204,24 @@ absl::StatusOr<std::unique_ptr<ModelStore>> ModelStore::Open(const std::string& 
   return ModelStoreLoader(folder).Load(options);
 }
 
+std::unique_ptr<ModelStore> ModelStore::WithWeights(const ModelStore& whole, const ModelConfig& config,
+                                                    std::vector<BlockWeights> blocks, const NestedMatrix& embedding,
+                                                    const NestedMatrix& lm_head) {
+  auto store = std::unique_ptr<ModelStore>(new ModelStore());
+  store->folder_ = whole.folder_;
+  store->model_name_ = whole.model_name_;
+  store->revision_ = whole.revision_;
+  store->manifest_json_ = whole.manifest_json_;
+  store->has_reference_ = whole.has_reference_;
+  store->group_size_ = whole.group_size_;
+  store->config_ = config;
+  store->blocks_ = std::move(blocks);
+  store->final_norm_ = whole.final_norm_;
+  store->embedding_ = embedding;
+  store->lm_head_ = lm_head;
+  return store;
+}
+
 const NestedMatrix& ModelStore::layer_group(int index) const {
   if (index == LmHeadIndex(static_cast<int>(config_.num_layers))) {
     return lm_head_;

@@ -60,6 +60,12 @@ class ModelStore {
   // DATA_LOSS (truncated or corrupt) name the file and the tensor or field, and the remedy.
   static absl::StatusOr<std::unique_ptr<ModelStore>> Open(const std::string& folder, const StoreOptions& options = {});
 
+  // The same package with these weights, of `config`'s shape, in place of its own, for instance a part of them. What
+  // the blocks and matrices view and `whole` must outlive it.
+  static std::unique_ptr<ModelStore> WithWeights(const ModelStore& whole, const ModelConfig& config,
+                                                 std::vector<BlockWeights> blocks, const NestedMatrix& embedding,
+                                                 const NestedMatrix& lm_head);
+
   const ModelConfig& config() const { return config_; }
   const std::string& folder() const { return folder_; }
   const std::string& model_name() const { return model_name_; }

@@ -22,6 +22,7 @@
 #include "common/precision.h"
 #include "gtest/gtest.h"
 #include "tests/accuracy/model_under_test.h"
+#include "tests/accuracy/rank_comparison.h"
 
 namespace flexquant {
 namespace {
@@ -110,6 +111,19 @@ TEST_F(StoriesTest, PerplexityLadder) {
     EXPECT_GT(perplexity[cheaper], perplexity[dearer]) << cheaper << " against " << dearer << " bits";
   }
   EXPECT_NEAR(perplexity[8], perplexity[kReferencePrecision], 0.01 * perplexity[kReferencePrecision]);
+}
+
+TEST_F(StoriesTest, RanksGiveTheAnswerOfOne) {
+  const int groups = model_->store().num_layer_groups();
+  for (const int ranks : {2, 4}) {
+    for (const PrecisionPlan& plan : {PrecisionPlan::Uniform(3, groups), PrecisionPlan::Uniform(4, groups),
+                                      PrecisionPlan::Uniform(8, groups), MixedPlan(groups)}) {
+      const RankComparison compared = CompareRanks(model_->store(), ranks, {kBos}, plan, 120);
+      std::printf("stories260K, %d ranks: %d of %zu tokens, relative error %.2e\n", ranks, compared.Same(),
+                  compared.answer.size(), compared.relative_error);
+      EXPECT_EQ(compared.tokens, compared.answer);
+    }
+  }
 }
 
 }  // namespace
