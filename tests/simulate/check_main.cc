@@ -76,7 +76,7 @@ absl::StatusOr<Figures> RunReal(const std::string& folder, const controller::Mod
   }
   const client::Client client((*server)->InProcessChannel(), "controller");
   // Not only the first one.
-  for (size_t ready = 0; ready < executors; absl::SleepFor(absl::Milliseconds(20))) {
+  for (size_t ready = 0; ready < executors;) {
     const auto info = client.GetServerInfo();
     ready = 0;
     for (int i = 0; info.ok() && i < info->executors_size(); ++i) {

@@ -49,7 +49,8 @@ class Schedule {
   std::unique_ptr<controller::GenerationSpec> Spec(size_t index, uint32_t vocab_size) const {
     cli::TraceRequest request = arrivals_.trace[index % arrivals_.trace.size()];
     const auto scaled = [&](uint32_t tokens, uint32_t most) {
-      return static_cast<uint32_t>(std::clamp(std::round(tokens * arrivals_.token_scale), 1.0, static_cast<double>(most)));
+      const double wanted = std::round(tokens * arrivals_.token_scale);
+      return static_cast<uint32_t>(std::clamp(wanted, 1.0, static_cast<double>(most)));
     };
     request.prompt_tokens = scaled(request.prompt_tokens, arrivals_.max_prompt_tokens);
     auto spec = std::make_unique<controller::GenerationSpec>();
