@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -162,6 +163,17 @@ void ThreadPool::Work(int thread) {
   }
 }
 
+std::optional<int> CpuQuota(const std::string& path) {
+  // "max 100000" or microseconds of processor time in a period of so many.
+  std::ifstream file(path);
+  double quota = 0;
+  double period = 0;
+  if (!(file >> quota >> period) || quota <= 0 || period <= 0) {
+    return std::nullopt;
+  }
+  return static_cast<int>(std::clamp(quota / period, 1.0, 1e6));
+}
+
 int DefaultNumThreads() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
@@ -183,7 +195,8 @@ int DefaultNumThreads() {
       ++unknown;
     }
   }
-  return std::max(1, static_cast<int>(cores.size()) + unknown);
+  const int all = std::max(1, static_cast<int>(cores.size()) + unknown);
+  return std::min(all, CpuQuota("/sys/fs/cgroup/cpu.max").value_or(all));
 }
 
 }  // namespace flexquant

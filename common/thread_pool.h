@@ -5,6 +5,8 @@
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -57,8 +59,12 @@ class ThreadPool {
   std::condition_variable wake_;
 };
 
-// Physical cores this process may use (affinity mask), at least 1.
+// Physical cores this process may use, at least 1: those of its affinity mask, but no more than its container's quota
+// of processor time (cgroup v2) keeps busy.
 int DefaultNumThreads();
+
+// Whole processors that a cgroup's `cpu.max` allows, at least 1; nothing if it sets no limit or cannot be read.
+std::optional<int> CpuQuota(const std::string& path);
 
 }  // namespace flexquant
 

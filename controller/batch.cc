@@ -37,19 +37,44 @@ RequestQueue::Fit Batch::TryFit(const Sequence& sequence, std::vector<uint32_t>*
   return RequestQueue::Fit::kNow;
 }
 
-void Batch::Admit(RequestQueue& queue, absl::Time now) {
+absl::Time Batch::Admit(RequestQueue& queue, absl::Time now, Balancer* balancer, uint32_t executor) {
+  absl::Time look_again = absl::InfiniteFuture();
+  const auto left = [&](absl::Time until) {
+    if (until != absl::InfinitePast()) {
+      look_again = std::min(look_again, until);
+    }
+    return until != absl::InfinitePast();
+  };
   while (running_.size() < limits_.max_sequences) {
     std::vector<uint32_t> prefix;
-    std::unique_ptr<Sequence> sequence =
-        queue.Pop(now, [&](const Sequence& waiting) { return TryFit(waiting, &prefix); });
+    const auto fit = [&](const Sequence& waiting) {
+      if (balancer != nullptr && left(balancer->OfferedToAnother(executor, waiting, now))) {
+        return RequestQueue::Fit::kElsewhere;
+      }
+      const RequestQueue::Fit fits = TryFit(waiting, &prefix);
+      if (balancer == nullptr || fits == RequestQueue::Fit::kNever) {
+        return fits;
+      }
+      if (left(fits == RequestQueue::Fit::kNow ? balancer->PreferAnother(executor, waiting, now)
+                                               : balancer->Refuse(executor, waiting, now))) {
+        kv_.Release(std::exchange(prefix, {}));
+        return RequestQueue::Fit::kElsewhere;
+      }
+      if (fits == RequestQueue::Fit::kNow) {
+        balancer->Take(executor, waiting);
+      }
+      return fits;
+    };
+    std::unique_ptr<Sequence> sequence = queue.Pop(now, fit);
     if (sequence == nullptr) {
-      return;
+      break;
     }
     sequence->Start(++last_executor_id_, std::move(prefix), kv_.block_tokens(), now);
     const auto place = std::upper_bound(running_.begin(), running_.end(), sequence,
                                         [](const auto& a, const auto& b) { return MoreImportant(*a, *b); });
     running_.insert(place, std::move(sequence));
   }
+  return look_again;
 }
 
 bool Batch::WasPreempted(const Sequence* sequence) const {
@@ -181,6 +206,21 @@ std::vector<std::unique_ptr<Sequence>> Batch::TakeAll() {
   }
   running_.clear();
   return all;
+}
+
+ExecutorLoad Batch::Load() const {
+  ExecutorLoad load;
+  load.num_kv_blocks = kv_.num_blocks();
+  load.kv_block_tokens = kv_.block_tokens();
+  load.max_sequences = limits_.max_sequences;
+  load.running = static_cast<uint32_t>(running_.size());
+  uint32_t promised = 0;  // blocks of tokens that are known and not computed yet
+  for (const auto& sequence : running_) {
+    load.prompt_tokens += sequence->prefill_remaining();
+    promised += sequence->MissingBlocks(sequence->prefill_remaining());
+  }
+  load.available_kv_blocks = kv_.num_available() - std::min(promised, kv_.num_available());
+  return load;
 }
 
 size_t Batch::Locate(uint64_t executor_id) const {

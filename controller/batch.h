@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "controller/balancer.h"
 #include "controller/kv_blocks.h"
 #include "controller/request_queue.h"
 #include "controller/sequence.h"
@@ -30,7 +31,9 @@ class Batch {
   Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits);
 
   // Takes from `queue` what fits: blocks for all known tokens, beside one that each running sequence may need next.
-  void Admit(RequestQueue& queue, absl::Time now);
+  // With a balancer, which knows this executor by `executor`, some of it is left to others: returns until when,
+  // InfiniteFuture if nothing is.
+  absl::Time Admit(RequestQueue& queue, absl::Time now, Balancer* balancer = nullptr, uint32_t executor = 0);
 
   // The next step; empty if there is nothing to compute. Every running sequence that can decodes, most important first,
   // then known tokens are computed. When blocks run out the least important sequence leaves (Preempted).
@@ -47,6 +50,8 @@ class Batch {
   // Removes all that have not ended; their blocks count for nothing any more.
   std::vector<std::unique_ptr<Sequence>> TakeAll();
 
+  // For the balancer, but for the steps' times.
+  ExecutorLoad Load() const;
   // Null if it is not here.
   Sequence* Find(uint64_t executor_id) const;
   const std::vector<std::unique_ptr<Sequence>>& running() const { return running_; }

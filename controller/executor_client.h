@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "controller/executor_link.h"
 #include "controller/plan_ids.h"
 #include "controller/server.h"
 #include "controller/step.h"
@@ -20,13 +21,13 @@ class StepStream;
 
 // One Execute stream to one executor. All calls but Interrupt come from one thread; none of them waits for the network
 // except Connect and Disconnect.
-class ExecutorClient {
+class ExecutorClient final : public ExecutorLink {
  public:
   // `notify` is called from other threads when results or the stream's end have arrived.
   // Streams of different controllers cannot be open at once.
   ExecutorClient(const ExecutorTarget& target, ExpectedModel expected, std::string controller_id,
                  std::function<void()> notify);
-  ~ExecutorClient();
+  ~ExecutorClient() override;
 
   // Describes the executor, checks that it serves the expected model, and opens a stream. The stream must not be open.
   // UNAVAILABLE (not reached; restarted in between), DEADLINE_EXCEEDED, FAILED_PRECONDITION (another model,
@@ -39,17 +40,12 @@ class ExecutorClient {
 
   // Of the last successful Connect.
   const ExecutorDescription& description() const { return description_; }
-  // OK while the stream is open.
-  absl::Status StreamStatus() const;
-  // Whether the executor has said that it is shutting down.
-  bool draining() const;
-  // Sends a step; returns its id (1, 2, ... on each stream).
-  uint64_t SendStep(const std::vector<SequenceStep>& sequences);
-  void SendRelease(const std::vector<uint64_t>& sequence_ids);
-  // Results arrived since the last call, in order.
-  std::vector<StepResult> TakeResults();
-
-  const std::string& address() const { return target_.address; }
+  absl::Status StreamStatus() const override;
+  bool draining() const override;
+  uint64_t SendStep(const std::vector<SequenceStep>& sequences) override;
+  void SendRelease(const std::vector<uint64_t>& sequence_ids) override;
+  std::vector<StepResult> TakeResults() override;
+  const std::string& address() const override { return target_.address; }
 
  private:
   // Makes the channel on first use, and again once its certificates have been replaced.

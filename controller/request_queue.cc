@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <iterator>
+#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -97,15 +99,12 @@ void RequestQueue::Remove(std::deque<std::unique_ptr<Sequence>>::iterator place,
 
 std::unique_ptr<Sequence> RequestQueue::Pop(absl::Time now, absl::FunctionRef<Fit(const Sequence&)> fit) {
   const std::lock_guard lock(mutex_);
-  std::vector<const Sequence*> skipped;
-  while (skipped.size() < waiting_.size()) {
-    auto first = waiting_.end();
-    for (auto place = waiting_.begin(); place != waiting_.end(); ++place) {
-      if (std::find(skipped.begin(), skipped.end(), place->get()) == skipped.end() &&
-          (first == waiting_.end() || Before(**place, **first, now))) {
-        first = place;
-      }
-    }
+  std::vector<size_t> order(waiting_.size());  // a heap
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto later = [&](size_t a, size_t b) { return Before(*waiting_[b], *waiting_[a], now); };
+  std::make_heap(order.begin(), order.end(), later);
+  for (; !order.empty(); order.pop_back()) {
+    const auto first = waiting_.begin() + static_cast<int64_t>(order.front());
     switch (fit(**first)) {
       case Fit::kNow: {
         std::unique_ptr<Sequence> sequence;
@@ -116,7 +115,8 @@ std::unique_ptr<Sequence> RequestQueue::Pop(absl::Time now, absl::FunctionRef<Fi
       case Fit::kNotNow:
         return nullptr;
       case Fit::kNever:
-        skipped.push_back(first->get());
+      case Fit::kElsewhere:
+        std::pop_heap(order.begin(), order.end(), later);
     }
   }
   return nullptr;

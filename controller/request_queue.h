@@ -36,8 +36,9 @@ class RequestQueue {
   // Takes back one that has been with an executor, whatever the limits.
   void Return(std::unique_ptr<Sequence> sequence);
 
-  // Whether an executor can take a sequence: it is skipped if never, and if not now, nobody overtakes it.
-  enum class Fit { kNow, kNotNow, kNever };
+  // Whether an executor takes a sequence: it is skipped if never, or if another executor is to have it, and if not now,
+  // nobody overtakes it.
+  enum class Fit { kNow, kNotNow, kNever, kElsewhere };
   // The sequence whose turn it is, if `fit` accepts it now; else null. `fit` is called with the lock held.
   std::unique_ptr<Sequence> Pop(absl::Time now, absl::FunctionRef<Fit(const Sequence&)> fit);
   // Tokens computed for a tenant.

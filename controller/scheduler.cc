@@ -44,7 +44,7 @@ Scheduler::~Scheduler() { Stop(); }
 
 std::shared_ptr<ExecutorWorker> Scheduler::MakeWorker(const ExecutorTarget& target) {
   auto worker = std::make_shared<ExecutorWorker>(
-      target, expected_, worker_options_, queue_,
+      target, expected_, worker_options_, queue_, balancer_,
       ExecutorWorker::Hooks{[this] { OnStateChanged(); }, [this] { Wake(); },
                             [this](const ExecutorWorker& self) { return OtherReady(self); }});
   worker->Start();
@@ -109,7 +109,9 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
     auto sequence = std::make_unique<Sequence>(std::move(spec), std::move(sink), shared_, request);
     sequence->Resume();
     if (!sequence->ended()) {
+      balancer_.Offer(*sequence, absl::Now());
       if (const absl::Status queued = queue_.Push(sequence); !queued.ok()) {
+        balancer_.Withdraw(id);
         sequence->Discard();
         return WithRetryDelay(WithErrorInfo(queued, "QUEUE_FULL"), kRetryDelay);
       }
@@ -120,7 +122,7 @@ absl::StatusOr<uint64_t> Scheduler::Submit(std::unique_ptr<GenerationSpec> spec,
   if (superseded != nullptr) {
     End(superseded, EndCause::kSuperseded);
   }
-  Wake();
+  balancer_.Queued(id);
   return id;
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "controller/active_requests.h"
+#include "controller/balancer.h"
 #include "controller/executor_worker.h"
 #include "controller/generation.h"
 #include "controller/metrics.h"
@@ -27,7 +28,8 @@ struct SchedulerOptions {
 };
 
 // Continuous batching over executors that come and go: accepted requests wait in one bounded queue, each executor's
-// worker takes from it and gives back what it could not finish. Thread-safe.
+// worker takes from it what the balancer does not keep for another one, and gives back what it could not finish.
+// Thread-safe.
 class Scheduler {
  public:
   // `tokenizer` and `groups` must outlive this. `readiness_changed(ready)` is called, one call at a time, whenever the
@@ -88,6 +90,7 @@ class Scheduler {
   const absl::Duration failover_timeout_;
   const std::shared_ptr<ActiveRequests> active_;
   RequestQueue queue_;
+  Balancer balancer_;
 
   // Held while readiness is computed and while a request is checked against it and queued: a request is never queued
   // behind the back of the last executor's loss.

@@ -21,6 +21,7 @@
 #include "grpcpp/impl/server_builder_plugin.h"
 #include "grpcpp/server_builder.h"
 #include "spdlog/spdlog.h"
+#include "transport/health_port.h"
 
 namespace flexquant::controller {
 namespace {
@@ -124,8 +125,11 @@ class ControllerServerImpl final : public ControllerServer {
         });
     {
       const std::lock_guard lock(health_mutex_);
+      if (!options.listen.health_address.empty()) {
+        FQ_ASSIGN_OR_RETURN(health_port_, transport::HealthPort::Open(options.listen.health_address));
+      }
       health_ = server_->GetHealthCheckService();
-      health_->SetServingStatus("liveness", true);
+      SetHealth("liveness", true);
       PublishReadiness();
     }
     if (port_ > 0) {
@@ -212,7 +216,14 @@ class ControllerServerImpl final : public ControllerServer {
       return;
     }
     for (const char* name : kReadinessNames) {
-      health_->SetServingStatus(name, ready_);
+      SetHealth(name, ready_);
+    }
+  }
+
+  void SetHealth(const char* name, bool serving) {
+    health_->SetServingStatus(name, serving);
+    if (health_port_ != nullptr) {
+      health_port_->Set(name, serving);
     }
   }
 
@@ -220,6 +231,7 @@ class ControllerServerImpl final : public ControllerServer {
   const std::string instance_id_ = RandomInstanceId();
   std::mutex health_mutex_;
   grpc::HealthCheckServiceInterface* health_ = nullptr;
+  std::unique_ptr<transport::HealthPort> health_port_;  // null if there is none
   bool ready_ = false;
   std::mutex shutdown_mutex_;
   bool shut_down_ = false;

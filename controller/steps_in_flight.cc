@@ -1,5 +1,6 @@
 #include "controller/steps_in_flight.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,10 +27,11 @@ absl::Status SequenceError(absl::string_view executor, const absl::Status& statu
 }  // namespace
 
 void StepsInFlight::Add(uint64_t step_id, const std::vector<SequenceStep>& sequences, absl::Time now) {
-  Step& step = steps_.emplace_back(Step{step_id, now, {}, {}});
+  Step& step = steps_.emplace_back(Step{step_id, now, 0, {}, {}});
   for (const SequenceStep& part : sequences) {
     step.sequence_ids.push_back(part.sequence_id);
     step.sampled.push_back(part.sample);
+    step.tokens += std::max<size_t>(part.token_ids.size(), 1);
   }
 }
 

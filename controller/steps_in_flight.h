@@ -24,6 +24,7 @@ class StepsInFlight {
   struct Step {
     uint64_t step_id = 0;
     absl::Time sent;
+    uint64_t tokens = 0;  // computed, of prompts and answers
     std::vector<uint64_t> sequence_ids;
     std::vector<bool> sampled;  // which of them ask for a token
   };

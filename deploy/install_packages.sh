@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Installs the Debian packages of deploy/packages.txt, as root or through sudo. Does nothing when all are there.
+#   deploy/install_packages.sh [FILE...]     those of other lists, too
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
 
-mapfile -t packages < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' packages.txt)
+mapfile -t packages < <(sed -e 's/#.*//' -e 's/[[:space:]]//g' -e '/^$/d' \
+  "$(dirname "${BASH_SOURCE[0]}")/packages.txt" "$@")
 
 missing=()
 for package in "${packages[@]}"; do

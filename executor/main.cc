@@ -58,7 +58,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
   app.add_option("--isa", flags.options.isa,
-                 "Kernels: portable, avx2 or avx512vnni on a CPU, portable on a GPU; default: best");
+                 "Kernels: portable, avx2, avxvnni, avx512vnni or neon on a CPU, portable on a GPU; default: best");
   app.add_option("--kv-cache-mb", flags.kv_cache_mb,
                  "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
       ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))

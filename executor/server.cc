@@ -19,6 +19,7 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "proto/grpc_status.h"
 #include "spdlog/spdlog.h"
+#include "transport/health_port.h"
 
 namespace flexquant::executor {
 namespace {
@@ -104,6 +105,10 @@ class Server final : public ExecutorServer {
     if (server_ == nullptr || (!listen.empty() && port_ == 0)) {
       return transport::CannotListenError(listen);
     }
+    if (!options.listen.health_address.empty()) {
+      FQ_ASSIGN_OR_RETURN(health_port_, transport::HealthPort::Open(options.listen.health_address));
+      health_port_->Set("", true);
+    }
     SetHealth(kLivenessName, true);
     SetHealth(kServiceName, true);
     watchdog_ = std::thread([this] { Watch(); });
@@ -165,6 +170,9 @@ class Server final : public ExecutorServer {
     if (auto* health = server_->GetHealthCheckService(); health != nullptr) {
       health->SetServingStatus(name, serving);
     }
+    if (health_port_ != nullptr) {
+      health_port_->Set(name, serving);
+    }
   }
 
   std::unique_ptr<ModelStore> store_;
@@ -174,6 +182,7 @@ class Server final : public ExecutorServer {
   Engine engine_;
   ExecutorService service_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<transport::HealthPort> health_port_;  // null if there is none
   int port_ = 0;
   std::mutex shutdown_mutex_;
   bool shut_down_ = false;

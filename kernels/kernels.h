@@ -57,7 +57,7 @@ struct LogitStats {
   uint32_t argmax = 0;  // smallest index among equals
 };
 
-enum class Isa : uint8_t { kPortable, kAvx2, kAvx512Vnni };
+enum class Isa : uint8_t { kPortable, kAvx2, kAvxVnni, kAvx512Vnni, kNeon };
 
 struct CpuKernels {
   Isa isa;
@@ -124,7 +124,7 @@ size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t max_position
 // Best instruction set of this machine.
 Isa BestIsa();
 bool IsaSupported(Isa isa);
-absl::string_view IsaName(Isa isa);  // "portable", "avx2", "avx512vnni"
+absl::string_view IsaName(Isa isa);  // "portable", "avx2", "avxvnni", "avx512vnni" or "neon" (with dot products)
 std::optional<Isa> ParseIsa(absl::string_view name);
 // All sets compiled in, portable first.
 std::vector<Isa> AllIsas();

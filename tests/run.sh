@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs packages, builds everything, runs every test through ctest; then the unit tests under the address and thread
-# sanitizers. What CI runs.
-#   FLEXQUANT_FAST=1   leaves the sanitizers out
+# Installs packages, builds everything, runs every test through ctest; the unit tests under the address and thread
+# sanitizers, and the kernels for 64-bit Arm under an emulator. What CI runs.
+#   FLEXQUANT_FAST=1   leaves sanitizers and Arm out
 #   FLEXQUANT_CACHE    where the test model is kept; default: .cache in the repository
 set -euo pipefail
 # shellcheck source=deploy/common.sh
@@ -32,7 +32,19 @@ sanitize() {
   run_ctest "$preset" -R "^($(IFS='|'; echo "${targets[*]}"))\$"
 }
 
-deploy/install_packages.sh
+# The kernels for 64-bit Arm, under an emulator of such a processor.
+test_arm64() {
+  say "== arm64: kernels_test"
+  if ! deploy/arm64_root.sh; then
+    say "No arm64 packages of Debian: the kernels for 64-bit Arm are not tested"
+    return
+  fi
+  cmake --preset arm64 >/dev/null
+  cmake --build --preset arm64 --parallel "$jobs" --target kernels_test
+  GTEST_FILTER='*neon*' run_ctest arm64
+}
+
+deploy/install_packages.sh tests/packages.txt
 cmake --preset release
 cmake --build --preset release --parallel "$jobs"
 if fetch_smollm2; then
@@ -44,6 +56,7 @@ fi
 if [[ ${FLEXQUANT_FAST:-} != 1 ]]; then
   sanitize asan "${asan_areas[@]}"
   GTEST_FILTER=$tsan_filter sanitize tsan "${tsan_areas[@]}"
+  test_arm64
 fi
 say "== release: every test"
 run_ctest release

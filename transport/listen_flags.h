@@ -6,7 +6,8 @@
 
 namespace flexquant::transport {
 
-// Adds --listen, --tls-cert, --tls-key, --tls-client-ca and --allow-plaintext; the address in `options` is the default.
+// Adds --listen, --tls-cert, --tls-key, --tls-client-ca, --allow-plaintext and --health-listen; the address in
+// `options` is the default.
 void AddListenFlags(CLI::App& app, ListenOptions& options);
 
 }  // namespace flexquant::transport

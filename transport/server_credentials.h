@@ -33,6 +33,8 @@ struct ListenOptions {
   TlsFiles tls = {};             // none = plaintext; with `ca`, clients must show a certificate of it
   bool allow_plaintext = false;  // also where others than this machine can connect
   absl::Duration reload_interval = kReloadInterval;  // of the TLS files
+  // Where grpc.health.v1 is answered too, in plaintext and to everybody (HealthPort); empty = nowhere else.
+  std::string health_address = {};
 };
 
 // Whether only this machine can connect to "HOST:PORT": 127.0.0.0/8, [::1], localhost or unix:PATH. Other names are not

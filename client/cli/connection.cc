@@ -2,13 +2,16 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/interrupt.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "kernels/kernels.h"
 #include "transport/bearer_token.h"
 
 namespace flexquant::cli {
@@ -81,8 +84,12 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
       ->capture_default_str();
   app.add_option("--device", flags.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
       ->capture_default_str();
-  app.add_option("--isa", flags.isa, "Instruction set: portable, avx2 or avx512vnni; default: the best there is")
-      ->check(CLI::IsMember({"portable", "avx2", "avx512vnni"}));
+  std::vector<std::string> isas;
+  for (const Isa isa : AllIsas()) {
+    isas.emplace_back(IsaName(isa));
+  }
+  app.add_option("--isa", flags.isa, "Instruction set of the CPU; default: the best there is")
+      ->check(CLI::IsMember(isas));
   app.add_option("--lookahead", flags.lookahead,
                  "1: send a step before the result of the one before it; 0: wait for every result")
       ->check(CLI::Range(0, 1))

@@ -1,11 +1,26 @@
 #include <vector>
 
+#if defined(__aarch64__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 #include "common/check.h"
 #include "kernels/cpu/attention_workspace.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/kernels.h"
 
 namespace flexquant {
+namespace {
+
+#if defined(__x86_64__)
+bool HasEvexVnni() {
+  return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
+         __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512vnni") != 0;
+}
+#endif
+
+}  // namespace
 
 size_t NestedGemmWorkspaceBytes(const NestedMatrix& /*w*/) {
   return static_cast<size_t>(kUnpackedBytes + kChunkSumsBytes + kWorkspaceAlignment);
@@ -25,10 +40,13 @@ bool IsaSupported(Isa isa) {
     case Isa::kAvx2:
       // No name for F16C in GCC 12's list; every CPU with AVX2 has it.
       return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
+    case Isa::kAvxVnni:
+      return IsaSupported(Isa::kAvx2) && (__builtin_cpu_supports("avxvnni") != 0 || HasEvexVnni());
     case Isa::kAvx512Vnni:
-      return IsaSupported(Isa::kAvx2) && __builtin_cpu_supports("avx512f") != 0 &&
-             __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0 &&
-             __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vnni") != 0;
+      return IsaSupported(Isa::kAvx2) && HasEvexVnni() && __builtin_cpu_supports("avx512dq") != 0;
+#elif defined(__aarch64__)
+    case Isa::kNeon:
+      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
 #endif
     default:
       return false;
@@ -36,7 +54,7 @@ bool IsaSupported(Isa isa) {
 }
 
 Isa BestIsa() {
-  for (const Isa isa : {Isa::kAvx512Vnni, Isa::kAvx2}) {
+  for (const Isa isa : {Isa::kAvx512Vnni, Isa::kAvxVnni, Isa::kAvx2, Isa::kNeon}) {
     if (IsaSupported(isa)) {
       return isa;
     }
@@ -48,15 +66,19 @@ absl::string_view IsaName(Isa isa) {
   switch (isa) {
     case Isa::kAvx2:
       return "avx2";
+    case Isa::kAvxVnni:
+      return "avxvnni";
     case Isa::kAvx512Vnni:
       return "avx512vnni";
+    case Isa::kNeon:
+      return "neon";
     default:
       return "portable";
   }
 }
 
 std::optional<Isa> ParseIsa(absl::string_view name) {
-  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512Vnni}) {
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni, Isa::kNeon}) {
     if (name == IsaName(isa)) {
       return isa;
     }
@@ -66,7 +88,9 @@ std::optional<Isa> ParseIsa(absl::string_view name) {
 
 std::vector<Isa> AllIsas() {
 #if defined(__x86_64__)
-  return {Isa::kPortable, Isa::kAvx2, Isa::kAvx512Vnni};
+  return {Isa::kPortable, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni};
+#elif defined(__aarch64__)
+  return {Isa::kPortable, Isa::kNeon};
 #else
   return {Isa::kPortable};
 #endif
@@ -78,8 +102,13 @@ const CpuKernels& GetCpuKernels(Isa isa) {
 #if defined(__x86_64__)
     case Isa::kAvx2:
       return kAvx2Kernels;
+    case Isa::kAvxVnni:
+      return __builtin_cpu_supports("avxvnni") != 0 ? kAvxVnniKernels : kAvxVnniEvexKernels;
     case Isa::kAvx512Vnni:
       return kAvx512VnniKernels;
+#elif defined(__aarch64__)
+    case Isa::kNeon:
+      return kNeonKernels;
 #endif
     default:
       return kPortableKernels;

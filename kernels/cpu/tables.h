@@ -29,7 +29,11 @@ struct NestedGemmArgs {
 extern const CpuKernels kPortableKernels;
 #if defined(__x86_64__)
 extern const CpuKernels kAvx2Kernels;
+extern const CpuKernels kAvxVnniKernels;
+extern const CpuKernels kAvxVnniEvexKernels;  // the same for processors that have its instruction in AVX-512's encoding
 extern const CpuKernels kAvx512VnniKernels;
+#elif defined(__aarch64__)
+extern const CpuKernels kNeonKernels;
 #endif
 
 namespace portable {
@@ -40,6 +44,16 @@ namespace avx2 {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace);
 }  // namespace avx2
+namespace avxvnni {
+void NestedGemmVex(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                   float* y, int64_t ldy, void* workspace);
+void NestedGemmEvex(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
+                    int64_t tile_end, float* y, int64_t ldy, void* workspace);
+}  // namespace avxvnni
+namespace neon {
+void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                float* y, int64_t ldy, void* workspace);
+}  // namespace neon
 namespace avx512 {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace);

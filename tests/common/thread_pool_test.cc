@@ -4,6 +4,9 @@
 
 #include <atomic>
 #include <cstdint>
+#include <fstream>
+#include <optional>
+#include <string>
 #include <vector>
 
 namespace flexquant {
@@ -68,6 +71,21 @@ INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8))
 TEST(ThreadPoolTest, AtLeastOneThread) {
   EXPECT_EQ(ThreadPool(0).num_threads(), 1);
   EXPECT_GE(DefaultNumThreads(), 1);
+}
+
+TEST(ThreadPoolTest, QuotaOfAContainerIsInWholeProcessors) {
+  const std::string path = ::testing::TempDir() + "/cpu.max";
+  const auto quota = [&](const std::string& text) {
+    std::ofstream(path) << text;
+    return CpuQuota(path);
+  };
+  EXPECT_EQ(quota("max 100000\n"), std::nullopt);
+  EXPECT_EQ(quota("200000 100000\n"), 2);
+  EXPECT_EQ(quota("350000 100000\n"), 3);
+  EXPECT_EQ(quota("50000 100000\n"), 1);
+  EXPECT_EQ(quota("-1 100000\n"), std::nullopt);
+  EXPECT_EQ(quota(""), std::nullopt);
+  EXPECT_EQ(CpuQuota(path + ".absent"), std::nullopt);
 }
 
 }  // namespace

@@ -166,9 +166,14 @@ class ChartTest(unittest.TestCase):
         for _, container, spec in self.servers():
             tls = any(word.startswith("--tls-cert=") for word in container["args"])
             self.assertNotEqual(tls, "--allow-plaintext" in container["args"])
-            # The kubelet's gRPC probes speak no TLS.
+            # The kubelet's gRPC probes speak no TLS and have no certificate.
+            flag = "--health-listen=" if tls else "--listen="
+            address = next(word for word in container["args"] if word.startswith(flag))
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-                self.assertIn("tcpSocket" if tls else "grpc", container[probe])
+                port = container[probe]["grpc"]["port"]
+                self.assertEqual(address, f"{flag}0.0.0.0:{port}")
+                self.assertIn(port, [each["containerPort"] for each in container["ports"]])
+            self.assertEqual(tls, any(word.startswith("--health-listen=") for word in container["args"]))
             self.assertEqual(tls, any(volume["name"] == "tls" for volume in spec["volumes"]))
 
     def test_probes_ask_for_names_that_servers_have(self):
@@ -179,14 +184,13 @@ class ChartTest(unittest.TestCase):
             protocols.update({f"{package}.{name}": path for name in re.findall(r"(?m)^service (\w+)", text)})
         for program, container, _ in self.servers():
             grpc = {probe: container[probe]["grpc"]["service"] for probe in
-                    ("startupProbe", "livenessProbe", "readinessProbe") if "grpc" in container[probe]}
-            if grpc:
-                self.assertEqual(grpc["livenessProbe"], "liveness")
-                self.assertIn(grpc["readinessProbe"], protocols)
-                folder = program.removeprefix("flexquant-")
-                source = (common.SOURCE / folder / "server.cc").read_text(encoding="utf-8")
-                self.assertIn('"liveness"', source)
-                self.assertIn(f'"{grpc["readinessProbe"]}"', source)
+                    ("startupProbe", "livenessProbe", "readinessProbe")}
+            self.assertEqual(grpc["livenessProbe"], "liveness")
+            self.assertIn(grpc["readinessProbe"], protocols)
+            folder = program.removeprefix("flexquant-")
+            source = (common.SOURCE / folder / "server.cc").read_text(encoding="utf-8")
+            self.assertIn('"liveness"', source)
+            self.assertIn(f'"{grpc["readinessProbe"]}"', source)
 
     def test_time_to_drain(self):
         for program, container, spec in self.servers():

@@ -7,6 +7,7 @@ import sys
 import unittest
 
 import common
+import grpc_health
 
 sys.path.insert(0, str(common.SOURCE / "tests/cli"))
 import certificates  # noqa: E402  # pylint: disable=wrong-import-position
@@ -22,13 +23,15 @@ def secret(folder, certificate, authority):
     return folder
 
 
-def local(arguments, mounts, **replaced):
-    """The arguments with what is mounted here, on ports that the harness chooses."""
+def local(arguments, mounts, health="", **replaced):
+    """The arguments with what is mounted here, on ports that the harness chooses, health on this one."""
     result = []
     for word in arguments:
         flag, _, value = word.partition("=")
         if flag in ("--listen", "--metrics-listen"):
             continue
+        if flag == "--health-listen":
+            word = f"{flag}={health}"
         if flag == "--model":
             word = f"{flag}={harness.stories()}"
         elif value.startswith("/"):
@@ -51,24 +54,40 @@ def answer(arguments):
 
 
 class ServingTest(unittest.TestCase):
+    def probe(self, container, address):
+        """Asks a server what the kubelet asks in its container: without certificate and token. `address` is where."""
+        for name in ("startupProbe", "livenessProbe", "readinessProbe"):
+            service = container[name]["grpc"]["service"]
+            harness.wait_for(lambda service=service: grpc_health.serving(address, service), service, limit=30)
+        self.assertFalse(grpc_health.serving(address, "no.such.Service"))
+
     def ask(self, example, executor=(), controller=(), user=()):
-        """The answer of an example's programs; the arguments are what is mounted in each."""
-        containers = {container["name"]: container.get("args", []) for _, _, spec in
+        """The answer of an example's programs, which are probed before; the arguments are what is mounted in each."""
+        containers = {container["name"]: container for _, _, spec in
                       common.pods(common.template("--values", str(common.CHART / f"examples/{example}.yaml")))
                       for container in spec["containers"]}
-        self.assertRegex(next(word for word in containers["controller"] if word.startswith("--executor=")),
+        args = {name: container.get("args", []) for name, container in containers.items()}
+        self.assertRegex(next(word for word in args["controller"] if word.startswith("--executor=")),
                          r"^--executor=dns:[\w.$()-]+:\d+$")
-        with harness.server("flexquant-executor", *local(containers["executor"], dict(executor))) as (_, address):
+        tls = any(word.startswith("--health-listen=") for word in args["executor"])
+        health = {name: f"127.0.0.1:{harness.free_port()}" for name in ("executor", "controller")}
+        flags = local(args["executor"], dict(executor), health["executor"])
+        with harness.server("flexquant-executor", *flags) as (_, address):
+            self.probe(containers["executor"], health["executor"] if tls else address)
             name = f"dns:127.0.0.1:{address.rsplit(':', maxsplit=1)[1]}"
-            flags = local(containers["controller"], dict(controller), executor=name)
+            flags = local(args["controller"], dict(controller), health["controller"], executor=name)
             with harness.server("flexquant-controller", *flags) as (_, address):
-                question = local(containers["generate"], dict(user), server=address)
+                self.probe(containers["controller"], health["controller"] if tls else address)
+                if "generate" not in args:
+                    return True  # the chart asks nothing; ready means that the controller has the executor
+                question = local(args["generate"], dict(user), server=address)
                 return harness.wait_for(lambda: answer(question), "an answer", limit=30)
 
     def test_plaintext(self):
         self.assertTrue(self.ask("cpu-minimal"))
 
-    def test_tls_users_certificates_and_tokens(self):
+    def mounts(self):
+        """What is mounted in executor, controller and user: Secrets with certificates of one authority, a token."""
         folder = harness.new_folder()
         certificates.make_authority(folder)
         secrets = {}
@@ -80,10 +99,16 @@ class ServingTest(unittest.TestCase):
         tokens.mkdir()
         (tokens / "tokens.json").write_text(json.dumps([json.loads(entry)]), encoding="utf-8")
         (tokens / "token").write_text(token, encoding="utf-8")
-        mounts = {"executor": {"/tls": secrets["executor"]},
-                  "controller": {"/tls": secrets["controller"], "/user-ca": secrets["user"], "/tokens": tokens},
-                  "user": {"/tls": secrets["controller"], "/user": secrets["user"], "/token": tokens}}
+        return {"executor": {"/tls": secrets["executor"]},
+                "controller": {"/tls": secrets["controller"], "/user-ca": secrets["user"], "/tokens": tokens},
+                "user": {"/tls": secrets["controller"], "/user": secrets["user"], "/token": tokens}}
+
+    def test_tls_and_tokens(self):
+        self.assertTrue(self.ask("multi-controller", **self.mounts()))
+
+    def test_tls_users_certificates_and_tokens(self):
+        mounts = self.mounts()
         self.assertTrue(self.ask("tls-mtls-tokens", **mounts))
-        (tokens / "token").write_text("another", encoding="utf-8")
+        (mounts["user"]["/token"] / "token").write_text("another", encoding="utf-8")
         with self.assertRaisesRegex(AssertionError, "UNAUTHENTICATED"):
             self.ask("tls-mtls-tokens", **mounts)

@@ -1,8 +1,12 @@
 #include "tests/controller/bench/null_executor.h"
 
+#include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <thread>
+#include <utility>
 
 #include "flexquant/executor/v1/executor.grpc.pb.h"
 #include "grpcpp/server.h"
@@ -32,11 +36,19 @@ void Answer(const wire::StepRequest& step, wire::StepResult* result) {
 
 class Stream final : public grpc::ServerBidiReactor<wire::ExecuteRequest, wire::ExecuteResponse> {
  public:
-  explicit Stream(const std::string& instance_id) : instance_id_(instance_id) { StartRead(&incoming_); }
+  Stream(const std::string& instance_id, NullExecutor::StepTime step_time)
+      : instance_id_(instance_id), step_time_(std::move(step_time)) {
+    if (step_time_) {
+      clock_ = std::thread([this] { SendWhenDone(); });
+    }
+    StartRead(&incoming_);
+  }
 
   void OnReadDone(bool ok) override {
     const std::lock_guard lock(mutex_);
     if (!ok) {
+      ended_ = true;
+      changed_.notify_all();
       Finish(grpc::Status::OK);
       return;
     }
@@ -45,6 +57,10 @@ class Stream final : public grpc::ServerBidiReactor<wire::ExecuteRequest, wire::
       response.mutable_opened()->set_instance_id(instance_id_);
     } else if (incoming_.has_step()) {
       Answer(incoming_.step(), response.mutable_result());
+      if (step_time_) {
+        Compute(std::move(response));
+        response.Clear();
+      }
     }
     if (response.message_case() != wire::ExecuteResponse::MESSAGE_NOT_SET) {
       outbox_.push_back(std::move(response));
@@ -59,9 +75,40 @@ class Stream final : public grpc::ServerBidiReactor<wire::ExecuteRequest, wire::
       Write();
     }
   }
-  void OnDone() override { delete this; }
+  void OnDone() override {
+    if (clock_.joinable()) {
+      clock_.join();
+    }
+    delete this;
+  }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  void Compute(wire::ExecuteResponse response) {
+    const Clock::time_point received = Clock::now();
+    const Clock::time_point begun = std::max(received, free_at_);
+    const std::chrono::nanoseconds time = step_time_(incoming_.step());
+    free_at_ = begun + time;
+    response.mutable_result()->set_queue_ns(static_cast<uint64_t>((begun - received).count()));
+    response.mutable_result()->set_compute_ns(static_cast<uint64_t>(time.count()));
+    computing_.emplace_back(free_at_, std::move(response));
+    changed_.notify_all();
+  }
+  void SendWhenDone() {
+    std::unique_lock lock(mutex_);
+    while (!ended_) {
+      if (computing_.empty()) {
+        changed_.wait(lock);
+      } else if (const Clock::time_point done = computing_.front().first; Clock::now() < done) {
+        changed_.wait_until(lock, done);
+      } else {
+        outbox_.push_back(std::move(computing_.front().second));
+        computing_.pop_front();
+        Write();
+      }
+    }
+  }
   void Write() {
     if (!writing_ && !outbox_.empty()) {
       outgoing_ = std::move(outbox_.front());
@@ -72,7 +119,13 @@ class Stream final : public grpc::ServerBidiReactor<wire::ExecuteRequest, wire::
   }
 
   const std::string instance_id_;
+  const NullExecutor::StepTime step_time_;
   std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::pair<Clock::time_point, wire::ExecuteResponse>> computing_;
+  Clock::time_point free_at_;
+  bool ended_ = false;
+  std::thread clock_;
   wire::ExecuteRequest incoming_;
   wire::ExecuteResponse outgoing_;
   std::deque<wire::ExecuteResponse> outbox_;
@@ -81,8 +134,9 @@ class Stream final : public grpc::ServerBidiReactor<wire::ExecuteRequest, wire::
 
 class NullExecutorImpl final : public NullExecutor, public wire::ExecutorService::CallbackService {
  public:
-  NullExecutorImpl(std::string model_revision, int num_layer_groups, uint32_t max_sequences)
-      : model_revision_(std::move(model_revision)),
+  NullExecutorImpl(std::string model_revision, int num_layer_groups, uint32_t max_sequences, StepTime step_time)
+      : step_time_(std::move(step_time)),
+        model_revision_(std::move(model_revision)),
         num_layer_groups_(static_cast<uint32_t>(num_layer_groups)),
         max_sequences_(max_sequences) {
     grpc::ServerBuilder builder;
@@ -112,10 +166,11 @@ class NullExecutorImpl final : public NullExecutor, public wire::ExecutorService
   }
   grpc::ServerBidiReactor<wire::ExecuteRequest, wire::ExecuteResponse>* Execute(
       grpc::CallbackServerContext* /*context*/) override {
-    return new Stream("null");
+    return new Stream("null", step_time_);
   }
 
  private:
+  const StepTime step_time_;
   const std::string model_revision_;
   const uint32_t num_layer_groups_;
   const uint32_t max_sequences_;
@@ -125,8 +180,8 @@ class NullExecutorImpl final : public NullExecutor, public wire::ExecutorService
 }  // namespace
 
 std::unique_ptr<NullExecutor> NullExecutor::Start(const std::string& model_revision, int num_layer_groups,
-                                                  uint32_t max_sequences) {
-  return std::make_unique<NullExecutorImpl>(model_revision, num_layer_groups, max_sequences);
+                                                  uint32_t max_sequences, StepTime step_time) {
+  return std::make_unique<NullExecutorImpl>(model_revision, num_layer_groups, max_sequences, std::move(step_time));
 }
 
 }  // namespace flexquant::controller

@@ -229,7 +229,7 @@ int main(int argc, char** argv) {
                  "Matrices of a decode measurement together; less than a cache shows the cost without memory")
       ->check(CLI::Range(1, 65536));
   app.add_option("--filter", options.filter, "Only measurements whose name holds this text, for example 'lm_head'");
-  app.add_option("--isa", options.isa, "Only this instruction set: portable, avx2 or avx512vnni");
+  app.add_option("--isa", options.isa, "Only this instruction set: portable, avx2, avxvnni, avx512vnni or neon");
   CLI11_PARSE(app, argc, argv);
   flexquant::bench::Run(options);
   return 0;

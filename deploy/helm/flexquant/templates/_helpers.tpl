@@ -172,34 +172,32 @@ initContainers:
 {{- else if .Values.tokens.entries }}{{ include "flexquant.fullname" . }}-tokens{{ end -}}
 {{- end -}}
 
-{{/* (list $ port service): how to ask. The kubelet's gRPC probes speak no TLS: then whether the port takes connections. */}}
+{{/* (list $ values-of-the-server service): how to ask. The kubelet's gRPC probes speak no TLS and have no certificate:
+then they ask the port that answers nothing but health. */}}
 {{- define "flexquant.probe" -}}
-{{- $root := index . 0 -}}
-{{- if $root.Values.tls.enabled }}
-tcpSocket: {port: {{ index . 1 | int }}}
-{{- else }}
-grpc: {port: {{ index . 1 | int }}, service: {{ index . 2 }}}
-{{- end }}
+{{- $server := index . 1 -}}
+{{- $port := ternary $server.healthPort $server.port (index . 0).Values.tls.enabled -}}
+grpc: {port: {{ $port | int }}, service: {{ index . 2 }}}
 {{- end -}}
 
-{{/* (list $ port readiness-name startup-seconds) */}}
+{{/* (list $ values-of-the-server readiness-name startup-seconds) */}}
 {{- define "flexquant.probes" -}}
 {{- $root := index . 0 -}}
-{{- $port := index . 1 -}}
+{{- $server := index . 1 -}}
 # Loading may take its time; only then the others ask.
 startupProbe:
-  {{- include "flexquant.probe" (list $root $port "liveness") | trim | nindent 2 }}
+  {{- include "flexquant.probe" (list $root $server "liveness") | trim | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (add (index . 3 | int) 4) 5 }}
 # "liveness" stays SERVING while the program drains or waits for executors: that is no reason to kill it.
 livenessProbe:
-  {{- include "flexquant.probe" (list $root $port "liveness") | trim | nindent 2 }}
+  {{- include "flexquant.probe" (list $root $server "liveness") | trim | nindent 2 }}
   periodSeconds: 10
   timeoutSeconds: 10
   failureThreshold: 6
 readinessProbe:
-  {{- include "flexquant.probe" (list $root $port (index . 2)) | trim | nindent 2 }}
+  {{- include "flexquant.probe" (list $root $server (index . 2)) | trim | nindent 2 }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2

@@ -1,0 +1,244 @@
+#ifndef FLEXQUANT_KERNELS_CPU_NESTED_GEMM_DOT_H_
+#define FLEXQUANT_KERNELS_CPU_NESTED_GEMM_DOT_H_
+
+// nested_gemm for instruction sets whose dot product multiplies four bytes and adds them up in a lane of 32 bits. A
+// template on the `Set`, so that no two sets share a function:
+//   Set::F32, Set::Bytes   vectors as in vec_portable.h and unpack.h; Bytes has 4 * F32::kLanes bytes and a Store
+//   Set::Sums              F32::kLanes int32; Set::Zero(), Set::AddToEach(s, value)
+//   Set::kCodeBias         0, or 128 where codes have to be signed: Set::Operand(u) is u - kCodeBias as a byte
+//   Set::Broadcast(p)      four int8 at p in every lane
+//   Set::Dot(s, u, a)      s + the products of u's (an operand's) and a's four bytes in each lane
+//   Set::ToFloat(s)
+
+#include "kernels/cpu/tables.h"
+#include "kernels/cpu/unpack.h"
+
+namespace flexquant {
+
+template <class Set>
+class DotGemm {
+ public:
+  static void Run(const NestedGemmArgs& args, int bits) {
+    switch (bits) {
+      case 3:
+        return Tiles<3>(args);
+      case 4:
+        return Tiles<4>(args);
+      case 5:
+        return Tiles<5>(args);
+      case 6:
+        return Tiles<6>(args);
+      default:
+        return Tiles<8>(args);
+    }
+  }
+
+ private:
+  using F32 = typename Set::F32;
+  using Bytes = typename Set::Bytes;
+  using Sums = typename Set::Sums;
+
+  static constexpr int64_t kParts = kPlaneWordBytes / Bytes::kBytes;
+  static constexpr int64_t kDecodeTokens = 4;  // up to so many, codes go from registers into the dot products
+  static constexpr int64_t kBlockTokens = 6;   // tokens x parts sums have room in the registers
+  static constexpr int64_t kPrefetchUnits = 32;
+
+  // One group of one tile: planes of `count` units from `first` on, and where its tokens' activations and sums are.
+  struct Group {
+    int64_t first;
+    int64_t count;
+    const uint16_t* scales;  // [2, 16]: scales, zeros
+    float mid;
+    const int8_t* x;
+    int64_t row_bytes;
+    const float* x_scales;  // `groups` apart
+    const int32_t* x_sums;
+    int64_t groups;
+    float* sums;  // [tokens, 16]
+  };
+
+  static void AddToSums(const Group& group, int64_t token, int64_t part, Sums dot) {
+    const int64_t at = part * F32::kLanes;
+    const F32 scale = F32::LoadHalf(group.scales + at);
+    const F32 offset = F32::Set(group.mid) - F32::LoadHalf(group.scales + kTileRows + at);
+    const int32_t x_sum = group.x_sums[token * group.groups];
+    const F32 exact = Set::ToFloat(Set::AddToEach(dot, Set::kCodeBias * x_sum));
+    float* sum = group.sums + token * kTileRows + at;
+    const F32 centred = FusedFma(offset, F32::Set(static_cast<float>(x_sum)), exact);
+    FusedFma(scale * F32::Set(group.x_scales[token * group.groups]), centred, F32::Load(sum)).Store(sum);
+  }
+
+  template <int kBits>
+  static void Prefetch(const TilePlanes<Bytes>& planes, int64_t unit) {
+    const int64_t ahead = unit + kPrefetchUnits;
+    for (int64_t word = 0; word < 3; ++word) {
+      __builtin_prefetch(planes.base3 + (ahead * 3 + word) * kPlaneWordBytes, 0, 2);
+    }
+    if constexpr (kBits >= 4) {
+      __builtin_prefetch(planes.bit4 + ahead * kPlaneWordBytes, 0, 2);
+    }
+    if constexpr (kBits >= 5) {
+      __builtin_prefetch(planes.bit5 + ahead * kPlaneWordBytes, 0, 2);
+    }
+    if constexpr (kBits >= 6) {
+      __builtin_prefetch(planes.bit6 + ahead * kPlaneWordBytes, 0, 2);
+    }
+    if constexpr (kBits == 8) {
+      __builtin_prefetch(planes.bits78 + ahead * 2 * kPlaneWordBytes, 0, 2);
+      __builtin_prefetch(planes.bits78 + (ahead * 2 + 1) * kPlaneWordBytes, 0, 2);
+    }
+  }
+
+  template <int kBits, int kTokens>
+  static void MultiplyFromPlanes(const TilePlanes<Bytes>& planes, const Group& group) {
+    for (int64_t part = 0; part < kParts; ++part) {
+      Sums dot[kTokens];
+      for (Sums& sum : dot) {
+        sum = Set::Zero();
+      }
+      for (int64_t u = 0; u < group.count; ++u) {
+        if (part == 0) {
+          Prefetch<kBits>(planes, group.first + u);
+        }
+        Bytes codes[8];
+        UnpackUnit<Bytes, kBits>(planes, group.first + u, part, codes);
+        for (int64_t r = 0; r < 8; ++r) {
+          const Bytes operand = Set::Operand(codes[r]);
+          for (int64_t t = 0; t < kTokens; ++t) {
+            dot[t] = Set::Dot(dot[t], operand, Set::Broadcast(group.x + t * group.row_bytes + (u * 8 + r) * 4));
+          }
+        }
+      }
+      for (int64_t t = 0; t < kTokens; ++t) {
+        AddToSums(group, t, part, dot[t]);
+      }
+    }
+  }
+
+  // operands: [units, 8 registers, 64 bytes].
+  template <int kBits>
+  static void UnpackGroup(const TilePlanes<Bytes>& planes, const Group& group, uint8_t* operands) {
+    for (int64_t u = 0; u < group.count; ++u) {
+      Prefetch<kBits>(planes, group.first + u);
+      for (int64_t part = 0; part < kParts; ++part) {
+        Bytes codes[8];
+        UnpackUnit<Bytes, kBits>(planes, group.first + u, part, codes);
+        for (int64_t r = 0; r < 8; ++r) {
+          Set::Operand(codes[r]).Store(operands + (u * 8 + r) * kPlaneWordBytes + part * Bytes::kBytes);
+        }
+      }
+    }
+  }
+
+  template <int kTokens>
+  static void MultiplyUnpacked(const Group& group, int64_t token, const uint8_t* operands) {
+    Sums dot[kTokens][kParts];
+    for (auto& sums_of_token : dot) {
+      for (Sums& sum : sums_of_token) {
+        sum = Set::Zero();
+      }
+    }
+    const int8_t* x = group.x + token * group.row_bytes;
+    for (int64_t word = 0; word < group.count * 8; ++word) {
+      Bytes operand[kParts];
+      for (int64_t part = 0; part < kParts; ++part) {
+        operand[part] = Bytes::Load(operands + word * kPlaneWordBytes + part * Bytes::kBytes);
+      }
+      for (int64_t t = 0; t < kTokens; ++t) {
+        const Bytes four = Set::Broadcast(x + t * group.row_bytes + word * 4);
+        for (int64_t part = 0; part < kParts; ++part) {
+          dot[t][part] = Set::Dot(dot[t][part], operand[part], four);
+        }
+      }
+    }
+    for (int64_t t = 0; t < kTokens; ++t) {
+      for (int64_t part = 0; part < kParts; ++part) {
+        AddToSums(group, token + t, part, dot[t][part]);
+      }
+    }
+  }
+
+  static void MultiplyBlock(const Group& group, int64_t token, int64_t tokens, const uint8_t* operands) {
+    switch (tokens) {
+      case 1:
+        return MultiplyUnpacked<1>(group, token, operands);
+      case 2:
+        return MultiplyUnpacked<2>(group, token, operands);
+      case 3:
+        return MultiplyUnpacked<3>(group, token, operands);
+      case 4:
+        return MultiplyUnpacked<4>(group, token, operands);
+      case 5:
+        return MultiplyUnpacked<5>(group, token, operands);
+      default:
+        return MultiplyUnpacked<kBlockTokens>(group, token, operands);
+    }
+  }
+
+  template <int kBits>
+  static void MultiplyGroup(const TilePlanes<Bytes>& planes, const Group& group, int64_t tokens, uint8_t* operands) {
+    switch (tokens) {
+      case 1:
+        return MultiplyFromPlanes<kBits, 1>(planes, group);
+      case 2:
+        return MultiplyFromPlanes<kBits, 2>(planes, group);
+      case 3:
+        return MultiplyFromPlanes<kBits, 3>(planes, group);
+      case kDecodeTokens:
+        return MultiplyFromPlanes<kBits, kDecodeTokens>(planes, group);
+      default:
+        break;
+    }
+    UnpackGroup<kBits>(planes, group, operands);
+    for (int64_t t = 0; t < tokens; t += kBlockTokens) {
+      MultiplyBlock(group, t, tokens - t < kBlockTokens ? tokens - t : kBlockTokens, operands);
+    }
+  }
+
+  template <int kBits>
+  static void TileTokens(const NestedGemmArgs& args, int64_t tile, int64_t t0, int64_t tokens, uint8_t* operands) {
+    const NestedMatrix& w = args.w;
+    const int64_t units = (w.cols + kUnitCols - 1) / kUnitCols;
+    const int64_t group_units = w.group_size / kUnitCols;
+    const int64_t groups = (units + group_units - 1) / group_units;
+    constexpr float kMid = static_cast<float>((1 << (8 - kBits)) - 1) * 0.5F;
+    const TilePlanes<Bytes> planes(w, tile, units);
+    auto* sums = reinterpret_cast<float*>(operands + kUnpackedBytes);
+    __builtin_memset(sums, 0, static_cast<size_t>(tokens * kTileRows) * sizeof(float));
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * group_units;
+      const int64_t at = t0 * groups + g;
+      const Group group{first,
+                        units - first < group_units ? units - first : group_units,
+                        w.scales + (tile * groups + g) * 2 * kTileRows,
+                        kMid,
+                        args.a.values + (t0 * units + first) * kUnitCols,
+                        units * kUnitCols,
+                        args.a.scales + at,
+                        args.a.sums + at,
+                        groups,
+                        sums};
+      MultiplyGroup<kBits>(planes, group, tokens, operands);
+    }
+    const int64_t rows = w.rows - tile * kTileRows < kTileRows ? w.rows - tile * kTileRows : kTileRows;
+    for (int64_t t = 0; t < tokens; ++t) {
+      __builtin_memcpy(args.y + (t0 + t) * args.ldy + tile * kTileRows, sums + t * kTileRows,
+                       static_cast<size_t>(rows) * sizeof(float));
+    }
+  }
+
+  template <int kBits>
+  static void Tiles(const NestedGemmArgs& args) {
+    const auto address = reinterpret_cast<uintptr_t>(args.workspace);
+    uint8_t* operands = static_cast<uint8_t*>(args.workspace) + (-address & (kWorkspaceAlignment - 1));
+    for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
+      for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
+        TileTokens<kBits>(args, tile, t0, args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk, operands);
+      }
+    }
+  }
+};
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_CPU_NESTED_GEMM_DOT_H_
