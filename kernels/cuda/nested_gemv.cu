@@ -12,8 +12,7 @@ constexpr int kDefaultFusedRows = 1;
 constexpr int kDefaultSharedRows = 2;
 constexpr int kSharingParts = 2;
 // Shared memory of an SM is 228 KB, one of them for the system in each CTA. Two CTAs leave room for one of the
-// quantising kernel, and so does the limit of 112 registers. sm_80 and up: 99 KB a CTA.
-constexpr int kPortableShared = 99 << 10;
+// quantising kernel, and so does the limit of 112 registers.
 constexpr int kMultiprocessorShared = 228 << 10;
 constexpr int kSystemShared = 1 << 10;
 constexpr int kQuantizeShared = kSystemShared + 256;  // of a CTA of the quantising kernel

@@ -28,7 +28,8 @@ inline constexpr int kNarrowColumns = 2;  // up to so many, all columns of an in
 inline constexpr int kTileColumns = 8;    // of an instruction
 inline constexpr int kMaxChunkColumns = 32;
 inline constexpr int kMaxFusedColumns = kTileColumns;
-inline constexpr int kHopperShared = 224 << 10;  // of a CTA that has an SM to itself
+inline constexpr int kHopperShared = 224 << 10;   // of a CTA that has an SM to itself
+inline constexpr int kPortableShared = 99 << 10;  // of a CTA, sm_80 and up
 static_assert(kGemvThreads == kQuantizeThreads);
 
 // Columns of activation scales, so that they can be read in pairs.

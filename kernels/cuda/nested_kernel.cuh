@@ -168,8 +168,9 @@ template <class Shape, bool kHopper>
 cudaError_t LaunchShape(const GemvArgs& args, const cudaLaunchConfig_t& config) {
   constexpr auto kKernel = &NestedGemvKernel<Shape, kHopper>;
   const auto* symbol = reinterpret_cast<const void*>(kKernel);
+  // The most of any launch, not this one's: threads that launch on one device share the attribute.
   cudaError_t error = cudaFuncSetAttribute(symbol, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(config.dynamicSmemBytes));
+                                           kHopper ? kHopperShared : kPortableShared);
   if (error == cudaSuccess) {
     error =
         cudaFuncSetAttribute(symbol, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);

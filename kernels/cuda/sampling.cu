@@ -206,6 +206,8 @@ __global__ void CountTokensKernel(const CountTokensParams p) {
   }
 }
 
+constexpr int kMaxVocab = 1 << 18;
+
 int ClusterSize() {
   int device = 0;
   int major = 0;
@@ -216,6 +218,11 @@ int ClusterSize() {
   return major >= 9 ? kMaxBlocks : 1;
 }
 
+// Of a block of a cluster.
+size_t SharedBytes(int vocab, int cluster) {
+  return static_cast<size_t>((vocab + 4 * cluster - 1) / (4 * cluster)) * 4 * sizeof(float);
+}
+
 }  // namespace
 
 size_t SamplingWorkspaceBytes(int max_rows, int vocab) {
@@ -224,7 +231,7 @@ size_t SamplingWorkspaceBytes(int max_rows, int vocab) {
 }
 
 cudaError_t LaunchSampling(const SamplingParams& params, cudaStream_t stream, bool programmatic) {
-  if (params.vocab < 1 || params.vocab > (1 << 18)) {
+  if (params.vocab < 1 || params.vocab > kMaxVocab) {
     return cudaErrorInvalidValue;
   }
   const int cluster = ClusterSize();
@@ -232,9 +239,10 @@ cudaError_t LaunchSampling(const SamplingParams& params, cudaStream_t stream, bo
   size_t bytes = 0;
   if (cluster > 1) {
     p.workspace = nullptr;
-    bytes = static_cast<size_t>((p.vocab + 4 * cluster - 1) / (4 * cluster)) * 4 * sizeof(float);
-    const cudaError_t status =
-        cudaFuncSetAttribute(SamplingKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    bytes = SharedBytes(p.vocab, cluster);
+    // The most of any launch, not this one's: threads that launch on one device share the attribute.
+    const cudaError_t status = cudaFuncSetAttribute(SamplingKernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                    static_cast<int>(SharedBytes(kMaxVocab, cluster)));
     if (status != cudaSuccess) {
       return status;
     }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <iterator>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "common/precision.h"
@@ -99,6 +100,30 @@ TEST_F(CudaGemvTest, EveryInstanceOnce) {
         linear.params().tuning = tuning;
         EXPECT_EQ(Bits(linear.RunUniform(0, m, 5)), Bits(RowsOf(whole, matrix.view().rows, 0, m)))
             << "batch " << m << " portable " << portable << " parts " << tuning.parts;
+      }
+    }
+  }
+}
+
+// As ranks that share a device do: launches of one kernel that need different amounts of shared memory.
+TEST_F(CudaGemvTest, ThreadsThatLaunchOnOneDevice) {
+  constexpr int kLaunches = 500;
+  for (const bool portable : paths_) {
+    for (const int m : {1, 8}) {
+      std::vector<std::thread> threads;
+      for (const int64_t cols : {192, 384, 4096}) {
+        threads.emplace_back([cols, m, portable] {
+          const RandomMatrix matrix(192, cols, 64, 61);
+          Linear linear(matrix.view(), 62);
+          linear.params().portable = portable;
+          const auto first = linear.RunUniform(0, m, 4);
+          for (int launch = 0; launch < kLaunches; ++launch) {
+            ASSERT_EQ(Bits(linear.RunUniform(0, m, 4)), Bits(first)) << "launch " << launch << " of " << cols;
+          }
+        });
+      }
+      for (std::thread& thread : threads) {
+        thread.join();
       }
     }
   }
