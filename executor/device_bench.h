@@ -29,6 +29,7 @@ struct DeviceBenchOptions {
   int repetitions = 7;                                  // of 10 steps each, after one that warms up
   std::vector<std::string> plans = DeviceBenchPlans();  // of decode steps
   bool kernels = false;                                 // measure the kernels of decode steps, too
+  int tensor_parallel = 1;        // ranks, on as many GPUs from `device` on; more than 1: decode steps' graphs only
   bool keep_low_columns = false;  // two columns a row for 15-bit activations, also where no width takes them
 };
 
@@ -63,6 +64,7 @@ struct DecodeResult {
   StepTime held;        // with the inputs copied before every step, the plan the same
   StepTime changed;     // likewise, another plan of the same kind every step
   KernelTable kernels;  // empty if not asked for
+  StepTime no_sums;     // of ranks: `graph` without the sums over them, all other launches the same
 };
 
 struct PrefillResult {

@@ -48,10 +48,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--allow-client", flags.options.allowed_clients,
                  "With TLS: name that a client's certificate must carry; repeat for several")
       ->capture_default_str();
-  app.add_option("--device", flags.options.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
+  app.add_option("--device", flags.options.device,
+                 "Where to compute: cpu, cuda (the first GPUs), cuda:N, or cuda:N,M: one for each rank")
       ->capture_default_str();
   app.add_option("--tensor-parallel", flags.options.tensor_parallel,
-                 "Ranks that the model is cut among, each with its share of weights, heads and threads")
+                 "Ranks that the model is cut among, each with its share of weights, heads and threads, or a GPU")
       ->check(CLI::Range(1, kMaxTensorParallel))
       ->capture_default_str();
   app.add_option("--threads", flags.options.num_threads, "Threads; 0 = physical cores")

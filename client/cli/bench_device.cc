@@ -37,6 +37,7 @@ struct Flags {
   std::vector<int> rows = {512, 2048};
   std::vector<std::string> plans = executor::DeviceBenchPlans();
   int repetitions = 7;
+  int tensor_parallel = 1;
   bool kernels = false;
   bool keep_low_columns = false;
   bool random = false;
@@ -80,6 +81,36 @@ Json KernelsJson(const DecodeResult& row) {
     }
   }
   return json;
+}
+
+// Of steps of several ranks, which have fewer measurements.
+void PrintRanks(const Flags& flags, const DeviceBenchResult& result) {
+  std::puts(absl::StrFormat("%s on %s, random weights in groups of %d", flags.shapes, result.device, flags.group_size)
+                .c_str());
+  std::puts("decode: ms a step, median (least to most); without the sums over the ranks; their share");
+  for (const DecodeResult& row : result.decode) {
+    std::puts(absl::StrFormat("  batch %2d  context %6d  %-8s %7.3f (%.3f to %.3f)  %7.3f  %5.1f %%", row.batch,
+                              row.context, row.plan, row.graph.median, row.graph.least, row.graph.most,
+                              row.no_sums.median, 100 * (1 - row.no_sums.median / row.graph.median))
+                  .c_str());
+  }
+}
+
+void PrintRanksAsJson(const Flags& flags, const DeviceBenchResult& result) {
+  Json json = {{"device", result.device},
+               {"shapes", flags.shapes},
+               {"group_size", flags.group_size},
+               {"tensor_parallel", flags.tensor_parallel}};
+  for (const DecodeResult& row : result.decode) {
+    json["decode"].push_back({{"plan", row.plan},
+                              {"batch", row.batch},
+                              {"context", row.context},
+                              {"weight_bytes", row.weight_bytes},
+                              {"kv_bytes", row.kv_bytes},
+                              {"graph", TimeJson(row.graph)},
+                              {"without_sums", TimeJson(row.no_sums)}});
+  }
+  PrintJson(json);
 }
 
 void PrintAsJson(const Flags& flags, const DeviceBenchResult& result) {
@@ -180,6 +211,7 @@ executor::DeviceBenchOptions Options(const Flags& flags, bool decode) {
   options.repetitions = flags.repetitions;
   options.plans = flags.plans;
   options.kernels = flags.kernels;
+  options.tensor_parallel = flags.tensor_parallel;
   options.keep_low_columns = flags.keep_low_columns;
   return options;
 }
@@ -191,10 +223,11 @@ absl::Status Run(const Flags& flags, bool decode) {
                         progress.Update(static_cast<uint64_t>(done), static_cast<uint64_t>(total), flags.shapes);
                         return Interrupt::Check();
                       }));
+  const bool ranks = flags.tensor_parallel > 1;
   if (flags.json) {
-    PrintAsJson(flags, result);
+    (ranks ? PrintRanksAsJson : PrintAsJson)(flags, result);
   } else {
-    PrintText(flags, result);
+    (ranks ? PrintRanks : PrintText)(flags, result);
   }
   return absl::OkStatus();
 }
@@ -268,12 +301,20 @@ void AddDeviceBench(CLI::App& bench, RunCommand& run) {
       ->delimiter(',')
       ->check(CLI::IsMember(executor::DeviceBenchPlans()))
       ->capture_default_str();
+  decode
+      ->add_option("--tensor-parallel", decode_flags->tensor_parallel,
+                   "Cut the model among so many GPUs, from --gpu on; measures the step with and without the sums")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
   decode->add_flag("--kernels", decode_flags->kernels, "Time every kernel of the step, too");
   decode->add_flag("--keep-low-columns", decode_flags->keep_low_columns,
                    "Compute two columns a row, for 15-bit activations, also where no row's width takes them");
+  for (const char* name : {"--kernels", "--portable"}) {
+    decode->get_option("--tensor-parallel")->excludes(decode->get_option(name));
+  }
   auto replay_flags = std::make_shared<ReplayFlags>();
   AddReplayFlags(*decode, *replay_flags);
-  for (const char* name : {"--plan", "--kernels"}) {
+  for (const char* name : {"--plan", "--kernels", "--tensor-parallel"}) {
     decode->get_option("--schedule")->excludes(decode->get_option(name));
   }
   decode->callback([decode, decode_flags, replay_flags, &run] {

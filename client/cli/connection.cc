@@ -102,6 +102,13 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
       ->capture_default_str();
 }
 
+void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--tensor-parallel", flags.tensor_parallel,
+                 "Ranks that the model is cut among, each with its share of weights, heads and threads, or a GPU")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+}
+
 void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--audit-rate", flags.audit_rate,
                  "Share of the tokens under a budget of KL whose KL is measured, by computing them at 8 bits too")
@@ -121,8 +128,10 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   resume->needs(server);
   AddSecurityFlags(app, flags, server);
   AddEmbeddedFlags(app, flags.embedded);
+  AddTensorParallelFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
-  ExcludeAll(server, app, {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+  ExcludeAll(server, app,
+             {"--device", "--tensor-parallel", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
@@ -134,6 +143,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
   executor_options.model_dir = flags.model_dir;
   executor_options.num_threads = flags.threads;
   executor_options.device = flags.device;
+  executor_options.tensor_parallel = flags.tensor_parallel;
   executor_options.isa = flags.isa;
   executor_options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
   executor_options.on_failure = std::move(on_failure);

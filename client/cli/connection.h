@@ -18,6 +18,7 @@ struct EmbeddedFlags {
   std::string model_dir;
   int threads = 0;
   std::string device = "cpu";
+  int tensor_parallel = 1;
   std::string isa;
   int lookahead = 1;
   double kv_cache_gb = 0;
@@ -37,6 +38,8 @@ struct ConnectionFlags {
 
 // Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
+// Of commands that start EmbeddedServers.
+void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --audit-rate, for commands that start a controller.
 void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --model, --server (exactly one is required), what --server needs for TLS and a token, the embedded flags and

@@ -25,6 +25,7 @@ ModelConfig Shape(const std::string& family, int64_t hidden, int64_t intermediat
 const std::map<std::string, ModelConfig>& ModelShapes() {
   static const auto* shapes = new std::map<std::string, ModelConfig>{
       {"llama-3.1-8b", Shape("llama", 4096, 14336, 32, 32, 8, 128, 128256, false)},
+      {"llama-3.1-70b", Shape("llama", 8192, 28672, 80, 64, 8, 128, 128256, false)},
       {"llama-3.2-1b", Shape("llama", 2048, 8192, 16, 32, 8, 64, 128256, true)},
       {"llama-3.2-3b", Shape("llama", 3072, 8192, 28, 24, 8, 128, 128256, true)},
       {"mistral-7b", Shape("mistral", 4096, 14336, 32, 32, 8, 128, 32768, false)},

@@ -73,6 +73,7 @@ void AddServe(CLI::App& app, RunCommand& run) {
       ->check(CLI::Range(0.0, 86400.0))
       ->capture_default_str();
   AddEmbeddedFlags(*command, flags->embedded);
+  AddTensorParallelFlag(*command, flags->embedded);
   AddAuditFlag(*command, flags->embedded);
   command->callback([flags, &run] { run = [flags] { return RunServe(*flags); }; });
 }

@@ -7,12 +7,10 @@
 #include <array>
 #include <memory>
 #include <numeric>
-#include <random>
 #include <string>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
@@ -28,11 +26,7 @@ constexpr int kMaxRows = cuda::kMaxGemvRows;
 constexpr int kStepsARepetition = 10;
 // So long the device is busy before a step that is launched kernel by kernel, so that it never waits for the host.
 constexpr double kOccupiedMs = 10;
-constexpr char kMixed[] = "mixed";
 constexpr char kIsolated[] = "isolated";
-
-// Bytes of weights that a step reads at a plan, by kind of layer group.
-using BytesByKind = std::array<double, kLayerGroupsPerBlock + 1>;
 
 // A model's shape on the device, ready to run steps.
 class CudaBench {
@@ -57,7 +51,6 @@ class CudaBench {
  private:
   // Milliseconds of one call of `step`.
   absl::StatusOr<StepTime> Time(absl::FunctionRef<absl::Status()> step);
-  BytesByKind SetWidths(int batch, const std::string& plan);
   absl::Status MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result);
   absl::StatusOr<StepTime> MeasureCublas(int rows);
 
@@ -121,27 +114,6 @@ absl::Status CudaBench::MeasureMemory(DeviceBenchResult* result) {
   return absl::OkStatus();
 }
 
-// Fills the pinned table of widths. Random ones are the same in every run, whatever is measured before.
-BytesByKind CudaBench::SetWidths(int batch, const std::string& plan) {
-  BytesByKind bytes{};
-  std::mt19937 random(1);
-  int uniform = 0;  // unless one is drawn
-  (void)absl::SimpleAtoi(plan, &uniform);
-  for (int group = 0; group < model_->num_layer_groups(); ++group) {
-    const auto draw = [&random] { return kPrecisions[random() % kPrecisions.size()]; };
-    const int for_all = plan == kMixed ? draw() : uniform;
-    int most = 0;
-    for (int row = 0; row < batch; ++row) {
-      const int bits = plan == kIsolated ? draw() : for_all;
-      model_->arrays().widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
-      most = std::max(most, bits);
-    }
-    const LayerGroupKind kind = LayerGroupKindOf(group, static_cast<int>(config_.num_layers));
-    bytes[static_cast<size_t>(kind)] += static_cast<double>(model_->weights().layer_group(group).BytesRead(most));
-  }
-  return bytes;
-}
-
 absl::Status CudaBench::MeasureKernels(int batch, const BytesByKind& weight_bytes, DecodeResult* result) {
   KernelBench bench;
   bench.stream = model_->stream();
@@ -170,9 +142,9 @@ absl::Status CudaBench::MeasureKernels(int batch, const BytesByKind& weight_byte
 }
 
 absl::StatusOr<DecodeResult> CudaBench::MeasureDecode(int batch, int64_t context, const std::string& plan) {
-  DecodeResult result{plan, batch, context, 0, 0, {}, {}, {}, {}};
+  DecodeResult result{plan, batch, context, 0, 0, {}, {}, {}, {}, {}};
   model_->SetSequences(batch, context);
-  const BytesByKind weight_bytes = SetWidths(batch, plan);
+  const BytesByKind weight_bytes = model_->SetWidths(batch, plan);
   result.weight_bytes = std::accumulate(weight_bytes.begin(), weight_bytes.end(), 0.0);
   result.kv_bytes = static_cast<double>(batch * context * config_.num_layers * 2 * config_.kv_size() * 2);
   const auto upload = [&] { return model_->Upload(batch, context); };
@@ -261,7 +233,7 @@ absl::StatusOr<PrefillResult> CudaBench::MeasurePrefill(int rows) {
   model_->arrays().row_starts()[0] = 0;
   model_->arrays().row_starts()[1] = rows;
   *model_->arrays().start_position() = 0;
-  SetWidths(kMaxRows, absl::StrCat(kTopPrecision));
+  model_->SetWidths(kMaxRows, absl::StrCat(kTopPrecision));
   FQ_RETURN_IF_ERROR(model_->Upload(1, rows));
   const std::vector<uint8_t> bits(static_cast<size_t>(model_->num_layer_groups()), kTopPrecision);
   FQ_ASSIGN_OR_RETURN(result.step,
@@ -274,6 +246,9 @@ absl::StatusOr<PrefillResult> CudaBench::MeasurePrefill(int rows) {
 
 absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options,
                                                const std::function<absl::Status(int, int)>& progress) {
+  if (options.tensor_parallel > 1) {
+    return RunCudaRanksBench(options, progress);
+  }
   DeviceBenchResult result;
   CudaBench bench(options);
   FQ_RETURN_IF_ERROR(bench.Initialise(&result));

@@ -19,6 +19,9 @@ inline StepTime SummaryOf(std::vector<double> times) {
 // RunDeviceBench of a build with CUDA.
 absl::StatusOr<DeviceBenchResult> RunCudaBench(const DeviceBenchOptions& options,
                                                const std::function<absl::Status(int, int)>& progress);
+// With options.tensor_parallel > 1: decode steps of ranks on the GPUs from options.device on.
+absl::StatusOr<DeviceBenchResult> RunCudaRanksBench(const DeviceBenchOptions& options,
+                                                    const std::function<absl::Status(int, int)>& progress);
 // RunLoadBench of a build with CUDA.
 absl::StatusOr<LoadBenchResult> RunCudaLoadBench(const LoadBenchOptions& options,
                                                  const std::function<absl::Status(uint64_t, uint64_t)>& progress);

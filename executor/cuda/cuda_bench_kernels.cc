@@ -97,20 +97,6 @@ class EventRecorder : public LaunchObserver {
   std::vector<std::string> names_;  // of the launches behind the events of this step
 };
 
-// Launches all but one place's kernels, as a step does.
-class Omission : public LaunchObserver {
- public:
-  explicit Omission(std::string kernel) : kernel_(std::move(kernel)) {}
-
-  bool dependent_launch() const override { return true; }
-  absl::Status Launch(absl::string_view kernel, absl::FunctionRef<absl::Status()> launch) override {
-    return kernel == kernel_ ? absl::OkStatus() : launch();
-  }
-
- private:
-  std::string kernel_;
-};
-
 double Median(std::vector<double> values) { return SummaryOf(std::move(values)).median; }
 
 // Every place with events between launches, and the events alone.

@@ -4,13 +4,30 @@
 #include <cuda_runtime.h>
 
 #include <functional>
+#include <string>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "executor/cuda/launch_observer.h"
 #include "executor/device_bench.h"
 
 namespace flexquant::executor {
+
+// Launches all but one place's kernels, as a step does.
+class Omission : public LaunchObserver {
+ public:
+  explicit Omission(std::string kernel) : kernel_(std::move(kernel)) {}
+
+  bool dependent_launch() const override { return true; }
+  absl::Status Launch(absl::string_view kernel, absl::FunctionRef<absl::Status()> launch) override {
+    return kernel == kernel_ ? absl::OkStatus() : launch();
+  }
+
+ private:
+  std::string kernel_;
+};
 
 // A step whose kernels are to be measured.
 struct KernelBench {

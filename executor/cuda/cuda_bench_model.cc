@@ -1,8 +1,10 @@
 #include "executor/cuda/cuda_bench_model.h"
 
 #include <algorithm>
+#include <random>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "common/precision.h"
 #include "common/status_macros.h"
 
@@ -14,9 +16,11 @@ constexpr uint32_t kBlockTokens = 16;
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CudaBenchModel>> CudaBenchModel::Create(const DeviceBenchOptions& options) {
-  auto model = std::unique_ptr<CudaBenchModel>(new CudaBenchModel(options.config));
-  FQ_RETURN_IF_ERROR(model->Initialise(options));
+absl::StatusOr<std::unique_ptr<CudaBenchModel>> CudaBenchModel::Create(const DeviceBenchOptions& options,
+                                                                       const CudaRank* rank) {
+  auto model = std::unique_ptr<CudaBenchModel>(new CudaBenchModel(
+      rank == nullptr ? options.config : rank->shards[static_cast<size_t>(rank->rank)].Config(options.config)));
+  FQ_RETURN_IF_ERROR(model->Initialise(options, rank));
   return model;
 }
 
@@ -29,10 +33,11 @@ CudaBenchModel::~CudaBenchModel() {
 
 int64_t CudaBenchModel::BlocksFor(int64_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
-absl::Status CudaBenchModel::Initialise(const DeviceBenchOptions& options) {
-  FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(options.device));
+absl::Status CudaBenchModel::Initialise(const DeviceBenchOptions& options, const CudaRank* rank) {
+  const int device = rank == nullptr ? options.device : rank->devices[static_cast<size_t>(rank->rank)];
+  FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(device));
   cudaDeviceProp properties{};
-  FQ_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, options.device));
+  FQ_RETURN_IF_CUDA_ERROR(cudaGetDeviceProperties(&properties, device));
   device_ = properties.name;
   FQ_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 
@@ -57,15 +62,26 @@ absl::Status CudaBenchModel::Initialise(const DeviceBenchOptions& options) {
   shape.max_rows = rows;
   shape.portable = options.portable || !cuda::HopperPathSupported();
   shape.keep_low_columns = options.keep_low_columns;
-  const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + (uint64_t{2} << 30);
+  ForwardRank forward_rank;
+  if (rank != nullptr) {
+    FQ_ASSIGN_OR_RETURN(
+        peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, rows, config_.hidden_size, rank->timeout));
+    forward_rank = {peers_.get(), rank->rank, options.config.vocab_size,
+                    rank->shards[static_cast<size_t>(rank->rank)].vocab.begin};
+  }
+  const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank) + (uint64_t{2} << 30);
   FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Random(config_, options.group_size, reserve, 1));
   size_t free = 0;
   size_t total = 0;
   FQ_RETURN_IF_CUDA_ERROR(cudaMemGetInfo(&free, &total));
   const int64_t block_bytes = config_.num_layers * 2 * config_.kv_size() * kBlockTokens * 2;
   blocks_ = std::min(most_blocks, static_cast<int64_t>(free - std::min<uint64_t>(free, reserve)) / block_bytes);
+  if (peers_ != nullptr) {
+    FQ_ASSIGN_OR_RETURN(const uint64_t least, peers_->Least(static_cast<uint64_t>(blocks_)));
+    blocks_ = static_cast<int64_t>(least);
+  }
   shape.kv_blocks = static_cast<uint32_t>(blocks_);
-  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_));
+  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank));
   groups_ = NumLayerGroups(static_cast<int>(config_.num_layers));
   FQ_ASSIGN_OR_RETURN(arrays_, StepArrays::Create({groups_, rows, kMaxRows, BlocksFor(longest)}));
   return absl::OkStatus();
@@ -90,13 +106,33 @@ void CudaBenchModel::SetSequences(int batch, int64_t context) {
   *arrays_->num_rows() = batch;
 }
 
+BytesByKind CudaBenchModel::SetWidths(int batch, const std::string& plan) {
+  BytesByKind bytes{};
+  std::mt19937 random(1);
+  int uniform = 0;  // unless one is drawn
+  (void)absl::SimpleAtoi(plan, &uniform);
+  for (int group = 0; group < groups_; ++group) {
+    const auto draw = [&random] { return kPrecisions[random() % kPrecisions.size()]; };
+    const int for_all = plan == "mixed" ? draw() : uniform;
+    int most = 0;
+    for (int row = 0; row < batch; ++row) {
+      const int bits = plan == "isolated" ? draw() : for_all;
+      arrays_->widths()[group * kMaxRows + row] = static_cast<uint8_t>(bits);
+      most = std::max(most, bits);
+    }
+    const LayerGroupKind kind = LayerGroupKindOf(group, static_cast<int>(config_.num_layers));
+    bytes[static_cast<size_t>(kind)] += static_cast<double>(weights_->layer_group(group).BytesRead(most));
+  }
+  return bytes;
+}
+
 absl::Status CudaBenchModel::Upload(int batch, int64_t context) {
   return arrays_->Upload(batch, BlocksFor(context), stream_);
 }
 
-absl::StatusOr<CudaGraph> CudaBenchModel::CaptureDecode(int batch) {
-  return CudaGraph::Capture(stream_,
-                            [&] { return forward_->LaunchDecode(arrays_->device(), batch, arrays_->results()); });
+absl::StatusOr<CudaGraph> CudaBenchModel::CaptureDecode(int batch, LaunchObserver* observer) {
+  return CudaGraph::Capture(
+      stream_, [&] { return forward_->LaunchDecode(arrays_->device(), batch, arrays_->results(), observer); });
 }
 
 }  // namespace flexquant::executor

@@ -115,6 +115,12 @@ absl::StatusOr<std::unique_ptr<CudaForward>> CudaForward::Create(const ModelConf
                                                                  const ForwardRank& rank) {
   auto forward = std::unique_ptr<CudaForward>(new CudaForward(config, weights, shape, stream, rank));
   FQ_RETURN_IF_ERROR(forward->Allocate());
+  if (rank.peers != nullptr) {
+    FQ_ASSIGN_OR_RETURN(const uint64_t logits, rank.peers->FromRankZero(reinterpret_cast<uint64_t>(forward->logits())));
+    forward->rank_logits_ = reinterpret_cast<float*>(logits);
+  } else {
+    forward->rank_logits_ = forward->logits_.as<float>();
+  }
   return forward;
 }
 
@@ -177,10 +183,8 @@ absl::Status CudaForward::LaunchDecode(const PassInputs& inputs, int bucket, cud
 }
 
 absl::Status CudaForward::LaunchHead(const PassInputs& inputs, int64_t first, int count, cuda::RowSample* results) {
-  if (rank_.peers != nullptr) {
-    // Rank 0 has read the logits before these.
-    FQ_RETURN_IF_ERROR(rank_.peers->LaunchBarrier(stream_));
-  }
+  // Rank 0 has read the logits before these.
+  FQ_RETURN_IF_ERROR(LaunchBarrier());
   return LaunchHeadRows(inputs, hidden_.as<float>() + first * config_.hidden_size, count, results);
 }
 
@@ -208,9 +212,21 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
 }
 
 absl::Status CudaForward::LaunchSum(const PassInputs& inputs, int rows) {
-  return rank_.peers == nullptr
-             ? absl::OkStatus()
-             : rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_);
+  if (rank_.peers == nullptr) {
+    return absl::OkStatus();
+  }
+  const auto launch = [&] {
+    return rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_);
+  };
+  return observer_ == nullptr ? launch() : observer_->Launch(kRanksPlace, launch);
+}
+
+absl::Status CudaForward::LaunchBarrier() {
+  if (rank_.peers == nullptr) {
+    return absl::OkStatus();
+  }
+  const auto launch = [&] { return rank_.peers->LaunchBarrier(stream_); };
+  return observer_ == nullptr ? launch() : observer_->Launch(kRanksPlace, launch);
 }
 
 cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceNestedMatrix& w, int group,
@@ -366,17 +382,13 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   head.x = hidden;
   head.ldx = config_.hidden_size;
   head.norm_weight = weights_.final_norm();
-  const bool alone = rank_.peers == nullptr;
-  const int64_t vocab = alone ? config_.vocab_size : rank_.vocab_size;
-  head.y = alone || FirstRank() ? logits_.as<float>() : rank_.logits;
-  head.y += rank_.vocab_begin;
+  const int64_t vocab = rank_.peers == nullptr ? config_.vocab_size : rank_.vocab_size;
+  head.y = rank_logits_ + rank_.vocab_begin;
   head.ldy = vocab;
   FQ_RETURN_IF_ERROR(LaunchGemv("lm_head", head));
-  if (!alone) {
-    FQ_RETURN_IF_ERROR(rank_.peers->LaunchBarrier(stream_));
-    if (!FirstRank()) {
-      return absl::OkStatus();
-    }
+  FQ_RETURN_IF_ERROR(LaunchBarrier());
+  if (!FirstRank()) {
+    return absl::OkStatus();
   }
 
   cuda::SamplingParams sampling;

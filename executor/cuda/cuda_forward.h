@@ -36,8 +36,6 @@ struct ForwardRank {
   int rank = 0;
   int64_t vocab_size = 0;   // of the whole model
   int64_t vocab_begin = 0;  // of the rank's share of it
-  // [kMaxGemvRows, vocab_size] of rank 0, which samples: every rank writes its columns.
-  float* logits = nullptr;
 };
 
 // Device arrays that say what a pass computes, so that a captured graph serves every pass. Row = token.
@@ -65,7 +63,9 @@ class CudaForward {
   // Device bytes beside the weights and the KV cache.
   static uint64_t WorkspaceBytes(const ModelConfig& config, const CudaForwardShape& shape,
                                  const ForwardRank& rank = {});
-  // `weights` must outlive it, as must the peers of `rank`. Ranks make every launch together.
+  // The place of a LaunchObserver for all that ranks do together.
+  static constexpr char kRanksPlace[] = "sums over ranks";
+  // `weights` must outlive it, as must the peers of `rank`. Ranks create theirs and make every launch together.
   static absl::StatusOr<std::unique_ptr<CudaForward>> Create(const ModelConfig& config, const DeviceWeights& weights,
                                                              const CudaForwardShape& shape, cudaStream_t stream,
                                                              const ForwardRank& rank = {});
@@ -105,6 +105,8 @@ class CudaForward {
   absl::Status LaunchEmbedding(const PassInputs& inputs, int rows);
   // Makes hidden_ the sum over the ranks.
   absl::Status LaunchSum(const PassInputs& inputs, int rows);
+  // Waits for all ranks.
+  absl::Status LaunchBarrier();
   bool FirstRank() const { return rank_.rank == 0; }
   // Of o and down: rank 0 adds to the hidden state, the others put their part of the sum in its place.
   cuda::GemvEpilogue ResidualEpilogue() const {
@@ -150,6 +152,7 @@ class CudaForward {
   DeviceBuffer sampling_workspace_;
   DeviceBuffer gemm_workspace_;  // dequantised tiles
   DeviceBuffer cublas_workspace_;
+  float* rank_logits_ = nullptr;  // logits_ of rank 0, which samples: every rank writes its columns
 };
 
 }  // namespace flexquant::executor

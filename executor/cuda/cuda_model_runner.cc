@@ -95,6 +95,18 @@ absl::StatusOr<std::unique_ptr<CudaModelRunner>> CudaModelRunner::CreateRank(con
   return runner;
 }
 
+absl::Status CudaModelRunner::CheckDevice(int device) {
+  int devices = 0;
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error == cudaSuccess && device < devices) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      absl::StrCat("there is no device cuda:", device, ": ",
+                   error != cudaSuccess ? cudaGetErrorString(error) : absl::StrCat(devices, " devices").c_str(),
+                   "; nvidia-smi lists them"));
+}
+
 CudaModelRunner::~CudaModelRunner() {
   if (stream_ != nullptr) {
     cudaStreamSynchronize(stream_);
@@ -112,13 +124,7 @@ absl::Status CudaModelRunner::Initialise(CudaRunnerOptions options, const CudaRa
   if (rank != nullptr) {
     options.device = rank->devices[static_cast<size_t>(rank->rank)];
   }
-  int devices = 0;
-  if (const cudaError_t error = cudaGetDeviceCount(&devices); error != cudaSuccess || options.device >= devices) {
-    return absl::NotFoundError(
-        absl::StrCat("there is no device cuda:", options.device, ": ",
-                     error != cudaSuccess ? cudaGetErrorString(error) : absl::StrCat(devices, " devices").c_str(),
-                     "; nvidia-smi lists them"));
-  }
+  FQ_RETURN_IF_ERROR(CheckDevice(options.device));
   device_ = options.device;
   FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(device_));
   cudaDeviceProp properties{};
@@ -171,7 +177,7 @@ absl::Status CudaModelRunner::Load(const CudaRunnerOptions& options, const CudaR
     FQ_ASSIGN_OR_RETURN(
         peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, std::max<int64_t>(kMaxRows, shape.max_rows),
                                   config_.hidden_size, rank->timeout));
-    forward_rank_ = {peers_.get(), rank->rank, store_.config().vocab_size, shard.vocab.begin, nullptr};
+    forward_rank_ = {peers_.get(), rank->rank, store_.config().vocab_size, shard.vocab.begin};
     const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank_) + kSpareBytes;
     FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::LoadShare(store_, shard, reserve));
     FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
@@ -181,20 +187,7 @@ absl::Status CudaModelRunner::Load(const CudaRunnerOptions& options, const CudaR
     FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
   }
   info_.kv_blocks = shape.kv_blocks;
-  if (peers_ == nullptr) {
-    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_));
-    return absl::OkStatus();
-  }
-  // Rank 0 first: the others write into its logits.
-  if (rank->rank == 0) {
-    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
-  }
-  const uint64_t own = forward_ == nullptr ? 0 : reinterpret_cast<uint64_t>(forward_->logits());
-  FQ_ASSIGN_OR_RETURN(const uint64_t logits, peers_->FromRankZero(own));
-  if (rank->rank != 0) {
-    forward_rank_.logits = reinterpret_cast<float*>(logits);
-    FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
-  }
+  FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
   return absl::OkStatus();
 }
 

@@ -57,6 +57,8 @@ class CudaModelRunner : public ModelRunner {
   static absl::StatusOr<std::unique_ptr<CudaModelRunner>> CreateRank(const ModelStore& store,
                                                                      const CudaRunnerOptions& options,
                                                                      const CudaRank& rank);
+  // NOT_FOUND if there is no such device.
+  static absl::Status CheckDevice(int device);
   ~CudaModelRunner() override;
 
   const RunnerInfo& info() const override { return info_; }

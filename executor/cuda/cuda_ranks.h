@@ -13,8 +13,8 @@ namespace flexquant::executor {
 
 // A model on a rank for each of `devices`, each with a share of the weights and the keys and values of its heads; the
 // same device may have several ranks, for tests: FAILED_PRECONDITION unless CUDA loads all kernels at its start then,
-// because loading one waits for those that run. `store` must outlive the runner. Errors of CutModel and
-// CudaModelRunner::CreateRank, naming the rank.
+// because loading one waits for those that run. `store` must outlive the runner. Errors of CutModel,
+// NOT_FOUND without one of the devices, and errors of CudaModelRunner::CreateRank, naming the rank.
 absl::StatusOr<std::unique_ptr<TensorParallelRunner>> CreateCudaRanks(const ModelStore& store,
                                                                       const CudaRunnerOptions& options,
                                                                       const std::vector<int>& devices,

@@ -37,6 +37,7 @@ class BadInputTest(harness.CliTest):
             (["--against", "--threads"],
              ["bench", "--model", package, "--against", "x.gguf", "--rival-python", "python3"]),
             (["--model", "--random"], ["bench", "load"]),
+            (["--tensor-parallel", "--kernels"], ["bench", "decode", "--tensor-parallel", "2", "--kernels"]),
             (["--random", "--model"], ["bench", "load", "--random", "--model", package]),
             (["--shapes", "--random"], ["bench", "load", "--model", package, "--shapes", "llama-3.2-1b"]),
         ):

@@ -108,9 +108,9 @@ def server(program, *arguments, listen="127.0.0.1:0", env=None):
 
 
 @contextlib.contextmanager
-def fleet(model, *controller_flags):
+def fleet(model, *controller_flags, executor_flags=()):
     """An executor and a controller as processes: (executor, its address, controller, its address), ready."""
-    with server("flexquant-executor", "--model", model) as (executor, executor_address):
+    with server("flexquant-executor", "--model", model, *executor_flags) as (executor, executor_address):
         with server("flexquant-controller", "--model", model, "--executor", executor_address,
                     *controller_flags) as (controller, address):
             status, _, err = flexquant("info", "--server", address, "--wait", 60)

@@ -87,6 +87,21 @@ class ServerTest(harness.CliTest):
             self.assertEqual(json.loads(embedded)["model_revision"], info["model_revision"])
             self.assertIn("3 4 5 6 8 16 bits", self.flexquant("info", "--server", address)[0])
 
+    def test_tensor_parallel_executor(self):
+        """Ranks answer as one rank does; the command line embeds them, too, and says what cannot be cut."""
+        package = harness.stories()
+        answer = ("generate", "--prompt", "Once upon a time", "--max-tokens", 40, "--ignore-eos", "--temperature", 0,
+                  "--precision", 8)
+        alone, _ = self.flexquant(*answer, "--model", package)
+        with harness.fleet(package, executor_flags=("--tensor-parallel", 2)) as (executor, _, _, address):
+            self.assertEqual(self.flexquant(*answer, "--server", address)[0], alone)
+            info, _ = self.flexquant("info", "--server", address)
+            self.assertIn("tensor parallel 2", info)
+            self.assertIsNone(executor.poll())
+        self.assertEqual(self.flexquant(*answer, "--model", package, "--tensor-parallel", 4)[0], alone)
+        _, err = self.flexquant(*answer, "--model", package, "--tensor-parallel", 5, status=1)
+        self.assertIn("allowed: 1, 2, 3, 4, 8", err)
+
     def test_not_ready_without_executor(self):
         nobody = f"127.0.0.1:{harness.free_port()}"
         with harness.server("flexquant-controller", "--model", harness.stories(), "--executor", nobody) as (_, address):

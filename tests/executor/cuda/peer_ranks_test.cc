@@ -1,4 +1,4 @@
-// Sums over ranks that share one GPU.
+// Sums over ranks on one GPU, and on several if there are.
 
 #include "executor/cuda/peer_ranks.h"
 
@@ -20,20 +20,22 @@ using ::testing::HasSubstr;
 
 class PeerRanksTest : public testing::DeviceTest {
  protected:
-  // Ranks on the first device, each with a stream.
+  // Ranks on the first `num_devices` devices in turn, each with a stream.
   struct Group {
-    Group(int count, int64_t max_rows, int64_t cols, absl::Duration timeout = absl::Minutes(1))
-        : ranks(count),
-          group(count, absl::Minutes(1)),
+    Group(int count, int num_devices, int64_t max_rows, int64_t cols, absl::Duration timeout = absl::Minutes(1))
+        : group(count, absl::Minutes(1)),
           threads(count),
           peers(static_cast<size_t>(count)),
           streams(static_cast<size_t>(count)) {
+      std::vector<int> devices;
+      for (int rank = 0; rank < count; ++rank) {
+        devices.push_back(rank % num_devices);
+      }
       threads.Run([&](int rank) {
         const auto index = static_cast<size_t>(rank);
-        ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
+        ASSERT_EQ(cudaSetDevice(devices[index]), cudaSuccess);
         ASSERT_EQ(cudaStreamCreateWithFlags(&streams[index], cudaStreamNonBlocking), cudaSuccess);
-        auto made =
-            PeerRanks::Create(group, rank, std::vector<int>(static_cast<size_t>(count), 0), max_rows, cols, timeout);
+        auto made = PeerRanks::Create(group, rank, devices, max_rows, cols, timeout);
         ASSERT_TRUE(made.ok()) << made.status();
         peers[index] = *std::move(made);
       });
@@ -45,12 +47,18 @@ class PeerRanksTest : public testing::DeviceTest {
       }
     }
 
-    int ranks;
     RankGroup group;
     ThreadPool threads;
     std::vector<std::unique_ptr<PeerRanks>> peers;
     std::vector<cudaStream_t> streams;
   };
+
+  // One device, and all if there are more.
+  static std::vector<int> NumbersOfDevices() {
+    int devices = 0;
+    EXPECT_EQ(cudaGetDeviceCount(&devices), cudaSuccess);
+    return devices > 1 ? std::vector<int>{1, devices} : std::vector<int>{1};
+  }
 
   static std::vector<float> Numbers(int rank, size_t count) {
     std::mt19937 generator(static_cast<uint32_t>(rank) + 3);
@@ -72,93 +80,108 @@ class PeerRanksTest : public testing::DeviceTest {
     }
     return sum;
   }
+
+  static void ExpectSumsInOrder(int devices) {
+    struct Case {
+      int ranks, rows;
+      int64_t cols;
+    };
+    // Odd columns; less than a thread's; several pieces.
+    for (const auto& [ranks, rows, cols] : {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}}) {
+      SCOPED_TRACE(::testing::Message() << ranks << " ranks, " << rows << " rows of " << cols << ", " << devices
+                                        << " devices");
+      Group all(ranks, devices, rows, cols);
+      const auto count = static_cast<size_t>(rows * cols);
+      const std::vector<float> expected = Sum(ranks, count);
+      all.threads.Run([&, rows = rows, cols = cols](int rank) {
+        const auto index = static_cast<size_t>(rank);
+        const std::vector<float> own = Numbers(rank, count);
+        auto device = AllocateDevice(count * sizeof(float), "numbers");
+        ASSERT_TRUE(device.ok());
+        for (int again = 0; again < 3; ++again) {
+          ASSERT_EQ(cudaMemcpy(device->as<void>(), own.data(), device->bytes(), cudaMemcpyHostToDevice), cudaSuccess);
+          ASSERT_TRUE(all.group.Barrier(rank).ok());
+          ASSERT_TRUE(all.peers[index]->LaunchSum(device->as<float>(), cols, nullptr, rows, all.streams[index]).ok());
+          ASSERT_TRUE(all.group.Barrier(rank).ok());
+          ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
+          ASSERT_TRUE(all.peers[index]->Check().ok()) << all.peers[index]->Check();
+          std::vector<float> found(count);
+          ASSERT_EQ(cudaMemcpy(found.data(), device->as<void>(), device->bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
+          ASSERT_EQ(found, expected);
+          ASSERT_TRUE(all.group.Barrier(rank).ok());
+        }
+      });
+    }
+  }
+
+  // A graph of many sums; only the rows that the device's count names take part.
+  static void ExpectSumsInAGraph(int devices) {
+    constexpr int kRows = 8;
+    constexpr int64_t kCols = 256;
+    constexpr int kSums = 65;
+    constexpr int kLaunches = 40;
+    Group all(2, devices, kRows, kCols);
+    std::array<double, 2> microseconds{};
+    all.threads.Run([&](int rank) {
+      const auto index = static_cast<size_t>(rank);
+      auto data = AllocateDeviceZeroed(kRows * kCols * sizeof(float), "numbers");
+      auto rows = AllocateDeviceZeroed(sizeof(int32_t), "rows");
+      ASSERT_TRUE(data.ok() && rows.ok());
+      const int32_t valid = 5;
+      ASSERT_EQ(cudaMemcpy(rows->as<void>(), &valid, sizeof(valid), cudaMemcpyHostToDevice), cudaSuccess);
+      auto graph = CudaGraph::Capture(all.streams[index], [&] {
+        for (int i = 0; i < kSums; ++i) {
+          const absl::Status status =
+              all.peers[index]->LaunchSum(data->as<float>(), kCols, rows->as<int32_t>(), kRows, all.streams[index]);
+          if (!status.ok()) {
+            return status;
+          }
+        }
+        return absl::OkStatus();
+      });
+      ASSERT_TRUE(graph.ok()) << graph.status();
+      ASSERT_EQ(cudaGraphUpload(graph->exec(), all.streams[index]), cudaSuccess);
+      ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
+      ASSERT_TRUE(all.group.Barrier(rank).ok());
+      const auto begin = std::chrono::steady_clock::now();
+      for (int launch = 0; launch < kLaunches; ++launch) {
+        ASSERT_TRUE(graph->Launch(all.streams[index]).ok());
+      }
+      ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
+      microseconds[index] =
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / kLaunches /
+          kSums;
+      ASSERT_TRUE(all.peers[index]->Check().ok()) << all.peers[index]->Check();
+      // Zeros stay zeros; then one sum of ones doubles the valid rows 65 times.
+      std::vector<float> ones(kRows * kCols, 1.0F);
+      ASSERT_EQ(cudaMemcpy(data->as<void>(), ones.data(), data->bytes(), cudaMemcpyHostToDevice), cudaSuccess);
+      ASSERT_TRUE(all.group.Barrier(rank).ok());
+      ASSERT_TRUE(graph->Launch(all.streams[index]).ok());
+      ASSERT_TRUE(all.group.Barrier(rank).ok());
+      ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
+      ASSERT_EQ(cudaMemcpy(ones.data(), data->as<void>(), data->bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
+      EXPECT_EQ(ones[valid * kCols - 1], std::ldexp(1.0F, kSums));
+      EXPECT_EQ(ones[valid * kCols], 1.0F);
+    });
+    std::printf("a sum of %d rows of %ld over two ranks on %d devices: %.1f us\n", kRows, kCols, devices,
+                microseconds[0]);
+  }
 };
 
 TEST_F(PeerRanksTest, SumsInOrderOfRanks) {
-  struct Case {
-    int ranks, rows;
-    int64_t cols;
-  };
-  // Odd columns; less than a thread's; several pieces.
-  for (const auto& [ranks, rows, cols] : {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}}) {
-    SCOPED_TRACE(::testing::Message() << ranks << " ranks, " << rows << " rows of " << cols);
-    Group all(ranks, rows, cols);
-    const auto count = static_cast<size_t>(rows * cols);
-    const std::vector<float> expected = Sum(ranks, count);
-    all.threads.Run([&, rows = rows, cols = cols](int rank) {
-      const auto index = static_cast<size_t>(rank);
-      const std::vector<float> own = Numbers(rank, count);
-      auto device = AllocateDevice(count * sizeof(float), "numbers");
-      ASSERT_TRUE(device.ok());
-      for (int again = 0; again < 3; ++again) {
-        ASSERT_EQ(cudaMemcpy(device->as<void>(), own.data(), device->bytes(), cudaMemcpyHostToDevice), cudaSuccess);
-        ASSERT_TRUE(all.group.Barrier(rank).ok());
-        ASSERT_TRUE(all.peers[index]->LaunchSum(device->as<float>(), cols, nullptr, rows, all.streams[index]).ok());
-        ASSERT_TRUE(all.group.Barrier(rank).ok());
-        ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
-        ASSERT_TRUE(all.peers[index]->Check().ok()) << all.peers[index]->Check();
-        std::vector<float> found(count);
-        ASSERT_EQ(cudaMemcpy(found.data(), device->as<void>(), device->bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
-        ASSERT_EQ(found, expected);
-        ASSERT_TRUE(all.group.Barrier(rank).ok());
-      }
-    });
+  for (const int devices : NumbersOfDevices()) {
+    ExpectSumsInOrder(devices);
   }
 }
 
-// A graph of many sums; only the rows that the device's count names take part.
 TEST_F(PeerRanksTest, SumsInACapturedGraph) {
-  constexpr int kRows = 8;
-  constexpr int64_t kCols = 256;
-  constexpr int kSums = 65;
-  constexpr int kLaunches = 40;
-  Group all(2, kRows, kCols);
-  std::array<double, 2> microseconds{};
-  all.threads.Run([&](int rank) {
-    const auto index = static_cast<size_t>(rank);
-    auto data = AllocateDeviceZeroed(kRows * kCols * sizeof(float), "numbers");
-    auto rows = AllocateDeviceZeroed(sizeof(int32_t), "rows");
-    ASSERT_TRUE(data.ok() && rows.ok());
-    const int32_t valid = 5;
-    ASSERT_EQ(cudaMemcpy(rows->as<void>(), &valid, sizeof(valid), cudaMemcpyHostToDevice), cudaSuccess);
-    auto graph = CudaGraph::Capture(all.streams[index], [&] {
-      for (int i = 0; i < kSums; ++i) {
-        const absl::Status status =
-            all.peers[index]->LaunchSum(data->as<float>(), kCols, rows->as<int32_t>(), kRows, all.streams[index]);
-        if (!status.ok()) {
-          return status;
-        }
-      }
-      return absl::OkStatus();
-    });
-    ASSERT_TRUE(graph.ok()) << graph.status();
-    ASSERT_EQ(cudaGraphUpload(graph->exec(), all.streams[index]), cudaSuccess);
-    ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
-    ASSERT_TRUE(all.group.Barrier(rank).ok());
-    const auto begin = std::chrono::steady_clock::now();
-    for (int launch = 0; launch < kLaunches; ++launch) {
-      ASSERT_TRUE(graph->Launch(all.streams[index]).ok());
-    }
-    ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
-    microseconds[index] =
-        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count() / kLaunches / kSums;
-    ASSERT_TRUE(all.peers[index]->Check().ok()) << all.peers[index]->Check();
-    // Zeros stay zeros; then one sum of ones doubles the valid rows 65 times.
-    std::vector<float> ones(kRows * kCols, 1.0F);
-    ASSERT_EQ(cudaMemcpy(data->as<void>(), ones.data(), data->bytes(), cudaMemcpyHostToDevice), cudaSuccess);
-    ASSERT_TRUE(all.group.Barrier(rank).ok());
-    ASSERT_TRUE(graph->Launch(all.streams[index]).ok());
-    ASSERT_TRUE(all.group.Barrier(rank).ok());
-    ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
-    ASSERT_EQ(cudaMemcpy(ones.data(), data->as<void>(), data->bytes(), cudaMemcpyDeviceToHost), cudaSuccess);
-    EXPECT_EQ(ones[valid * kCols - 1], std::ldexp(1.0F, kSums));
-    EXPECT_EQ(ones[valid * kCols], 1.0F);
-  });
-  std::printf("a sum of %d rows of %ld over two ranks on one device: %.1f us\n", kRows, kCols, microseconds[0]);
+  for (const int devices : NumbersOfDevices()) {
+    ExpectSumsInAGraph(devices);
+  }
 }
 
 TEST_F(PeerRanksTest, ARankThatDoesNotComeIsNamed) {
-  Group all(2, 1, 64, absl::Milliseconds(500));
+  Group all(2, 1, 1, 64, absl::Milliseconds(500));
   auto data = AllocateDeviceZeroed(64 * sizeof(float), "numbers");
   ASSERT_TRUE(data.ok());
   ASSERT_TRUE(all.peers[0]->LaunchSum(data->as<float>(), 64, nullptr, 1, all.streams[0]).ok());
@@ -169,7 +192,7 @@ TEST_F(PeerRanksTest, ARankThatDoesNotComeIsNamed) {
 }
 
 TEST_F(PeerRanksTest, AbortEndsTheWaiting) {
-  Group all(2, 1, 64, absl::Minutes(10));
+  Group all(2, 1, 1, 64, absl::Minutes(10));
   auto data = AllocateDeviceZeroed(64 * sizeof(float), "numbers");
   ASSERT_TRUE(data.ok());
   ASSERT_TRUE(all.peers[0]->LaunchSum(data->as<float>(), 64, nullptr, 1, all.streams[0]).ok());
