@@ -22,6 +22,7 @@
 #include "grpcpp/server_builder.h"
 #include "spdlog/spdlog.h"
 #include "transport/health_port.h"
+#include "transport/keepalive.h"
 
 namespace flexquant::controller {
 namespace {
@@ -186,9 +187,8 @@ class ControllerServerImpl final : public ControllerServer {
     builder.SetMaxSendMessageSize(kMaxSendBytes);
     // Two servers on one port would share its connections at random; a taken port must be an error.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    // Clients may ask whether we live while an answer takes its time.
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    // Finds clients that vanished, so that nothing is computed for them.
+    transport::AddKeepalive(builder);
     const std::string& address = options.listen.address;
     if (!address.empty()) {
       FQ_ASSIGN_OR_RETURN(const auto credentials,
