@@ -81,6 +81,24 @@ class ChaosTest(unittest.TestCase):
     def test_executors_terminated(self):
         self.disturb([Fleet.terminate_executor])
 
+    def test_one_drained_and_one_killed(self):
+        # Neither comes back: the third one ends what they had, however slow the machine is.
+        with Fleet(self.model, step_timeout=60) as fleet:
+            expected = self.expected(fleet, 1)
+            fleet.wait_ready()
+            load = Load(fleet.address, 1)
+            time.sleep(1)
+            fleet.executors[0].end(signal.SIGTERM)
+            time.sleep(1)
+            fleet.executors[1].end(signal.SIGKILL)
+            self.assertTrue(load.running(), "the load was over before it was disturbed")
+            answers = load.answers()
+            self.assertEqual(self.check(answers, expected), {"OK": len(expected)})
+            self.assertEqual(sum(fleet.known().values()), 1)
+            gap = max(answer["longest_gap_s"] for answer in answers)
+            print(f"test_one_drained_and_one_killed: {len(answers)} answers equal, longest gap in a stream {gap:.2f} s",
+                  flush=True)
+
     def test_executors_frozen(self):
         self.disturb([Fleet.freeze_executor])
 
