@@ -2,7 +2,7 @@
 
 Real processes on loopback: a controller and three executors, one of them behind a proxy, serve a replayed trace while a
 seeded schedule kills, stops, cuts, delays and restarts them. Each class of fault has a test of its own; `test_all`
-mixes them for FLEXQUANT_CHAOS_SECONDS (default 60).
+mixes them for FLEXQUANT_CHAOS_SECONDS (default 300).
 """
 
 import os
@@ -18,7 +18,7 @@ import harness  # noqa: E402
 from fleet import Certificates, Fleet, Load  # noqa: E402
 from proxy import Proxy  # noqa: E402
 
-SECONDS = float(os.environ.get("FLEXQUANT_CHAOS_SECONDS", "60"))
+SECONDS = float(os.environ.get("FLEXQUANT_CHAOS_SECONDS", "300"))
 SEED = int(os.environ.get("FLEXQUANT_CHAOS_SEED", "1"))
 PING_SECONDS = 20  # transport/keepalive.h: within this time a peer that is silent is given up
 # What a request may end with instead of its answer, beside CANCELLED by its own client: docs/reliability.md.
