@@ -99,6 +99,7 @@ class ControllerServerImpl final : public ControllerServer {
     scheduler_options.worker.slow_reader_timeout = options.slow_reader_timeout;
     scheduler_options.worker.lookahead = options.lookahead;
     scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
+    scheduler_options.worker.max_step_time = options.max_step_time;
     scheduler_options.worker.audit_rate = options.audit_rate;
     const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
