@@ -1,11 +1,18 @@
 #include "controller/access_control.h"
 
+#include <utility>
 #include <vector>
 
 #include "absl/time/clock.h"
 #include "common/status_macros.h"
+#include "proto/grpc_status.h"
 
 namespace flexquant::controller {
+namespace {
+
+constexpr absl::string_view kReason = "INVALID_TOKEN";
+
+}  // namespace
 
 AccessControl::AccessControl() : anyone_(std::make_shared<const Tenant>()) {}
 
@@ -26,11 +33,13 @@ absl::StatusOr<std::shared_ptr<const Tenant>> AccessControl::Identify(absl::stri
   }
   const absl::string_view token = transport::TokenOf(authorization);
   if (token.empty()) {
-    return absl::UnauthenticatedError(
-        "this server needs a token: send the metadata \"authorization: Bearer TOKEN\" (flexquant: --token-file FILE or "
-        "the environment's FLEXQUANT_TOKEN)");
+    return WithErrorInfo(absl::UnauthenticatedError("this server needs a token: send the metadata \"authorization: "
+                                                    "Bearer TOKEN\" (flexquant: --token-file FILE or the "
+                                                    "environment's FLEXQUANT_TOKEN)"),
+                         kReason);
   }
-  return tokens_->Current()->Find(token, absl::Now());
+  absl::StatusOr<std::shared_ptr<const Tenant>> tenant = tokens_->Current()->Find(token, absl::Now());
+  return tenant.ok() ? std::move(tenant) : WithErrorInfo(tenant.status(), kReason);
 }
 
 transport::AccessCheck AccessControl::PortCheck() const {

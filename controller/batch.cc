@@ -8,6 +8,9 @@
 namespace flexquant::controller {
 namespace {
 
+// Prompts go on by so much a step at least.
+constexpr uint32_t kMinPrefillTokens = 16;
+
 bool MoreImportant(const Sequence& a, const Sequence& b) {
   return a.priority() != b.priority() ? a.priority() > b.priority()
          : a.arrival() != b.arrival() ? a.arrival() < b.arrival()
@@ -21,8 +24,8 @@ bool Contains(const std::vector<StepMember>& members, const Sequence* sequence) 
 
 }  // namespace
 
-Batch::Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits)
-    : limits_(limits), kv_(num_kv_blocks, kv_block_tokens) {}
+Batch::Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits, const LayerGroups* groups)
+    : limits_(limits), groups_(groups), kv_(num_kv_blocks, kv_block_tokens) {}
 
 RequestQueue::Fit Batch::TryFit(const Sequence& sequence, std::vector<uint32_t>* prefix) {
   if (kv_.BlocksFor(sequence.max_kv_tokens()) > kv_.num_blocks()) {
@@ -121,8 +124,34 @@ uint32_t Batch::AddDecodes(const std::vector<Sequence*>& order, std::vector<Step
   return static_cast<uint32_t>(members.size());
 }
 
+std::optional<StepWork> Batch::Work(const std::vector<SequenceStep>& steps) const {
+  // An audit computes its token twice; the reference has no planes.
+  const bool usual = std::none_of(steps.begin(), steps.end(), [](const SequenceStep& step) {
+    return step.audit || step.plan.bits[0] == kReferencePrecision;
+  });
+  return groups_ != nullptr && usual ? std::optional(WorkOf(*groups_, steps)) : std::nullopt;
+}
+
+uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
+  if (groups_ == nullptr || !cost_.known() || decodes.empty()) {
+    return limits_.prefill_chunk_tokens;
+  }
+  // Most tokens of prompts are computed at the top precision and do not come to the head.
+  const PrecisionPlan top = PrecisionPlan::Uniform(kTopPrecision, groups_->count());
+  const double head = static_cast<double>(groups_->num_weights().back()) * ActivationRows(kTopPrecision);
+  std::vector<SequenceStep> steps;
+  for (const StepMember& member : decodes) {
+    steps.push_back(member.step);
+  }
+  const double left = absl::ToDoubleSeconds(limits_.max_step_time) - cost_.Of(WorkOf(*groups_, steps)) -
+                      cost_.Of({static_cast<double>(groups_->BytesRead(top)), 0});
+  const double tokens = left / cost_.Of({0, groups_->Products(top) - head});
+  return static_cast<uint32_t>(std::clamp<double>(tokens, std::min(kMinPrefillTokens, limits_.prefill_chunk_tokens),
+                                                  limits_.prefill_chunk_tokens));
+}
+
 void Batch::AddPrefills(const std::vector<Sequence*>& order, uint32_t step_tokens, std::vector<StepMember>& members) {
-  uint32_t left = std::min(limits_.prefill_chunk_tokens, limits_.max_step_tokens - step_tokens);
+  uint32_t left = std::min(PrefillTokens(members), limits_.max_step_tokens - step_tokens);
   for (Sequence* sequence : order) {
     if (left == 0 || members.size() >= limits_.max_sequences) {
       return;
@@ -149,7 +178,7 @@ std::vector<SequenceStep> Batch::Compose(absl::Time now) {
   std::vector<StepMember> members;
   const uint32_t decodes = AddDecodes(order, members);
   AddPrefills(order, decodes, members);
-  ShareOnePlan(members);
+  ShareOnePlan(members, cost_);
   std::vector<SequenceStep> steps;
   steps.reserve(members.size());
   for (StepMember& member : members) {

@@ -3,16 +3,19 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
 #include "controller/balancer.h"
 #include "controller/kv_blocks.h"
+#include "controller/layer_groups.h"
 #include "controller/request_queue.h"
 #include "controller/sequence.h"
 #include "controller/share_plan.h"
 #include "controller/step.h"
+#include "controller/work_times.h"
 
 namespace flexquant::controller {
 
@@ -21,6 +24,8 @@ struct BatchLimits {
   uint32_t max_step_tokens = 1;
   uint32_t prefill_chunk_tokens = 256;  // of all prefills of a step together, so that decodes keep their pace
   double audit_rate = 0;                // of decode steps whose policy predicts KL; 0 = none
+  // Of a step that decodes, prompts are computed in pieces that fit; as far as the steps before tell.
+  absl::Duration max_step_time = absl::InfiniteDuration();
 };
 
 // The sequences on one executor and the KV blocks they use: who comes in, what the next step has, who has to leave when
@@ -28,7 +33,9 @@ struct BatchLimits {
 // say. Not thread-safe.
 class Batch {
  public:
-  Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits);
+  // `groups` must outlive this; null = what steps cost is not learned.
+  Batch(uint32_t num_kv_blocks, uint32_t kv_block_tokens, const BatchLimits& limits,
+        const LayerGroups* groups = nullptr);
 
   // Takes from `queue` what fits: blocks for all known tokens, beside one that each running sequence may need next.
   // With a balancer, which knows this executor by `executor`, some of it is left to others: returns until when,
@@ -40,6 +47,11 @@ class Batch {
   std::vector<SequenceStep> Compose(absl::Time now);
   // Sequences that Compose made leave: the executor must forget them before the step, then they go back to the queue.
   std::vector<std::unique_ptr<Sequence>> TakePreempted() { return std::exchange(preempted_, {}); }
+
+  // What a step that Compose made costs; none if that teaches nothing.
+  std::optional<StepWork> Work(const std::vector<SequenceStep>& steps) const;
+  // A step of such work took so long.
+  void Took(const StepWork& work, absl::Duration compute_time) { cost_.Observe(work, compute_time); }
 
   // To be called whenever a sequence has accepted a token: its prompt's blocks can be shared from the first one on.
   void Accepted(const Sequence& sequence);
@@ -65,12 +77,16 @@ class Batch {
   bool Preempt(const Sequence& for_whom, const std::vector<StepMember>& members);
   // Returns the step's tokens so far.
   uint32_t AddDecodes(const std::vector<Sequence*>& order, std::vector<StepMember>& members);
+  // Prompt tokens that fit beside the decodes of a step.
+  uint32_t PrefillTokens(const std::vector<StepMember>& decodes) const;
   void AddPrefills(const std::vector<Sequence*>& order, uint32_t step_tokens, std::vector<StepMember>& members);
   // Its place in running_; running_.size() if it is not here.
   size_t Locate(uint64_t executor_id) const;
   bool WasPreempted(const Sequence* sequence) const;
 
   const BatchLimits limits_;
+  const LayerGroups* const groups_;
+  WorkTimes cost_;
   KvBlocks kv_;
   uint64_t last_executor_id_ = 0;
   std::vector<std::unique_ptr<Sequence>> running_;  // most important first

@@ -5,11 +5,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "controller/executor_text.h"
 #include "controller/step_proto.h"
 #include "controller/step_stream.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
-#include "proto/grpc_status.h"
+#include "transport/keepalive.h"
 
 namespace flexquant::controller {
 namespace {
@@ -26,10 +27,8 @@ std::shared_ptr<grpc::Channel> MakeChannel(const ExecutorTarget& target,
   }
   args.SetMaxReceiveMessageSize(kMaxMessageBytes);
   args.SetMaxSendMessageSize(kMaxMessageBytes);
-  // A step of a long prefill may take tens of seconds without a byte on the wire: ask then whether the peer still
-  // lives.
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  args.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  // A step of a long prefill may take tens of seconds without a byte on the wire.
+  transport::AddKeepalive(args);
   args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2'000);
@@ -121,8 +120,8 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
     cancel_call_ = nullptr;
   }
   if (!status.ok()) {
-    return {static_cast<absl::StatusCode>(status.error_code()),
-            absl::StrCat("executor ", target_.address, ": ", status.error_message())};
+    const absl::Status error = FromExecutor(status);
+    return {error.code(), absl::StrCat("executor ", target_.address, ": ", error.message())};
   }
   FQ_RETURN_IF_ERROR(CheckDescription(response));
   description_ = {.instance_id = response.instance_id(),
@@ -166,7 +165,8 @@ absl::Status ExecutorClient::CheckDescription(const executor::v1::DescribeRespon
           absl::StrCat(who, " does not serve ", bits, " bits; start both with the same model folder and version"));
     }
   }
-  constexpr uint32_t kMaxKvBlocks = 1U << 26U;
+  // As executor.proto says.
+  constexpr uint32_t kMaxKvBlocks = 1U << 24U;
   constexpr uint32_t kMaxKvBlockTokens = 1U << 16U;
   if (response.num_kv_blocks() == 0 || response.num_kv_blocks() > kMaxKvBlocks || response.kv_block_tokens() == 0 ||
       response.kv_block_tokens() > kMaxKvBlockTokens || response.max_sequences() == 0 ||

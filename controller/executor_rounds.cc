@@ -42,7 +42,8 @@ ExecutorRounds::ExecutorRounds(const ExecutorDescription& description, const Wor
       hooks_(std::move(hooks)),
       batch_(description.num_kv_blocks, description.kv_block_tokens,
              {description.max_sequences, description.max_step_tokens, options.prefill_chunk_tokens,
-              description.audits ? options.audit_rate : 0}) {
+              description.audits ? options.audit_rate : 0, options.max_step_time},
+             options.groups) {
   Join();
 }
 
@@ -110,6 +111,9 @@ absl::Status ExecutorRounds::ApplyResult(const StepResult& result, absl::Time no
     return lost(step.status());
   }
   CountResult(result, *step, now - step->sent);
+  if (step->work.has_value()) {
+    batch_.Took(*step->work, std::min(result.compute_time, now - step->sent));
+  }
   const absl::Status applied = StepsInFlight::Apply(
       *step, result, link_.address(), batch_, now,
       [this](const Sequence& sequence) {
@@ -201,7 +205,7 @@ void ExecutorRounds::SendSteps(absl::Time now) {
     if (step.empty()) {
       return;
     }
-    in_flight_.Add(link_.SendStep(step), step, now);
+    in_flight_.Add(link_.SendStep(step), step, now, batch_.Work(step));
   }
 }
 

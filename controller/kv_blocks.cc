@@ -7,12 +7,8 @@
 
 namespace flexquant::controller {
 
-KvBlocks::KvBlocks(uint32_t num_blocks, uint32_t block_tokens) : block_tokens_(block_tokens), blocks_(num_blocks) {
+KvBlocks::KvBlocks(uint32_t num_blocks, uint32_t block_tokens) : num_blocks_(num_blocks), block_tokens_(block_tokens) {
   FQ_CHECK(block_tokens >= 1);
-  free_.reserve(num_blocks);
-  for (uint32_t block = num_blocks; block > 0; --block) {
-    free_.push_back(block - 1);
-  }
 }
 
 uint32_t KvBlocks::BlocksFor(uint64_t tokens) const {
@@ -31,6 +27,9 @@ std::optional<std::vector<uint32_t>> KvBlocks::Allocate(uint32_t count) {
     if (!free_.empty()) {
       block = free_.back();
       free_.pop_back();
+    } else if (blocks_.size() < num_blocks_) {
+      block = static_cast<uint32_t>(blocks_.size());
+      blocks_.emplace_back();
     } else {
       block = unused_.front();
       unused_.pop_front();

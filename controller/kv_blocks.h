@@ -14,7 +14,8 @@ namespace flexquant::controller {
 
 // The KV blocks of one executor: who uses them, and which hold the beginning of a prompt that may come again. A block
 // of a known prefix is shared by the sequences that begin with it, and when none uses it any more it stays, to be taken
-// by the least recently used first when nothing else is free. Not thread-safe.
+// by the least recently used first when nothing else is free. Memory is taken for blocks that were given out before,
+// not for all that the executor says it has. Not thread-safe.
 class KvBlocks {
  public:
   // `block_tokens` >= 1.
@@ -33,10 +34,12 @@ class KvBlocks {
   // Uses each block once less; each must be in use.
   void Release(const std::vector<uint32_t>& blocks);
 
-  uint32_t num_blocks() const { return static_cast<uint32_t>(blocks_.size()); }
+  uint32_t num_blocks() const { return num_blocks_; }
   uint32_t block_tokens() const { return block_tokens_; }
   // Blocks that Allocate can give.
-  uint32_t num_available() const { return static_cast<uint32_t>(free_.size() + unused_.size()); }
+  uint32_t num_available() const {
+    return static_cast<uint32_t>(num_blocks_ - blocks_.size() + free_.size() + unused_.size());
+  }
   // Those of them that hold a prefix.
   uint32_t num_remembered_unused() const { return static_cast<uint32_t>(unused_.size()); }
 
@@ -47,9 +50,10 @@ class KvBlocks {
     std::list<uint32_t>::iterator place;  // in unused_, if it has a key and no users
   };
 
+  const uint32_t num_blocks_;
   const uint32_t block_tokens_;
-  std::vector<Block> blocks_;
-  std::vector<uint32_t> free_;  // without a prefix; the last one goes next
+  std::vector<Block> blocks_;   // that were given out at least once: the first ones
+  std::vector<uint32_t> free_;  // of those, without a prefix; the last one goes next
   std::list<uint32_t> unused_;  // with a prefix, least recently used first
   std::unordered_map<PrefixKey, uint32_t, PrefixKeyHash> prefixes_;
 };

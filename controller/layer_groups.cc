@@ -36,4 +36,13 @@ uint64_t LayerGroups::BytesRead(const PrecisionPlan& plan) const {
   return bytes;
 }
 
+double LayerGroups::Products(const PrecisionPlan& plan) const {
+  FQ_CHECK(plan.bits.size() == num_weights_.size());
+  double products = 0;
+  for (size_t group = 0; group < num_weights_.size(); ++group) {
+    products += static_cast<double>(num_weights_[group]) * ActivationRows(plan.bits[group]);
+  }
+  return products;
+}
+
 }  // namespace flexquant::controller

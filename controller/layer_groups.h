@@ -12,6 +12,9 @@
 
 namespace flexquant::controller {
 
+// Rows of int8 activations that a token's product takes.
+constexpr int ActivationRows(int precision) { return ActivationBits(precision) == 8 ? 1 : 2; }
+
 // Sizes of a model's layer groups, computed from its shape: the controller maps no weights. Immutable and thread-safe.
 class LayerGroups {
  public:
@@ -25,6 +28,12 @@ class LayerGroups {
   double MeanBits(const PrecisionPlan& plan) const { return plan.MeanBits(num_weights_); }
   // Bytes of planes and scales that one pass at `plan` reads.
   uint64_t BytesRead(const PrecisionPlan& plan) const;
+  // Of one layer group; `bits` in [0, kReferencePrecision].
+  uint64_t BytesRead(int group, int bits) const {
+    return bytes_[static_cast<size_t>(group)][static_cast<size_t>(bits)];
+  }
+  // Weights times rows of int8 activations of one token's pass at `plan`, head included.
+  double Products(const PrecisionPlan& plan) const;
 
  private:
   int num_layers_;

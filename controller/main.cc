@@ -33,6 +33,7 @@ struct Flags {
   double failover_seconds = 30;
   double step_timeout_seconds = 60;
   double slow_reader_seconds = 30;
+  double max_step_ms = 50;
   double resolve_seconds = 5;
   double drain_seconds = 25;  // below Kubernetes' 30 s of grace
   flexquant::controller::ControllerOptions options;
@@ -92,6 +93,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--prefill-chunk", flags.options.prefill_chunk_tokens, "Most prompt tokens in a step")
       ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app.add_option("--max-step-ms", flags.max_step_ms,
+                 "A step that decodes has so much of prompts that it takes about so long at most; 0 = a whole chunk")
+      ->check(CLI::Range(0.0, 60'000.0))
       ->capture_default_str();
   app.add_option("--audit-rate", flags.options.audit_rate,
                  "Share of the tokens under a budget of KL whose KL is measured, by computing them at 8 bits too")
@@ -189,6 +194,8 @@ int main(int argc, char** argv) {
   flags.options.failover_timeout = absl::Seconds(flags.failover_seconds);
   flags.options.step_timeout = absl::Seconds(flags.step_timeout_seconds);
   flags.options.slow_reader_timeout = absl::Seconds(flags.slow_reader_seconds);
+  flags.options.max_step_time =
+      flags.max_step_ms > 0 ? absl::Milliseconds(flags.max_step_ms) : absl::InfiniteDuration();
   flags.options.resolve_interval = absl::Seconds(flags.resolve_seconds);
   flags.options.reflection = !flags.no_reflection;
   return Serve(flags, signals);

@@ -28,12 +28,17 @@ absl::Status TooLarge(uint64_t capacity_tokens) {
                    "executor with a larger KV cache"));
 }
 
+WorkerOptions WithGroups(WorkerOptions options, const LayerGroups& groups) {
+  options.groups = &groups;
+  return options;
+}
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerOptions& options, const ExpectedModel& expected, const Tokenizer& tokenizer,
                      const LayerGroups& groups, std::function<void(bool ready)> readiness_changed)
     : expected_(expected),
-      worker_options_(options.worker),
+      worker_options_(WithGroups(options.worker, groups)),
       shared_{tokenizer, groups, static_cast<uint32_t>(options.worker.lookahead)},
       readiness_changed_(std::move(readiness_changed)),
       failover_timeout_(options.failover_timeout),

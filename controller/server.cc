@@ -22,6 +22,7 @@
 #include "grpcpp/server_builder.h"
 #include "spdlog/spdlog.h"
 #include "transport/health_port.h"
+#include "transport/keepalive.h"
 
 namespace flexquant::controller {
 namespace {
@@ -98,6 +99,7 @@ class ControllerServerImpl final : public ControllerServer {
     scheduler_options.worker.slow_reader_timeout = options.slow_reader_timeout;
     scheduler_options.worker.lookahead = options.lookahead;
     scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
+    scheduler_options.worker.max_step_time = options.max_step_time;
     scheduler_options.worker.audit_rate = options.audit_rate;
     const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
@@ -186,9 +188,8 @@ class ControllerServerImpl final : public ControllerServer {
     builder.SetMaxSendMessageSize(kMaxSendBytes);
     // Two servers on one port would share its connections at random; a taken port must be an error.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    // Clients may ask whether we live while an answer takes its time.
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+    // Finds clients that vanished, so that nothing is computed for them.
+    transport::AddKeepalive(builder);
     const std::string& address = options.listen.address;
     if (!address.empty()) {
       FQ_ASSIGN_OR_RETURN(const auto credentials,

@@ -51,6 +51,8 @@ struct ControllerOptions {
   // A stream whose client reads nothing for so long ends.
   absl::Duration slow_reader_timeout = absl::Seconds(30);
   uint32_t prefill_chunk_tokens = 256;
+  // A step that decodes has so much of prompts that it takes about so long at most; infinite = what fits the chunk.
+  absl::Duration max_step_time = absl::Milliseconds(50);
   // Share in [0, 1] of the decode steps under `max_mean_kl` and `target_mean_bits` whose KL is measured, on executors
   // that can.
   double audit_rate = 0.01;

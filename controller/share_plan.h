@@ -5,6 +5,7 @@
 
 #include "controller/sequence.h"
 #include "controller/step.h"
+#include "controller/work_times.h"
 
 namespace flexquant::controller {
 
@@ -14,9 +15,10 @@ struct StepMember {
   SequenceStep step;
 };
 
-// Gives all members that are not isolated one plan: the cheapest level for all that weigh bytes against KL, raised to
-// the widths that the others ask for.
-void ShareOnePlan(std::vector<StepMember>& members);
+// Gives all members that are not isolated one plan: the cheapest level for all that weigh time against KL, raised to
+// the widths that the others ask for. Where `cost` says that it is faster, the others, prefills most of all, keep a
+// plan of their own in place of raising it for all.
+void ShareOnePlan(std::vector<StepMember>& members, const WorkTimes& cost);
 
 }  // namespace flexquant::controller
 

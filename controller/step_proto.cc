@@ -4,6 +4,8 @@
 #include <cmath>
 #include <vector>
 
+#include "controller/executor_text.h"
+
 namespace flexquant::controller {
 namespace {
 
@@ -19,7 +21,8 @@ absl::Status SequenceStatus(const executor::v1::SequenceResult& result) {
     return numbers ? absl::OkStatus() : absl::InternalError("the signals of a token are not finite");
   }
   const bool known = result.code() > 0 && result.code() <= 16;
-  return {known ? static_cast<absl::StatusCode>(result.code()) : absl::StatusCode::kUnknown, result.message()};
+  return {known ? static_cast<absl::StatusCode>(result.code()) : absl::StatusCode::kUnknown,
+          ExecutorText(result.message())};
 }
 
 SampledToken FromProto(const executor::v1::SampledToken& proto) {

@@ -3,8 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "controller/executor_text.h"
 #include "controller/step_proto.h"
-#include "proto/grpc_status.h"
 
 namespace flexquant::controller {
 
@@ -105,7 +105,7 @@ void StepStream::OnDone(const grpc::Status& status) {
   {
     // `this` may be destroyed as soon as the lock is released.
     const std::lock_guard lock(mutex_);
-    status_ = status.ok() ? absl::UnavailableError("the executor ended the stream") : FromGrpcStatus(status);
+    status_ = status.ok() ? absl::UnavailableError("the executor ended the stream") : FromExecutor(status);
     done_ = true;
     changed_.notify_all();
   }

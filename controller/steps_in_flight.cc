@@ -26,8 +26,9 @@ absl::Status SequenceError(absl::string_view executor, const absl::Status& statu
 
 }  // namespace
 
-void StepsInFlight::Add(uint64_t step_id, const std::vector<SequenceStep>& sequences, absl::Time now) {
-  Step& step = steps_.emplace_back(Step{step_id, now, 0, {}, {}});
+void StepsInFlight::Add(uint64_t step_id, const std::vector<SequenceStep>& sequences, absl::Time now,
+                        std::optional<StepWork> work) {
+  Step& step = steps_.emplace_back(Step{step_id, now, 0, {}, {}, work});
   for (const SequenceStep& part : sequences) {
     step.sequence_ids.push_back(part.sequence_id);
     step.sampled.push_back(part.sample);

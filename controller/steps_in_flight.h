@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -14,6 +15,7 @@
 #include "absl/time/time.h"
 #include "controller/batch.h"
 #include "controller/step.h"
+#include "controller/work_times.h"
 
 namespace flexquant::controller {
 
@@ -27,13 +29,15 @@ class StepsInFlight {
     uint64_t tokens = 0;  // computed, of prompts and answers
     std::vector<uint64_t> sequence_ids;
     std::vector<bool> sampled;  // which of them ask for a token
+    std::optional<StepWork> work;
   };
   // What becomes of a sequence, which has left the batch, when the executor will not go on with it.
   using Refused = absl::FunctionRef<void(std::unique_ptr<Sequence>)>;
   // A sequence of the batch got a token.
   using Counted = absl::FunctionRef<void(const Sequence&)>;
 
-  void Add(uint64_t step_id, const std::vector<SequenceStep>& sequences, absl::Time now);
+  void Add(uint64_t step_id, const std::vector<SequenceStep>& sequences, absl::Time now,
+           std::optional<StepWork> work = std::nullopt);
   // Takes the step that `result` answers. UNAVAILABLE, and the stream must be given up, if it is not the next one owed
   // or has other sequences.
   absl::StatusOr<Step> Take(const StepResult& result);

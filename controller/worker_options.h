@@ -8,10 +8,15 @@
 
 namespace flexquant::controller {
 
+class LayerGroups;
+
 struct WorkerOptions {
   std::string controller_id;  // the same for all workers of a controller, and another one in each of its lives
   int lookahead = 1;
   uint32_t prefill_chunk_tokens = 256;
+  // What steps cost is learned with these sizes, which must outlive all; null = it is not learned.
+  const LayerGroups* groups = nullptr;
+  absl::Duration max_step_time = absl::Milliseconds(50);  // BatchLimits'
   double audit_rate = 0;  // share of the decode steps of policies that predict KL, in [0, 1]
   absl::Duration connect_timeout = absl::Seconds(5);
   absl::Duration min_backoff = absl::Milliseconds(50);

@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint64_t kDefaultSequences = 4;
 constexpr uint32_t kMaxBlockTokens = 1024;
-constexpr uint64_t kMaxBlocks = 1U << 26U;
+constexpr uint64_t kMaxBlocks = 1U << 24U;  // as executor.proto says
 
 uint64_t ToMiB(uint64_t bytes) { return (bytes + (1U << 20) - 1) >> 20; }
 

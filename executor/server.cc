@@ -20,6 +20,7 @@
 #include "proto/grpc_status.h"
 #include "spdlog/spdlog.h"
 #include "transport/health_port.h"
+#include "transport/keepalive.h"
 
 namespace flexquant::executor {
 namespace {
@@ -28,8 +29,6 @@ namespace {
 constexpr int kMaxRequestBytes = 16 << 20;
 // Logits of many sequences.
 constexpr int kMaxResponseBytes = 64 << 20;
-// Peers may ask whether a busy executor lives; gRPC's own defaults would hang up on them.
-constexpr int kMinPingIntervalMs = 10'000;
 constexpr uint32_t kMaxStreams = 4096;
 
 constexpr char kServiceName[] = "flexquant.executor.v1.ExecutorService";
@@ -91,11 +90,8 @@ class Server final : public ExecutorServer {
     builder.SetMaxReceiveMessageSize(kMaxRequestBytes);
     builder.SetMaxSendMessageSize(kMaxResponseBytes);
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kMinPingIntervalMs);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
     // Finds peers that vanished, so that their sequences are released.
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
-    builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+    transport::AddKeepalive(builder);
     if (!listen.empty()) {
       FQ_ASSIGN_OR_RETURN(const auto credentials,
                           transport::MakeServerCredentials(options.listen, ControllerOnly(options)));

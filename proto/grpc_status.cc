@@ -35,6 +35,17 @@ std::optional<Message> GetDetail(const absl::Status& status) {
 
 }  // namespace
 
+std::string Shortened(absl::string_view text, size_t max_bytes) {
+  if (text.size() <= max_bytes) {
+    return std::string(text);
+  }
+  size_t end = max_bytes;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0U) == 0x80U) {
+    --end;
+  }
+  return absl::StrCat(text.substr(0, end), "...");
+}
+
 absl::Status FieldViolation(absl::string_view field, absl::string_view description) {
   absl::Status status = absl::InvalidArgumentError(absl::StrCat(field, ": ", description));
   google::rpc::BadRequest bad_request;
@@ -76,15 +87,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) {
     return grpc::Status::OK;
   }
-  std::string message(status.message());
-  if (message.size() > kMaxMessageBytes) {
-    size_t end = kMaxMessageBytes;
-    while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0U) == 0x80U) {
-      --end;
-    }
-    message.resize(end);
-    message += "...";
-  }
+  const std::string message = Shortened(status.message(), kMaxMessageBytes);
   google::rpc::Status details;
   details.set_code(static_cast<int>(status.code()));
   details.set_message(message);

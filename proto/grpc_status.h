@@ -24,7 +24,10 @@ absl::Status WithErrorInfo(absl::Status status, absl::string_view reason);
 // Adds google.rpc.RetryInfo. `status` must not be OK.
 absl::Status WithRetryDelay(absl::Status status, absl::Duration delay);
 
-// Code, message (shortened to 4 KiB, made valid UTF-8) and details.
+// The first `max_bytes` of UTF-8 text, whole characters only, then "..."; all of it if it is no longer.
+std::string Shortened(absl::string_view text, size_t max_bytes);
+
+// Code, message (shortened to 4 KiB) and details.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 // The way back, details included.

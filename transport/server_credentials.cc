@@ -74,6 +74,7 @@ absl::Status Check(const PortState& state, grpc_auth_context* context, const grp
 void ProcessMetadata(void* state, grpc_auth_context* context, const grpc_metadata* metadata, size_t count,
                      grpc_process_auth_metadata_done_cb done, void* user_data) {
   const absl::Status status = Check(*static_cast<PortState*>(state), context, metadata, count);
+  // Details would have to go in the response metadata, which gRPC ignores here.
   done(user_data, nullptr, 0, nullptr, 0, static_cast<grpc_status_code>(status.code()),
        status.ok() ? nullptr : std::string(status.message()).c_str());
 }

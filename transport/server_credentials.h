@@ -23,7 +23,8 @@ struct Caller {
   std::vector<std::string> names;
 };
 
-// OK, or the status the call ends with before its service sees it. Called from any thread; must not wait.
+// OK, or the status whose code and message the call ends with before its service sees it: gRPC has no way to send
+// details from here. Called from any thread; must not wait.
 using AccessCheck = std::function<absl::Status(const Caller&)>;
 
 // How a server listens.

@@ -14,6 +14,7 @@
 #include "grpcpp/support/channel_arguments.h"
 #include "proto/grpc_status.h"
 #include "transport/bearer_token.h"
+#include "transport/keepalive.h"
 #include "transport/server_credentials.h"
 
 namespace flexquant::client {
@@ -34,8 +35,7 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
   // A server whose machine went away is noticed during a long answer.
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  transport::AddKeepalive(arguments);
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 

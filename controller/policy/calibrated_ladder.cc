@@ -14,6 +14,7 @@ CalibratedLadder CalibratedLadder::Make(const Calibration& calibration, const La
   for (const Rung& rung : calibration.rungs) {
     ladder.plans.push_back(rung.plan);
     ladder.bytes.push_back(static_cast<double>(rung.bytes));
+    ladder.products.push_back(groups.Products(rung.plan));
     ladder.bits.push_back(groups.MeanBits(rung.plan));
   }
   ladder.requirement = calibration.requirements[static_cast<size_t>(lookahead)];

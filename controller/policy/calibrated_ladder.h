@@ -15,6 +15,7 @@ namespace flexquant::controller {
 struct CalibratedLadder {
   std::vector<PrecisionPlan> plans;  // from cheapest to the top precision
   std::vector<double> bytes;         // [plans], that a decode step reads
+  std::vector<double> products;      // [plans], LayerGroups::Products
   std::vector<double> bits;          // [plans], mean bits a weight
   PrecisionRequirement requirement;  // at the controller's lookahead
   const LayerGroups* groups;         // outlives this

@@ -19,7 +19,8 @@ void Raise(PrecisionPlan& plan, const PrecisionPlan& floor) {
 
 }  // namespace
 
-PrecisionPlan SharedPlan(absl::Span<const LevelDemand> demands, const PrecisionPlan& floor) {
+PrecisionPlan SharedPlan(absl::Span<const LevelDemand> demands, const PrecisionPlan& floor, const WorkTimes& work_times,
+                         uint32_t floor_tokens) {
   FQ_CHECK(!demands.empty());
   const CalibratedLadder& ladder = *demands[0].ladder;
   int first = 0;
@@ -31,17 +32,22 @@ PrecisionPlan SharedPlan(absl::Span<const LevelDemand> demands, const PrecisionP
     // Hysteresis is for sequences that ran at one level so far.
     current = demand.chooser->current() == current ? current : -1;
   }
+  const auto sequences = static_cast<double>(demands.size());
+  const double scale =
+      sequences * ladder.bytes.back() / work_times.Of({ladder.bytes.back(), sequences * ladder.products.back()});
   std::vector<double> costs(ladder.plans.size());
   for (int level = first; level <= last; ++level) {
     double& cost = costs[static_cast<size_t>(level)];
-    cost = ladder.bytes[static_cast<size_t>(level)];
+    StepWork work = {ladder.bytes[static_cast<size_t>(level)], sequences * ladder.products[static_cast<size_t>(level)]};
     int used = level;
     if (!floor.bits.empty()) {
       PrecisionPlan plan = ladder.plans[static_cast<size_t>(level)];
       Raise(plan, floor);
-      cost = static_cast<double>(ladder.groups->BytesRead(plan));
+      work = {static_cast<double>(ladder.groups->BytesRead(plan)),
+              (sequences + floor_tokens) * ladder.groups->Products(plan)};
       used = ladder.LevelBelow(plan);
     }
+    cost = scale * work_times.Of(work);
     for (const LevelDemand& demand : demands) {
       cost += demand.chooser->Penalty(used);
     }

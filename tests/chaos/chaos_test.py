@@ -2,7 +2,7 @@
 
 Real processes on loopback: a controller and three executors, one of them behind a proxy, serve a replayed trace while a
 seeded schedule kills, stops, cuts, delays and restarts them. Each class of fault has a test of its own; `test_all`
-mixes them for FLEXQUANT_CHAOS_SECONDS (default 60).
+mixes them for FLEXQUANT_CHAOS_SECONDS (default 300).
 """
 
 import os
@@ -16,9 +16,11 @@ import unittest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "cli"))
 import harness  # noqa: E402
 from fleet import Certificates, Fleet, Load  # noqa: E402
+from proxy import Proxy  # noqa: E402
 
-SECONDS = float(os.environ.get("FLEXQUANT_CHAOS_SECONDS", "60"))
+SECONDS = float(os.environ.get("FLEXQUANT_CHAOS_SECONDS", "300"))
 SEED = int(os.environ.get("FLEXQUANT_CHAOS_SEED", "1"))
+PING_SECONDS = 20  # transport/keepalive.h: within this time a peer that is silent is given up
 # What a request may end with instead of its answer, beside CANCELLED by its own client: docs/reliability.md.
 REFUSALS = {"UNAVAILABLE", "RESOURCE_EXHAUSTED"}
 
@@ -79,11 +81,67 @@ class ChaosTest(unittest.TestCase):
     def test_executors_terminated(self):
         self.disturb([Fleet.terminate_executor])
 
+    def test_one_drained_and_one_killed(self):
+        # Neither comes back: the third one ends what they had, however slow the machine is.
+        with Fleet(self.model, step_timeout=60) as fleet:
+            expected = self.expected(fleet, 1)
+            fleet.wait_ready()
+            load = Load(fleet.address, 1)
+            time.sleep(1)
+            fleet.executors[0].end(signal.SIGTERM)
+            time.sleep(1)
+            fleet.executors[1].end(signal.SIGKILL)
+            self.assertTrue(load.running(), "the load was over before it was disturbed")
+            answers = load.answers()
+            self.assertEqual(self.check(answers, expected), {"OK": len(expected)})
+            self.assertEqual(sum(fleet.known().values()), 1)
+            gap = max(answer["longest_gap_s"] for answer in answers)
+            print(f"test_one_drained_and_one_killed: {len(answers)} answers equal, longest gap in a stream {gap:.2f} s",
+                  flush=True)
+
     def test_executors_frozen(self):
         self.disturb([Fleet.freeze_executor])
 
     def test_connections_cut_held_and_delayed(self):
         self.disturb([Fleet.cut_connection, Fleet.hold_connection, Fleet.delay_connection])
+
+    def test_network_to_an_executor_lost(self):
+        # Steps may take a minute here: what tells is the ping that is not answered.
+        with Fleet(self.model, step_timeout=60) as fleet:
+            expected = self.expected(fleet, 1)
+            fleet.wait_ready()
+            load = Load(fleet.address, 1)
+            time.sleep(2)
+            self.assertTrue(load.running())
+            fleet.proxy.hold()
+            harness.wait_for(lambda: sum(fleet.known().values()) == 2, "the loss found", limit=PING_SECONDS + 5)
+            self.check_moved(load.answers(), expected)
+            fleet.proxy.go_on()
+            fleet.wait_ready()
+
+    def test_network_to_the_controller_lost(self):
+        with Fleet(self.model) as fleet:
+            expected = self.expected(fleet, 1)
+            fleet.wait_ready()
+            address = f"127.0.0.1:{harness.free_port()}"
+            proxy = Proxy(address, fleet.address)
+            try:
+                load = Load(address, 1)
+                time.sleep(2)
+                self.assertTrue(load.running())
+                proxy.lose()
+                # What had not begun is not resumed.
+                self.check_moved(load.answers(), expected, {"UNAVAILABLE"})
+            finally:
+                proxy.close()
+
+    def check_moved(self, answers, expected, refusals=frozenset()):
+        """Some requests waited until the loss was found, but no longer."""
+        outcomes = self.check(answers, expected, refusals)
+        longest = max(answer["end_s"] - answer["arrival_s"] for answer in answers)
+        print(f"{self.id().rsplit('.', 1)[-1]}: {outcomes}, longest request {longest:.2f} s", flush=True)
+        self.assertGreater(longest, 5, "nothing was under way when the network was lost")
+        self.assertLess(longest, PING_SECONDS + 5)
 
     def test_executors_leave_and_join(self):
         self.disturb([Fleet.leave_and_join], pause=(0.1, 0.3))

@@ -75,11 +75,12 @@ class Fleet:
     """Three executors, the last one behind a proxy, and a controller that finds them by a name, as in a cluster: what
     addresses it has is in a file that stands in for a name server (libnss-wrapper)."""
 
-    FLAGS = ("--step-timeout", "1", "--failover-seconds", "30", "--drain-seconds", "10", "--resolve-seconds", "0.2")
+    FLAGS = ("--failover-seconds", "30", "--drain-seconds", "10", "--resolve-seconds", "0.2")
 
-    def __init__(self, model, *flags, certificates=None):
+    def __init__(self, model, *flags, certificates=None, step_timeout=1):
         self.model = model
-        self.flags = (*flags, *(certificates.controller_flags() if certificates else ()))
+        self.flags = ("--step-timeout", step_timeout, *flags,
+                      *(certificates.controller_flags() if certificates else ()))
         self.port = harness.free_port()
         executor_flags = certificates.executor_flags() if certificates else ()
         self.executors = [Executor(model, f"127.0.0.{host}:{self.port}", executor_flags) for host in (1, 2, 4)]

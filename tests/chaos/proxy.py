@@ -18,6 +18,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._writers = set()
         self._held = None
+        self._lost = set()
         self._delay = 0.0
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -32,6 +33,10 @@ class Proxy:
         """Nothing passes from now on, though connections stay open."""
         self._call(self._hold)
 
+    def lose(self):
+        """Nothing passes any more through the connections that stand, and neither end is told; new ones work."""
+        self._call(self._lose)
+
     def go_on(self):
         self._call(self._go_on)
 
@@ -43,6 +48,7 @@ class Proxy:
         self.go_on()
         self.cut()
         self._call(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._finish(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
@@ -57,6 +63,9 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    def _lose(self):
+        self._lost |= self._writers
+
     def _hold(self):
         self._held = self._held or asyncio.Event()
 
@@ -64,6 +73,10 @@ class Proxy:
         if self._held:
             self._held.set()
         self._held = None
+
+    async def _finish(self):
+        if tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=5)
 
     async def _serve(self, reader, writer):
         try:
@@ -76,6 +89,7 @@ class Proxy:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
         self._writers -= writers
+        self._lost -= writers
         for end in writers:
             end.transport.abort()
 
@@ -85,6 +99,8 @@ class Proxy:
                 await asyncio.sleep(self._delay)
             while self._held:
                 await self._held.wait()
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+            if writer not in self._lost:
+                writer.write(data)
+                await writer.drain()
+        if writer not in self._lost:
+            writer.write_eof()

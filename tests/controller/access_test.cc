@@ -147,6 +147,8 @@ TEST_F(AccessTest, EveryCallButHealthNeedsAToken) {
   for (const std::string& token : {std::string(), std::string(kWrongToken), std::string(kRedToken)}) {
     for (const absl::Status& status : {Generate(token), Tokenize(token), ServerInfo(token)}) {
       EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << status;
+      // A port's refusal has no details, so the text has to say what to do.
+      EXPECT_THAT(std::string(status.message()), HasSubstr(token.empty() ? "--token-file FILE" : "ask its operator"));
       EXPECT_THAT(std::string(status.message()), Not(HasSubstr(kWrongToken)));
     }
     EXPECT_EQ(Call(reflection, token).error_code(), grpc::StatusCode::UNAUTHENTICATED);
@@ -163,8 +165,10 @@ TEST_F(AccessTest, EveryCallButHealthNeedsAToken) {
 TEST_F(AccessTest, InProcessCallsThatGenerateNeedATokenToo) {
   Start();
   inference_ = v1::InferenceService::NewStub(server_->InProcessChannel());
-  EXPECT_EQ(Generate("").code(), absl::StatusCode::kUnauthenticated);
-  EXPECT_EQ(Tokenize(kWrongToken).code(), absl::StatusCode::kUnauthenticated);
+  for (const absl::Status& status : {Generate(""), Tokenize(kWrongToken)}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated);
+    EXPECT_EQ(ReasonOf(status), "INVALID_TOKEN");
+  }
   EXPECT_TRUE(Generate(kBlueToken).ok());
 }
 

@@ -14,6 +14,7 @@
 #include "controller/policy/policy_factory.h"
 #include "controller/step_proto.h"
 #include "controller/steps_in_flight.h"
+#include "tests/controller/calibrated_model.h"
 #include "tests/controller/null_sink.h"
 #include "tests/controller/test_model.h"
 
@@ -70,6 +71,88 @@ TEST_F(BatchTest, ALongerPromptReusesAllBlocksOfAShorterOne) {
   sequence = MakeSequence(2 * kBlockTokens + 1);
   ASSERT_TRUE(queue_.Push(sequence).ok());
   EXPECT_EQ(Step().start->cached_token_ids.size(), 2 * kBlockTokens);
+}
+
+TEST_F(BatchTest, PromptsBesideDecodesComeInPiecesThatFitTheTime) {
+  BatchLimits limits = {4, 1000, 256, 0};
+  limits.max_step_time = absl::Milliseconds(50);
+  Batch batch(200, kBlockTokens, limits, model_.layer_groups.get());
+  const auto tokens_of = [&](uint32_t prompt) {
+    std::vector<SequenceStep> steps;
+    auto sequence = MakeSequence(prompt);
+    EXPECT_TRUE(queue_.Push(sequence).ok());
+    batch.Admit(queue_, now_);
+    steps = batch.Compose(now_);
+    EXPECT_TRUE(batch.Work(steps).has_value());
+    return steps.back().token_ids.size();
+  };
+  const double products = model_.layer_groups->Products(PrecisionPlan::Uniform(8, model_.layer_groups->count()));
+  // A millisecond a token, nothing a byte.
+  for (int i = 1; i <= 100; ++i) {
+    batch.Took({1, products * i}, absl::Milliseconds(i));
+  }
+  // Nobody waits for it: all at once.
+  EXPECT_EQ(tokens_of(100), 100U);
+  Sequence& first = *batch.running()[0];
+  first.Accept({'a', {0, 1, 1}, 0, {}}, std::nullopt, now_);
+  const size_t piece = tokens_of(200);
+  EXPECT_GE(piece, 40U);
+  EXPECT_LT(piece, 100U);
+}
+
+// The plans of a step in which one sequence decodes on a budget of KL and another's prompt is computed.
+std::vector<PrecisionPlan> PlansBesideAPrompt(double bytes_per_product) {
+  const ModelPackage model = CalibratedTestModel(1);
+  const auto active = std::make_shared<ActiveRequests>();
+  RequestQueue queue{{}};
+  Batch batch(200, 4, {4, 1000, 256, 0}, model.layer_groups.get());
+  for (int i = 0; i < 100; ++i) {
+    const StepWork work = {1e6, i % 2 == 0 ? 1e5 : 1e7};
+    batch.Took(work, absl::Nanoseconds(work.bytes + bytes_per_product * work.products));
+  }
+  uint64_t last_id = 0;
+  const auto step = [&](bool push) {
+    if (push) {
+      const uint64_t id = ++last_id;
+      v1::PrecisionPolicy budget;
+      budget.set_max_mean_kl(0.5);
+      auto resolved = MakePolicy(budget, model.policies, 1);
+      auto spec = std::make_unique<GenerationSpec>();
+      spec->prompt.assign(20, 'x');
+      spec->max_tokens = 8;
+      spec->policy = std::move(resolved->policy);
+      spec->prefill_plan = std::move(resolved->prefill_plan);
+      auto sequence = std::make_unique<Sequence>(std::move(spec), std::make_shared<NullSink>(),
+                                                 Sequence::Shared{*model.tokenizer, *model.layer_groups, 1},
+                                                 active->Add(id, "", std::to_string(id)));
+      EXPECT_TRUE(queue.Push(sequence).ok());
+    }
+    batch.Admit(queue, absl::UnixEpoch());
+    return batch.Compose(absl::UnixEpoch());
+  };
+  step(true);
+  for (int token = 0; token < 3; ++token) {
+    batch.running()[0]->Accept({'a', {0, 1, 9}, 0, {}}, std::nullopt, absl::UnixEpoch());
+    if (token < 2) {
+      step(false);
+    }
+  }
+  std::vector<PrecisionPlan> plans;
+  for (const SequenceStep& part : step(true)) {
+    plans.push_back(part.plan);
+  }
+  return plans;
+}
+
+TEST(SharedStepTest, APromptRaisesDecodesOnlyWhereThatIsFaster) {
+  const std::vector<PrecisionPlan> by_bytes = PlansBesideAPrompt(0);
+  ASSERT_EQ(by_bytes.size(), 2U);
+  EXPECT_EQ(by_bytes[0], by_bytes[1]);
+  EXPECT_EQ(by_bytes[0].bits[0], 8);
+  const std::vector<PrecisionPlan> by_products = PlansBesideAPrompt(1000);
+  ASSERT_EQ(by_products.size(), 2U);
+  EXPECT_LT(by_products[0].bits[0], 6);
+  EXPECT_EQ(by_products[1].bits[0], 8);
 }
 
 TEST(StepsInFlightTest, EveryResultIsHeldAgainstItsStep) {

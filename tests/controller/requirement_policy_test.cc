@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -130,7 +131,7 @@ TEST_F(RequirementPolicyTest, ASharedStepWeighsAllItsSequences) {
     }
     const auto demands = Demands(policies, signals);
     const auto cost = [&](int level) {
-      double sum = ladder_->bytes[static_cast<size_t>(level)];
+      double sum = static_cast<double>(demands.size()) * ladder_->bytes[static_cast<size_t>(level)];
       for (const LevelDemand& demand : demands) {
         sum += demand.chooser->Penalty(level);
       }
@@ -145,6 +146,35 @@ TEST_F(RequirementPolicyTest, ASharedStepWeighsAllItsSequences) {
       EXPECT_EQ(SharedPlan(demands, {}), policies[0]->Next(1));
     }
   }
+}
+
+// Of an executor that takes as long for so many bytes as for a product.
+WorkTimes CostOf(double bytes_per_product) {
+  WorkTimes cost;
+  for (int i = 0; i < 1000; ++i) {
+    const StepWork work = {1e6, i % 2 == 0 ? 1e5 : 1e7};
+    cost.Observe(work, absl::Nanoseconds(work.bytes + bytes_per_product * work.products));
+  }
+  return cost;
+}
+
+TEST_F(RequirementPolicyTest, WhereProductsTakeLongSixBitsAreNoBargain) {
+  const auto chosen = [&](const WorkTimes& cost) {
+    std::set<int> bits;
+    for (int i = 1; i <= 60; ++i) {
+      std::vector<std::unique_ptr<RequirementPolicy>> policies;
+      for (int sequence = 0; sequence < 8; ++sequence) {
+        policies.push_back(Kl(0.002 * i));
+      }
+      const std::vector<TokenSignals> usual(8, TokenSignals{1, 0.4, 1});
+      bits.insert(SharedPlan(Demands(policies, usual), {}, cost).bits[0]);
+    }
+    return bits;
+  };
+  EXPECT_TRUE(chosen(CostOf(0.01)).contains(6));
+  // As much work as 8 bits, but more KL.
+  EXPECT_FALSE(chosen(CostOf(10)).contains(6));
+  EXPECT_TRUE(chosen(CostOf(10)).contains(5));
 }
 
 TEST_F(RequirementPolicyTest, StaticBatchMatesForceTheirWidths) {

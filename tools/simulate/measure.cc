@@ -19,6 +19,7 @@ namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(30);
 constexpr uint32_t kAnswerTokens = 12;
+constexpr uint32_t kPromptTokens = 512;  // of a batch's prompts together, or 4 each
 
 // An executor's link that notes what steps took.
 class RecordingLink final : public controller::ExecutorLink {
@@ -91,18 +92,19 @@ absl::StatusOr<std::vector<MeasuredStep>> MeasureExecutor(const controller::Mode
   const uint64_t most = uint64_t{description.num_kv_blocks} * description.kv_block_tokens;
   uint64_t id = 0;
   absl::Status status;
-  for (const double bits : {8.0, 4.0, 3.0}) {
+  for (const uint32_t bits : {8U, 4U, 3U}) {
     for (uint32_t width = 1; width <= description.max_sequences && status.ok();
          width = std::min(2 * width, width + 16)) {
-      const auto prompt = static_cast<uint32_t>(std::min<uint64_t>(
-          {16 + 97 * (id % 3), most / 2 / width, static_cast<uint64_t>(model.config.max_context) / 2}));
+      const auto prompt = static_cast<uint32_t>(
+          std::min<uint64_t>({16 + 97 * (id % 3), std::max(kPromptTokens / width, 4U), most / 2 / width,
+                              static_cast<uint64_t>(model.config.max_context) / 2}));
       for (uint32_t i = 0; i < width && prompt > 0; ++i) {
         auto spec = std::make_unique<controller::GenerationSpec>();
         spec->request_id = absl::StrCat(++id);
         spec->prompt = cli::PromptOf(PromptRequest(prompt), id, 1, model.tokenizer->vocab_size());
         spec->max_tokens = kAnswerTokens;
         v1::PrecisionPolicy policy;
-        policy.set_fixed_bits(static_cast<uint32_t>(bits));
+        policy.set_fixed_bits(bits);
         FQ_ASSIGN_OR_RETURN(auto resolved, controller::MakePolicy(policy, model.policies, id));
         spec->policy = std::move(resolved.policy);
         spec->prefill_plan = std::move(resolved.prefill_plan);
