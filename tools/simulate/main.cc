@@ -73,6 +73,7 @@ absl::StatusOr<Json> RunSimulation(Flags flags, const controller::ModelPackage& 
   }
   flags.options.round_trip = absl::Milliseconds(flags.round_trip_ms);
   flags.options.worker.step_timeout = absl::InfiniteDuration();
+  flags.options.worker.groups = model.layer_groups.get();
   if (flags.bits > 0) {
     flags.options.policy.set_fixed_bits(flags.bits);
   } else if (flags.max_mean_kl > 0) {
