@@ -35,12 +35,14 @@ absl::StatusOr<KvCache::Shape> KvCache::Plan(const ModelConfig& config, uint32_t
         absl::StrCat("a KV cache of ", cache_bytes == 0 ? available_bytes / 4 : cache_bytes,
                      " bytes holds no block; one block of ", block_tokens, " tokens takes ", block_bytes, " bytes"));
   }
-  shape.num_blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, kMaxBlocks));
-  if (shape.Bytes() > available_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the KV cache needs ", ToMiB(shape.Bytes()), " MiB but ", ToMiB(available_bytes), " MiB of memory are free: ",
-        ToMiB(shape.Bytes() - available_bytes), " MiB are missing; ask for a smaller cache or free memory"));
+  // Also if more was asked for than the limit of blocks leaves: it is not what the user will get.
+  if (const uint64_t needed = blocks * block_bytes; needed > available_bytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("the KV cache needs ", ToMiB(needed), " MiB but ",
+                                                     ToMiB(available_bytes),
+                                                     " MiB of memory are free: ", ToMiB(needed - available_bytes),
+                                                     " MiB are missing; ask for a smaller cache or free memory"));
   }
+  shape.num_blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, kMaxBlocks));
   return shape;
 }
 
