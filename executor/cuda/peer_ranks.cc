@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/cuda/nested_gemv.h"
 
 namespace flexquant::executor {
 namespace {
@@ -64,6 +65,7 @@ absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, i
   peers.rank = rank;
   peers.ranks = ranks;
   peers.blocks = sharing ? kBlocksSharing : kBlocks;
+  peers.overlaps = !sharing && cuda::HopperPathSupported();
   peers.capacity = std::max<int64_t>(cols, std::min(kCapacity, max_rows * cols) / cols * cols);
   peers.capacity = (peers.capacity + 3) / 4 * 4;
   peers.timeout_ns = static_cast<uint64_t>(absl::ToInt64Nanoseconds(timeout));
