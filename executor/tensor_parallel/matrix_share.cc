@@ -64,6 +64,9 @@ absl::StatusOr<MatrixShare> MatrixShare::Copy(const NestedMatrix& whole, absl::S
   w.cols = cols.size();
   w.group_size = whole.group_size;
   w.reference_dtype = whole.reference_dtype;
+  if (cols.size() == 0) {
+    return share;  // has no memory: products with it are 0
+  }
   const auto plane_bytes = static_cast<uint64_t>(w.tiles() * w.units() * kPlaneWordBytes);
   const auto scale_bytes = static_cast<uint64_t>(w.tiles() * w.groups() * 2 * kTileRows) * sizeof(uint16_t);
   const uint64_t reference_bytes = whole.reference == nullptr ? 0 : w.num_weights() * ReferenceBytes(w);

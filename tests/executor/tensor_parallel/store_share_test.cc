@@ -23,6 +23,9 @@ void ExpectCopied(const NestedMatrix& share, const NestedMatrix& whole, const st
         ASSERT_EQ(found, std::vector<float>(expected.begin() + cols.begin, expected.begin() + cols.end))
             << "row " << from << " at " << bits << " bits";
       }
+      if (cols.size() == 0) {
+        continue;  // no memory to compare
+      }
       const auto bytes = share.reference_dtype == Dtype::kF32 ? 4 : 2;
       ASSERT_EQ(std::memcmp(static_cast<const uint8_t*>(share.reference) + row * share.cols * bytes,
                             static_cast<const uint8_t*>(whole.reference) + (from * whole.cols + cols.begin) * bytes,
