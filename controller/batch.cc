@@ -151,12 +151,18 @@ uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
 }
 
 void Batch::AddPrefills(const std::vector<Sequence*>& order, uint32_t step_tokens, std::vector<StepMember>& members) {
+  const auto waits = [&](const Sequence* sequence) {
+    return !WasPreempted(sequence) && sequence->prefill_remaining() > 0;
+  };
+  if (std::none_of(order.begin(), order.end(), waits)) {
+    return;  // most steps only decode: nothing to weigh
+  }
   uint32_t left = std::min(PrefillTokens(members), limits_.max_step_tokens - step_tokens);
   for (Sequence* sequence : order) {
     if (left == 0 || members.size() >= limits_.max_sequences) {
       return;
     }
-    if (WasPreempted(sequence) || sequence->prefill_remaining() == 0) {
+    if (!waits(sequence)) {
       continue;
     }
     const uint32_t chunk = sequence->PrefillChunk(left);
