@@ -190,9 +190,8 @@ absl::Status CudaForward::LaunchHead(const PassInputs& inputs, int64_t first, in
 
 absl::Status CudaForward::LaunchCounts(int slot, bool clear, const uint32_t* tokens, int num_tokens, bool answer) {
   cuda::CountTokensParams params;
-  const int64_t vocab = rank_.peers == nullptr ? config_.vocab_size : rank_.vocab_size;
-  params.counts = counts_.as<uint32_t>() + slot * vocab;
-  params.vocab = static_cast<int>(vocab);
+  params.counts = counts_.as<uint32_t>() + slot * Vocab();
+  params.vocab = static_cast<int>(Vocab());
   params.clear = clear;
   params.tokens = tokens;
   params.num_tokens = num_tokens;
@@ -212,20 +211,18 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
 }
 
 absl::Status CudaForward::LaunchSum(const PassInputs& inputs, int rows) {
-  if (rank_.peers == nullptr) {
-    return absl::OkStatus();
-  }
-  const auto launch = [&] {
-    return rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_);
-  };
-  return observer_ == nullptr ? launch() : observer_->Launch(kRanksPlace, launch);
+  return LaunchOfRanks(
+      [&] { return rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_); });
 }
 
 absl::Status CudaForward::LaunchBarrier() {
+  return LaunchOfRanks([&] { return rank_.peers->LaunchBarrier(stream_); });
+}
+
+absl::Status CudaForward::LaunchOfRanks(absl::FunctionRef<absl::Status()> launch) {
   if (rank_.peers == nullptr) {
     return absl::OkStatus();
   }
-  const auto launch = [&] { return rank_.peers->LaunchBarrier(stream_); };
   return observer_ == nullptr ? launch() : observer_->Launch(kRanksPlace, launch);
 }
 
@@ -382,9 +379,8 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   head.x = hidden;
   head.ldx = config_.hidden_size;
   head.norm_weight = weights_.final_norm();
-  const int64_t vocab = rank_.peers == nullptr ? config_.vocab_size : rank_.vocab_size;
   head.y = rank_logits_ + rank_.vocab_begin;
-  head.ldy = vocab;
+  head.ldy = Vocab();
   FQ_RETURN_IF_ERROR(LaunchGemv("lm_head", head));
   FQ_RETURN_IF_ERROR(LaunchBarrier());
   if (!FirstRank()) {
@@ -393,8 +389,8 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
 
   cuda::SamplingParams sampling;
   sampling.logits = logits_.as<float>();
-  sampling.stride = vocab;
-  sampling.vocab = static_cast<int>(vocab);
+  sampling.stride = Vocab();
+  sampling.vocab = static_cast<int>(Vocab());
   sampling.settings = inputs.sampling;
   sampling.token_counts = counts_.as<uint32_t>();
   sampling.results = results;

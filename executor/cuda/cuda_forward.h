@@ -107,6 +107,9 @@ class CudaForward {
   absl::Status LaunchSum(const PassInputs& inputs, int rows);
   // Waits for all ranks.
   absl::Status LaunchBarrier();
+  absl::Status LaunchOfRanks(absl::FunctionRef<absl::Status()> launch);
+  // Of the whole model.
+  int64_t Vocab() const { return rank_.peers == nullptr ? config_.vocab_size : rank_.vocab_size; }
   bool FirstRank() const { return rank_.rank == 0; }
   // Of o and down: rank 0 adds to the hidden state, the others put their part of the sum in its place.
   cuda::GemvEpilogue ResidualEpilogue() const {

@@ -178,14 +178,12 @@ absl::Status CudaModelRunner::Load(const CudaRunnerOptions& options, const CudaR
         peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, std::max<int64_t>(kMaxRows, shape.max_rows),
                                   config_.hidden_size, rank->timeout));
     forward_rank_ = {peers_.get(), rank->rank, store_.config().vocab_size, shard.vocab.begin};
-    const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank_) + kSpareBytes;
-    FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::LoadShare(store_, shard, reserve));
-    FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
-  } else {
-    const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape) + kSpareBytes;
-    FQ_ASSIGN_OR_RETURN(weights_, DeviceWeights::Load(store_, reserve));
-    FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
   }
+  const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank_) + kSpareBytes;
+  FQ_ASSIGN_OR_RETURN(weights_, rank == nullptr ? DeviceWeights::Load(store_, reserve)
+                                                : DeviceWeights::LoadShare(
+                                                      store_, rank->shards[static_cast<size_t>(rank->rank)], reserve));
+  FQ_ASSIGN_OR_RETURN(shape.kv_blocks, PlanKvBlocks(options, rank, reserve));
   info_.kv_blocks = shape.kv_blocks;
   FQ_ASSIGN_OR_RETURN(forward_, CudaForward::Create(config_, *weights_, shape, stream_, forward_rank_));
   return absl::OkStatus();
