@@ -8,26 +8,13 @@
 #include <set>
 #include <string>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "common/spin.h"
 
 namespace flexquant {
 namespace {
 
-// About 50 us: longer than the serial gaps inside a step, far shorter than a person notices in `top`.
-constexpr int kSpins = 4000;
-
 // Added to joined_ when a region closes; far from what workers add.
 constexpr int kClosed = -(1 << 30);
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 // Waits for what another thread is about to do.
 template <typename Done>

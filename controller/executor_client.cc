@@ -10,6 +10,7 @@
 #include "controller/step_stream.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
+#include "proto/executor_limits.h"
 #include "transport/keepalive.h"
 
 namespace flexquant::controller {
@@ -165,8 +166,6 @@ absl::Status ExecutorClient::CheckDescription(const executor::v1::DescribeRespon
           absl::StrCat(who, " does not serve ", bits, " bits; start both with the same model folder and version"));
     }
   }
-  // As executor.proto says.
-  constexpr uint32_t kMaxKvBlocks = 1U << 24U;
   constexpr uint32_t kMaxKvBlockTokens = 1U << 16U;
   if (response.num_kv_blocks() == 0 || response.num_kv_blocks() > kMaxKvBlocks || response.kv_block_tokens() == 0 ||
       response.kv_block_tokens() > kMaxKvBlockTokens || response.max_sequences() == 0 ||

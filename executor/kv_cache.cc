@@ -4,13 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "proto/executor_limits.h"
 
 namespace flexquant::executor {
 namespace {
 
 constexpr uint64_t kDefaultSequences = 4;
 constexpr uint32_t kMaxBlockTokens = 1024;
-constexpr uint64_t kMaxBlocks = 1U << 24U;  // as executor.proto says
 
 uint64_t ToMiB(uint64_t bytes) { return (bytes + (1U << 20) - 1) >> 20; }
 
@@ -42,7 +42,7 @@ absl::StatusOr<KvCache::Shape> KvCache::Plan(const ModelConfig& config, uint32_t
                                                      " MiB of memory are free: ", ToMiB(needed - available_bytes),
                                                      " MiB are missing; ask for a smaller cache or free memory"));
   }
-  shape.num_blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, kMaxBlocks));
+  shape.num_blocks = static_cast<uint32_t>(std::min<uint64_t>(blocks, kMaxKvBlocks));
   return shape;
 }
 

@@ -83,6 +83,13 @@ Json KernelsJson(const DecodeResult& row) {
   return json;
 }
 
+// What every measurement of decode steps has.
+Json DecodeJson(const DecodeResult& row) {
+  return {{"plan", row.plan},         {"batch", row.batch},
+          {"context", row.context},   {"weight_bytes", row.weight_bytes},
+          {"kv_bytes", row.kv_bytes}, {"graph", TimeJson(row.graph)}};
+}
+
 // Of steps of several ranks, which have fewer measurements.
 void PrintRanks(const Flags& flags, const DeviceBenchResult& result) {
   std::puts(absl::StrFormat("%s on %s, random weights in groups of %d", flags.shapes, result.device, flags.group_size)
@@ -102,13 +109,8 @@ void PrintRanksAsJson(const Flags& flags, const DeviceBenchResult& result) {
                {"group_size", flags.group_size},
                {"tensor_parallel", flags.tensor_parallel}};
   for (const DecodeResult& row : result.decode) {
-    json["decode"].push_back({{"plan", row.plan},
-                              {"batch", row.batch},
-                              {"context", row.context},
-                              {"weight_bytes", row.weight_bytes},
-                              {"kv_bytes", row.kv_bytes},
-                              {"graph", TimeJson(row.graph)},
-                              {"without_sums", TimeJson(row.no_sums)}});
+    json["decode"].push_back(DecodeJson(row));
+    json["decode"].back()["without_sums"] = TimeJson(row.no_sums);
   }
   PrintJson(json);
 }
@@ -121,19 +123,15 @@ void PrintAsJson(const Flags& flags, const DeviceBenchResult& result) {
   json["read_only_bytes_per_second"] = result.read_only_bytes_per_second;
   json["copy_bytes_per_second"] = result.copy_bytes_per_second;
   for (const DecodeResult& row : result.decode) {
-    json["decode"].push_back({{"plan", row.plan},
-                              {"batch", row.batch},
-                              {"context", row.context},
-                              {"weight_bytes", row.weight_bytes},
-                              {"kv_bytes", row.kv_bytes},
-                              {"graph", TimeJson(row.graph)},
-                              {"plan_held", TimeJson(row.held)},
-                              {"plan_changed", TimeJson(row.changed)},
-                              {"of_read_only", Bandwidth(row, row.graph) / result.read_only_bytes_per_second},
-                              {"of_copy", Bandwidth(row, row.graph) / result.copy_bytes_per_second}});
+    Json measured = DecodeJson(row);
+    measured["plan_held"] = TimeJson(row.held);
+    measured["plan_changed"] = TimeJson(row.changed);
+    measured["of_read_only"] = Bandwidth(row, row.graph) / result.read_only_bytes_per_second;
+    measured["of_copy"] = Bandwidth(row, row.graph) / result.copy_bytes_per_second;
     if (flags.kernels) {
-      json["decode"].back()["kernels"] = KernelsJson(row);
+      measured["kernels"] = KernelsJson(row);
     }
+    json["decode"].push_back(std::move(measured));
   }
   for (const PrefillResult& row : result.prefill) {
     json["prefill"].push_back(

@@ -11,6 +11,7 @@
 #include "client/cli/interrupt.h"
 #include "common/log.h"
 #include "common/status_macros.h"
+#include "executor/tensor_parallel/shard.h"
 #include "kernels/kernels.h"
 #include "transport/bearer_token.h"
 
@@ -105,7 +106,7 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--tensor-parallel", flags.tensor_parallel,
                  "Ranks that the model is cut among, each with its share of weights, heads and threads, or a GPU")
-      ->check(CLI::Range(1, 64))
+      ->check(CLI::Range(1, executor::kMaxTensorParallel))
       ->capture_default_str();
 }
 

@@ -61,8 +61,8 @@ class RankBench {
  private:
   // Whole bytes.
   absl::StatusOr<double> SumOverRanks(double bytes) const {
-    std::vector<uint64_t> all(rank_.devices.size());
-    FQ_RETURN_IF_ERROR(rank_.group->AllGather(rank_.rank, static_cast<uint64_t>(bytes), absl::MakeSpan(all)));
+    FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> all,
+                        rank_.group->AllGather(rank_.rank, static_cast<uint64_t>(bytes)));
     return static_cast<double>(std::accumulate(all.begin(), all.end(), uint64_t{0}));
   }
 

@@ -82,15 +82,13 @@ absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, i
   peers.abort = made->host_.as<uint32_t>();
   peers.error = made->host_.as<uint32_t>() + 1;
 
-  std::vector<uint64_t> values(devices.size());
-  const auto gather = [&](uint64_t own) { return group.AllGather(rank, own, absl::MakeSpan(values)); };
-  FQ_RETURN_IF_ERROR(gather(Value(made->inbox_.as<float>())));
-  std::transform(values.begin(), values.end(), peers.inbox, [](uint64_t v) { return reinterpret_cast<float*>(v); });
-  FQ_RETURN_IF_ERROR(gather(Value(made->flags_.as<uint32_t>())));
-  std::transform(values.begin(), values.end(), peers.flags, [](uint64_t v) { return reinterpret_cast<uint32_t*>(v); });
-  FQ_RETURN_IF_ERROR(gather(Value(made->host_.as<uint32_t>())));
-  for (const uint64_t value : values) {
-    made->aborts_.push_back(reinterpret_cast<uint32_t*>(value));
+  FQ_ASSIGN_OR_RETURN(const auto inboxes, group.AllGather(rank, Value(made->inbox_.as<float>())));
+  FQ_ASSIGN_OR_RETURN(const auto flags, group.AllGather(rank, Value(made->flags_.as<uint32_t>())));
+  FQ_ASSIGN_OR_RETURN(const auto aborts, group.AllGather(rank, Value(made->host_.as<uint32_t>())));
+  for (size_t peer = 0; peer < devices.size(); ++peer) {
+    peers.inbox[peer] = reinterpret_cast<float*>(inboxes[peer]);
+    peers.flags[peer] = reinterpret_cast<uint32_t*>(flags[peer]);
+    made->aborts_.push_back(reinterpret_cast<uint32_t*>(aborts[peer]));
   }
   return made;
 }
@@ -118,14 +116,12 @@ absl::Status PeerRanks::LaunchBarrier(cudaStream_t stream) const {
 }
 
 absl::StatusOr<uint64_t> PeerRanks::FromRankZero(uint64_t value) const {
-  std::vector<uint64_t> values(static_cast<size_t>(group_.size()));
-  FQ_RETURN_IF_ERROR(group_.AllGather(rank_, value, absl::MakeSpan(values)));
+  FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> values, group_.AllGather(rank_, value));
   return values[0];
 }
 
 absl::StatusOr<uint64_t> PeerRanks::Least(uint64_t value) const {
-  std::vector<uint64_t> values(static_cast<size_t>(group_.size()));
-  FQ_RETURN_IF_ERROR(group_.AllGather(rank_, value, absl::MakeSpan(values)));
+  FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> values, group_.AllGather(rank_, value));
   return *std::min_element(values.begin(), values.end());
 }
 

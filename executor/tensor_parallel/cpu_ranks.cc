@@ -85,8 +85,7 @@ absl::StatusOr<std::unique_ptr<TensorParallelRunner>> CreateCpuRanks(const Model
     if (rank == 0) {
       FQ_ASSIGN_OR_RETURN(blocks, PlanBlocks(config, shards, options));
     }
-    std::vector<uint64_t> planned(shards.size());
-    FQ_RETURN_IF_ERROR(group.AllGather(rank, blocks, absl::MakeSpan(planned)));
+    FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> planned, group.AllGather(rank, blocks));
 
     CpuRunnerOptions own = options;
     own.num_threads = std::max(1, threads / parallel.ranks + (rank < threads % parallel.ranks ? 1 : 0));

@@ -3,37 +3,25 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/check.h"
+#include "common/spin.h"
 #include "common/status_macros.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "executor/tensor_parallel/shard.h"
 
 namespace flexquant::executor {
 namespace {
 
-// About 50 us: longer than the ranks of a step are apart, far shorter than a person notices in `top`.
-constexpr int kSpins = 4000;
 // Ranks sum whole cache lines, so that no two write one.
 constexpr size_t kLineFloats = 16;
-
-void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 }  // namespace
 
 RankGroup::RankGroup(int size, absl::Duration timeout)
     : size_(size), timeout_(timeout), slots_(static_cast<size_t>(size)) {
-  FQ_CHECK(size >= 1 && size <= 64);
+  FQ_CHECK(size >= 1 && size <= kMaxTensorParallel);
 }
 
 absl::Status RankGroup::Barrier(int rank) {
@@ -102,14 +90,17 @@ absl::Status RankGroup::AllReduceSum(int rank, absl::Span<float> data) {
   return Barrier(rank);
 }
 
-absl::Status RankGroup::AllGather(int rank, uint64_t value, absl::Span<uint64_t> values) {
+absl::StatusOr<std::vector<uint64_t>> RankGroup::AllGather(int rank, uint64_t value) {
   slots_[static_cast<size_t>(rank)].value = value;
   FQ_RETURN_IF_ERROR(Barrier(rank));
-  for (size_t r = 0; r < slots_.size(); ++r) {
-    values[r] = slots_[r].value;
+  std::vector<uint64_t> values;
+  values.reserve(slots_.size());
+  for (const Slot& slot : slots_) {
+    values.push_back(slot.value);
   }
   // Nobody shows its next value before all have read this one.
-  return Barrier(rank);
+  FQ_RETURN_IF_ERROR(Barrier(rank));
+  return values;
 }
 
 void RankGroup::Abort(int rank, const absl::Status& status) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
@@ -18,8 +19,8 @@ namespace flexquant::executor {
 // returns the status of the first rank that failed. Thread-safe, one thread a rank at a time.
 class RankGroup {
  public:
-  // 1 to 64 ranks. A rank that waits longer than `timeout` for the others ends the group: DEADLINE_EXCEEDED, naming the
-  // rank that did not come.
+  // 1 to kMaxTensorParallel ranks. A rank that waits longer than `timeout` for the others ends the group:
+  // DEADLINE_EXCEEDED, naming the rank that did not come.
   RankGroup(int size, absl::Duration timeout);
   RankGroup(const RankGroup&) = delete;
   RankGroup& operator=(const RankGroup&) = delete;
@@ -33,8 +34,8 @@ class RankGroup {
   // `data`, as long for every rank, becomes the sum over the ranks, added in their order: the same bits for all and
   // in every run.
   absl::Status AllReduceSum(int rank, absl::Span<float> data);
-  // values[r], one a rank, becomes the `value` of rank r.
-  absl::Status AllGather(int rank, uint64_t value, absl::Span<uint64_t> values);
+  // The `value` of every rank, in their order.
+  absl::StatusOr<std::vector<uint64_t>> AllGather(int rank, uint64_t value);
 
   // Ends the group because of `rank`; `status` is not OK. The first call counts.
   void Abort(int rank, const absl::Status& status);

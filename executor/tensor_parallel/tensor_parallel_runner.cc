@@ -35,8 +35,7 @@ uint64_t StepHash(const StepBatch& batch) {
 }
 
 absl::Status CheckSameStep(RankGroup& group, int rank, uint64_t hash) {
-  std::vector<uint64_t> hashes(static_cast<size_t>(group.size()));
-  FQ_RETURN_IF_ERROR(group.AllGather(rank, hash, absl::MakeSpan(hashes)));
+  FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> hashes, group.AllGather(rank, hash));
   for (size_t other = 1; other < hashes.size(); ++other) {
     if (hashes[other] != hashes[0]) {
       return absl::InternalError(absl::StrFormat(

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/cpu/bytes_256.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/unpack.h"
 
@@ -13,30 +14,8 @@ namespace {
 constexpr int64_t kPrefetchBytes = 4096;
 constexpr int64_t kBlockTokens = 3;
 
-struct Bytes {
-  static constexpr int64_t kBytes = 32;
-  __m256i v;
-
-  static Bytes Load(const uint8_t* from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
-  static Bytes Set(int byte) { return {_mm256_set1_epi8(static_cast<char>(byte))}; }
-  template <int kShift>
-  static Bytes Shift(Bytes from) {
-    if constexpr (kShift > 0) {
-      return {_mm256_slli_epi16(from.v, kShift)};
-    } else if constexpr (kShift < 0) {
-      return {_mm256_srli_epi16(from.v, -kShift)};
-    } else {
-      return from;
-    }
-  }
-  friend Bytes And(Bytes a, Bytes b) { return {_mm256_and_si256(a.v, b.v)}; }
-  friend Bytes Merge(Bytes acc, Bytes from, Bytes mask) {
-    return {_mm256_or_si256(acc.v, _mm256_and_si256(from.v, mask.v))};
-  }
-  friend Bytes Select(Bytes mask, Bytes a, Bytes b) {
-    return {_mm256_or_si256(_mm256_and_si256(mask.v, a.v), _mm256_andnot_si256(mask.v, b.v))};
-  }
-};
+struct Avx2 {};
+using Bytes = Bytes256<Avx2>;
 
 inline __m256i Broadcast4(const int8_t* from) {
   int32_t quad;
@@ -193,18 +172,7 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  switch (bits) {
-    case 3:
-      return Gemm<3>(args);
-    case 4:
-      return Gemm<4>(args);
-    case 5:
-      return Gemm<5>(args);
-    case 6:
-      return Gemm<6>(args);
-    default:
-      return Gemm<8>(args);
-  }
+  WithWidth(bits, [&](auto width) { Gemm<width>(args); });
 }
 
 }  // namespace flexquant::avx2

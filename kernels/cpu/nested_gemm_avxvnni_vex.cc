@@ -1,5 +1,5 @@
-#include "kernels/cpu/bytes_vnni256.h"
 #include "kernels/cpu/nested_gemm_dot.h"
+#include "kernels/cpu/vnni256.h"
 
 namespace flexquant::avxvnni {
 namespace {

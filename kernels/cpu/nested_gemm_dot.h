@@ -19,18 +19,7 @@ template <class Set>
 class DotGemm {
  public:
   static void Run(const NestedGemmArgs& args, int bits) {
-    switch (bits) {
-      case 3:
-        return Tiles<3>(args);
-      case 4:
-        return Tiles<4>(args);
-      case 5:
-        return Tiles<5>(args);
-      case 6:
-        return Tiles<6>(args);
-      default:
-        return Tiles<8>(args);
-    }
+    WithWidth(bits, [&](auto width) { Tiles<width>(args); });
   }
 
  private:

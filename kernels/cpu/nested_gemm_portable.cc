@@ -122,18 +122,7 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  switch (bits) {
-    case 3:
-      return Gemm<3>(args);
-    case 4:
-      return Gemm<4>(args);
-    case 5:
-      return Gemm<5>(args);
-    case 6:
-      return Gemm<6>(args);
-    default:
-      return Gemm<8>(args);
-  }
+  WithWidth(bits, [&](auto width) { Gemm<width>(args); });
 }
 
 }  // namespace flexquant::portable

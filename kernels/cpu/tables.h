@@ -4,6 +4,8 @@
 // One table of kernels an instruction set. Code compiled for a set lives in that set's namespace, and shared code is a
 // template on the set's vector type: an inline function that two sets share could be linked in the wrong version.
 
+#include <type_traits>
+
 #include "kernels/kernels.h"
 
 namespace flexquant {
@@ -25,6 +27,24 @@ struct NestedGemmArgs {
   int64_t ldy;
   void* workspace;
 };
+
+// Calls body(constant) with the width as a compile-time constant; `bits` is one of kPrecisions. A body belongs to one
+// set, so this does, too.
+template <class Body>
+inline void WithWidth(int bits, Body body) {
+  switch (bits) {
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    case 4:
+      return body(std::integral_constant<int, 4>());
+    case 5:
+      return body(std::integral_constant<int, 5>());
+    case 6:
+      return body(std::integral_constant<int, 6>());
+    default:
+      return body(std::integral_constant<int, 8>());
+  }
+}
 
 extern const CpuKernels kPortableKernels;
 #if defined(__x86_64__)

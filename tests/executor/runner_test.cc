@@ -18,17 +18,6 @@ class RunnerTest : public ::testing::Test {
  protected:
   RunnerTest() : model_(TestModel::Random()), runner_(MakeRunner(model_->store(), SmallOptions(model_->store()))) {}
 
-  static SequenceInput Input(absl::Span<const uint32_t> tokens, int64_t start, const PrecisionPlan& plan,
-                             const std::vector<uint32_t>& blocks) {
-    SequenceInput input;
-    input.tokens = tokens;
-    input.start = start;
-    input.plan = &plan;
-    input.block_table = blocks;
-    input.num_logits = static_cast<int64_t>(tokens.size());
-    return input;
-  }
-
   static std::vector<float> Copy(absl::Span<const float> logits) { return {logits.begin(), logits.end()}; }
 
   std::unique_ptr<TestModel> model_;

@@ -81,6 +81,17 @@ std::vector<uint32_t> Blocks(uint32_t first, uint32_t count) {
   return blocks;
 }
 
+SequenceInput Input(absl::Span<const uint32_t> tokens, int64_t start, const PrecisionPlan& plan,
+                    const std::vector<uint32_t>& blocks) {
+  SequenceInput input;
+  input.tokens = tokens;
+  input.start = start;
+  input.plan = &plan;
+  input.block_table = blocks;
+  input.num_logits = static_cast<int64_t>(tokens.size());
+  return input;
+}
+
 std::vector<float> AllLogits(ModelRunner& runner, const std::vector<uint32_t>& tokens, const PrecisionPlan& plan,
                              const std::vector<uint32_t>& blocks, const std::vector<size_t>& chunks) {
   std::vector<float> logits;
@@ -88,13 +99,8 @@ std::vector<float> AllLogits(ModelRunner& runner, const std::vector<uint32_t>& t
   size_t next = 0;
   for (size_t start = 0; start < tokens.size();) {
     const size_t count = std::min(chunks[std::min(next++, chunks.size() - 1)], tokens.size() - start);
-    SequenceInput input;
-    input.tokens = absl::MakeConstSpan(tokens).subspan(start, count);
-    input.start = static_cast<int64_t>(start);
-    input.plan = &plan;
-    input.block_table = blocks;
-    input.num_logits = static_cast<int64_t>(count);
-    const absl::Status status = runner.RunStep({{input}}, &output);
+    const auto chunk = absl::MakeConstSpan(tokens).subspan(start, count);
+    const absl::Status status = runner.RunStep({{Input(chunk, static_cast<int64_t>(start), plan, blocks)}}, &output);
     EXPECT_TRUE(status.ok()) << status;
     EXPECT_TRUE(output.sequences[0].status.ok()) << output.sequences[0].status;
     logits.insert(logits.end(), output.sequences[0].logits.begin(), output.sequences[0].logits.end());

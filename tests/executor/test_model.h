@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "common/store/model_store.h"
 #include "executor/cpu_model_runner.h"
 #include "tests/testing/fake_model_source.h"
@@ -51,6 +52,10 @@ std::unique_ptr<CpuModelRunner> MakeRunner(const ModelStore& store, const CpuRun
 
 // first, first + 1, ...
 std::vector<uint32_t> Blocks(uint32_t first, uint32_t count);
+
+// `tokens` from position `start` on, with logits of all; tokens, plan and blocks must outlive it.
+SequenceInput Input(absl::Span<const uint32_t> tokens, int64_t start, const PrecisionPlan& plan,
+                    const std::vector<uint32_t>& blocks);
 
 // Logits of every position of `tokens` [tokens * vocab], fed in chunks of these sizes (the last one repeats).
 std::vector<float> AllLogits(ModelRunner& runner, const std::vector<uint32_t>& tokens, const PrecisionPlan& plan,

@@ -1,7 +1,6 @@
 #include "tools/simulate/simulation.h"
 
 #include <algorithm>
-#include <cmath>
 #include <ctime>
 #include <memory>
 #include <queue>
@@ -48,15 +47,12 @@ class Schedule {
   }
   std::unique_ptr<controller::GenerationSpec> Spec(size_t index, uint32_t vocab_size) const {
     cli::TraceRequest request = arrivals_.trace[index % arrivals_.trace.size()];
-    const auto scaled = [&](uint32_t tokens, uint32_t most) {
-      const double wanted = std::round(tokens * arrivals_.token_scale);
-      return static_cast<uint32_t>(std::clamp(wanted, 1.0, static_cast<double>(most)));
-    };
-    request.prompt_tokens = scaled(request.prompt_tokens, arrivals_.max_prompt_tokens);
+    request.prompt_tokens =
+        cli::ScaledTokens(request.prompt_tokens, arrivals_.token_scale, arrivals_.max_prompt_tokens);
     auto spec = std::make_unique<controller::GenerationSpec>();
     spec->request_id = absl::StrCat(index);
     spec->prompt = cli::PromptOf(request, index, arrivals_.seed, vocab_size);
-    spec->max_tokens = scaled(request.answer_tokens, arrivals_.max_answer_tokens);
+    spec->max_tokens = cli::ScaledTokens(request.answer_tokens, arrivals_.token_scale, arrivals_.max_answer_tokens);
     spec->sampling.seed = index;
     spec->arrival = At(index);
     return spec;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -17,11 +16,6 @@
 namespace flexquant::cli {
 namespace {
 
-uint32_t Scaled(uint32_t tokens, double scale, uint32_t most) {
-  const double scaled = std::round(tokens * scale);
-  return static_cast<uint32_t>(std::clamp<double>(scaled, 1, most));
-}
-
 // The requests under way: their results, and how to stop them.
 class Player {
  public:
@@ -32,7 +26,7 @@ class Player {
     auto call = std::make_unique<Call>();
     call->result.index = index;
     call->result.arrival = traced.arrival * options_.time_scale;
-    const uint32_t answer_tokens = Scaled(traced.answer_tokens, options_.token_scale, options_.max_answer_tokens);
+    const uint32_t answer_tokens = ScaledTokens(traced.answer_tokens, options_.token_scale, options_.max_answer_tokens);
     call->request = Request(traced, index, answer_tokens);
     call->result.prompt_tokens = static_cast<uint32_t>(call->request.token_ids().ids_size());
     std::mt19937_64 random(options_.seed + index);
@@ -89,7 +83,7 @@ class Player {
   v1::GenerateRequest Request(const TraceRequest& traced, size_t index, uint32_t answer_tokens) const {
     v1::GenerateRequest request = options_.request;
     TraceRequest scaled = traced;
-    scaled.prompt_tokens = Scaled(traced.prompt_tokens, options_.token_scale, options_.max_prompt_tokens);
+    scaled.prompt_tokens = ScaledTokens(traced.prompt_tokens, options_.token_scale, options_.max_prompt_tokens);
     const std::vector<uint32_t> prompt = PromptOf(scaled, index, options_.seed, options_.vocab_size);
     request.mutable_token_ids()->mutable_ids()->Add(prompt.begin(), prompt.end());
     request.mutable_stop()->set_max_tokens(answer_tokens);
@@ -105,33 +99,33 @@ class Player {
     result.late = sent - (start_ + result.arrival);
     absl::Time first;
     absl::Time last;
-    result.status = client_.GenerateStream(
-        call.request,
-        [&](const v1::GenerateStreamResponse& event) {
-          if (event.has_finished()) {
-            const v1::PrecisionReport& precision = event.finished().precision();
-            result.mean_bits = precision.mean_bits();
-            result.weight_bytes_read = static_cast<double>(precision.weight_bytes_read());
-            result.weight_bytes_top = static_cast<double>(precision.weight_bytes_top());
-          }
-          if (event.delta().token_ids_size() == 0) {
-            return;
-          }
-          const absl::Time now = absl::Now();
-          if (result.token_ids.empty()) {
-            first = now;
-          } else {
-            result.longest_gap = std::max(result.longest_gap, now - last);
-          }
-          last = now;
-          result.token_ids.insert(result.token_ids.end(), event.delta().token_ids().begin(),
-                                  event.delta().token_ids().end());
-          if (call.cancel_after > 0 && result.token_ids.size() >= call.cancel_after) {
-            result.cancelled = true;
-            call.cancel.Cancel();
-          }
-        },
-        {.timeout = absl::InfiniteDuration(), .cancel = &call.cancel});
+    result.status =
+        client_.GenerateStream(call.request,
+                               [&](const v1::GenerateStreamResponse& event) {
+                                 if (event.has_finished()) {
+                                   const v1::PrecisionReport& precision = event.finished().precision();
+                                   result.mean_bits = precision.mean_bits();
+                                   result.weight_bytes_read = static_cast<double>(precision.weight_bytes_read());
+                                   result.weight_bytes_top = static_cast<double>(precision.weight_bytes_top());
+                                 }
+                                 if (event.delta().token_ids_size() == 0) {
+                                   return;
+                                 }
+                                 const absl::Time now = absl::Now();
+                                 if (result.token_ids.empty()) {
+                                   first = now;
+                                 } else {
+                                   result.longest_gap = std::max(result.longest_gap, now - last);
+                                 }
+                                 last = now;
+                                 result.token_ids.insert(result.token_ids.end(), event.delta().token_ids().begin(),
+                                                         event.delta().token_ids().end());
+                                 if (call.cancel_after > 0 && result.token_ids.size() >= call.cancel_after) {
+                                   result.cancelled = true;
+                                   call.cancel.Cancel();
+                                 }
+                               },
+                               {.timeout = absl::InfiniteDuration(), .cancel = &call.cancel});
     if (!result.token_ids.empty()) {
       result.time_to_first_token = first - sent;
     }

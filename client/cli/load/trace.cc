@@ -1,6 +1,7 @@
 #include "client/cli/load/trace.h"
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <random>
 #include <utility>
@@ -110,6 +111,10 @@ std::vector<TraceRequest> PoissonTrace(size_t count, double rate, uint32_t promp
     arrival += rate > 0 ? gap(random) : 0;
   }
   return trace;
+}
+
+uint32_t ScaledTokens(uint32_t tokens, double scale, uint32_t most) {
+  return static_cast<uint32_t>(std::clamp<double>(std::round(tokens * scale), 1, most));
 }
 
 std::vector<uint32_t> PromptOf(const TraceRequest& request, size_t index, uint64_t seed, uint32_t vocab_size) {

@@ -31,6 +31,9 @@ absl::StatusOr<std::vector<TraceRequest>> ReadTrace(const std::string& path, siz
 std::vector<TraceRequest> PoissonTrace(size_t count, double rate, uint32_t prompt_tokens, uint32_t answer_tokens,
                                        uint64_t seed);
 
+// `tokens` times `scale`, rounded, in [1, most].
+uint32_t ScaledTokens(uint32_t tokens, double scale, uint32_t most);
+
 // The request's prompt: tokens below `vocab_size`, the same for the same trace, index and seed.
 std::vector<uint32_t> PromptOf(const TraceRequest& request, size_t index, uint64_t seed, uint32_t vocab_size);
 

@@ -60,10 +60,11 @@ TEST(RankGroupTest, GathersAValueOfEachRank) {
   RankGroup group(5, kLong);
   ForRanks(5, [&](int rank) {
     for (uint64_t round = 0; round < 200; ++round) {
-      std::vector<uint64_t> values(5);
-      ASSERT_TRUE(group.AllGather(rank, 100 * round + static_cast<uint64_t>(rank), absl::MakeSpan(values)).ok());
+      const auto values = group.AllGather(rank, 100 * round + static_cast<uint64_t>(rank));
+      ASSERT_TRUE(values.ok()) << values.status();
+      ASSERT_EQ(values->size(), 5U);
       for (uint64_t r = 0; r < 5; ++r) {
-        ASSERT_EQ(values[r], 100 * round + r);
+        ASSERT_EQ((*values)[r], 100 * round + r);
       }
     }
   });

@@ -41,17 +41,6 @@ class TensorParallelRunnerTest : public ::testing::Test {
     return *std::move(runner);
   }
 
-  static SequenceInput Input(absl::Span<const uint32_t> tokens, int64_t start, const PrecisionPlan& plan,
-                             const std::vector<uint32_t>& blocks) {
-    SequenceInput input;
-    input.tokens = tokens;
-    input.start = start;
-    input.plan = &plan;
-    input.block_table = blocks;
-    input.num_logits = static_cast<int64_t>(tokens.size());
-    return input;
-  }
-
   std::unique_ptr<TestModel> model_;
 };
 

@@ -1,5 +1,5 @@
-#ifndef FLEXQUANT_KERNELS_CPU_BYTES_VNNI256_H_
-#define FLEXQUANT_KERNELS_CPU_BYTES_VNNI256_H_
+#ifndef FLEXQUANT_KERNELS_CPU_VNNI256_H_
+#define FLEXQUANT_KERNELS_CPU_VNNI256_H_
 
 // vpdpbusd on 256 bits for nested_gemm_dot.h, in the encoding that the including file is compiled for: VEX (AVX-VNNI)
 // or EVEX (AVX-512 VNNI and VL). `Tag` keeps the two apart; so F32 is not the one of vec_avx2.h.
@@ -7,6 +7,8 @@
 #include <immintrin.h>
 
 #include <cstdint>
+
+#include "kernels/cpu/bytes_256.h"
 
 namespace flexquant {
 
@@ -29,31 +31,7 @@ struct Vnni256 {
   using Sums = __m256i;
   static constexpr int32_t kCodeBias = 0;
 
-  struct Bytes {
-    static constexpr int64_t kBytes = 32;
-    __m256i v;
-
-    static Bytes Load(const uint8_t* from) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
-    static Bytes Set(int byte) { return {_mm256_set1_epi8(static_cast<char>(byte))}; }
-    template <int kShift>
-    static Bytes Shift(Bytes from) {
-      if constexpr (kShift > 0) {
-        return {_mm256_slli_epi16(from.v, kShift)};
-      } else if constexpr (kShift < 0) {
-        return {_mm256_srli_epi16(from.v, -kShift)};
-      } else {
-        return from;
-      }
-    }
-    void Store(uint8_t* to) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v); }
-    friend Bytes And(Bytes a, Bytes b) { return {_mm256_and_si256(a.v, b.v)}; }
-    friend Bytes Merge(Bytes acc, Bytes from, Bytes mask) {
-      return {_mm256_or_si256(acc.v, _mm256_and_si256(from.v, mask.v))};
-    }
-    friend Bytes Select(Bytes mask, Bytes a, Bytes b) {
-      return {_mm256_or_si256(_mm256_and_si256(mask.v, a.v), _mm256_andnot_si256(mask.v, b.v))};
-    }
-  };
+  using Bytes = Bytes256<Tag>;
 
   static Sums Zero() { return _mm256_setzero_si256(); }
   static Bytes Operand(Bytes codes) { return codes; }
@@ -75,4 +53,4 @@ struct Vnni256 {
 
 }  // namespace flexquant
 
-#endif  // FLEXQUANT_KERNELS_CPU_BYTES_VNNI256_H_
+#endif  // FLEXQUANT_KERNELS_CPU_VNNI256_H_
