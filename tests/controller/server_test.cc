@@ -18,6 +18,7 @@
 #include "proto/grpc_status.h"
 #include "tests/controller/package_folder.h"
 #include "tests/testing/fake_executor.h"
+#include "transport/keepalive.h"
 
 namespace flexquant::controller {
 namespace {
@@ -111,6 +112,35 @@ TEST_F(ControllerServerTest, ServesOverTcpAndInProcess) {
     EXPECT_EQ(response.started().model_revision(), kPackageChecksum);
   }
   EXPECT_EQ(executor_->violations(), std::vector<std::string>());
+}
+
+// A prefill sends nothing for a long time; clients that ask every few seconds whether the server lives keep their call.
+TEST_F(ControllerServerTest, PingsDuringALongPrefillEndItsCallOnlyIfTheyFlood) {
+  const auto server = Start();
+  ASSERT_NE(server, nullptr);
+  ASSERT_TRUE(server->WaitReady(absl::Seconds(30)).ok());
+  executor_->HoldResults();
+  // gRPC ends a connection at the third ping that comes too early.
+  const auto generate = [&](absl::Duration ping_interval) {
+    grpc::ChannelArguments arguments;
+    arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, static_cast<int>(absl::ToInt64Milliseconds(ping_interval)));
+    arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+    arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    v1::GenerateResponse response;
+    return Generate(grpc::CreateCustomChannel(absl::StrCat("127.0.0.1:", server->port()),
+                                              grpc::InsecureChannelCredentials(), arguments),
+                    &response);
+  };
+  const absl::Duration allowed = transport::kMinPingInterval + absl::Milliseconds(200);
+  const auto enough = std::chrono::steady_clock::now() + absl::ToChronoSeconds(4 * allowed);
+  auto patient = std::async(std::launch::async, generate, allowed);
+  auto flooding = std::async(std::launch::async, generate, absl::Seconds(1));
+  const grpc::Status flooded = flooding.get();
+  EXPECT_EQ(flooded.error_code(), grpc::StatusCode::UNAVAILABLE) << flooded.error_message();
+  EXPECT_EQ(patient.wait_until(enough), std::future_status::timeout);
+  executor_->ResumeResults();
+  const grpc::Status status = patient.get();
+  EXPECT_TRUE(status.ok()) << status.error_message();
 }
 
 TEST_F(ControllerServerTest, InProcessOnly) {
