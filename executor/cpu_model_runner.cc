@@ -336,10 +336,10 @@ void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
     const Row at = rows_[static_cast<size_t>(row)];
     const auto& table = batch.sequences[static_cast<size_t>(at.sequence)].block_table;
     const uint32_t kv_block = table[static_cast<size_t>(at.position) / info_.kv_block_tokens];
-    const int64_t offset = cache_.Offset(kv_block, at.position);
-    kernels_.store_kv(k, config_.num_kv_heads, head_dim, cache_.keys(layer) + offset, cache_.head_stride());
-    kernels_.store_kv(k + config_.kv_size(), config_.num_kv_heads, head_dim, cache_.values(layer) + offset,
-                      cache_.head_stride());
+    kernels_.store_keys(k, config_.num_kv_heads, head_dim, cache_.keys(layer) + cache_.KeyOffset(kv_block, at.position),
+                        cache_.head_stride(), info_.kv_block_tokens);
+    kernels_.store_values(k + config_.kv_size(), config_.num_kv_heads, head_dim,
+                          cache_.values(layer) + cache_.ValueOffset(kv_block, at.position), cache_.head_stride());
   });
 }
 

@@ -42,18 +42,24 @@ class KvCache {
   static absl::StatusOr<KvCache> Create(const Shape& shape);
 
   const Shape& shape() const { return shape_; }
-  // One layer, [num_blocks, num_kv_heads, block_tokens, head_dim].
+  // One layer: keys [num_blocks, num_kv_heads, head_dim, block_tokens], values [num_blocks, num_kv_heads, block_tokens,
+  // head_dim].
   uint16_t* keys(int64_t layer) const { return Layer(2 * layer); }
   uint16_t* values(int64_t layer) const { return Layer(2 * layer + 1); }
-  // Offset in a layer of head 0 of `position` in a sequence whose block there is `block`; heads are head_stride()
-  // apart.
-  int64_t Offset(uint32_t block, int64_t position) const {
-    return static_cast<int64_t>(block) * shape_.num_kv_heads * head_stride() +
-           position % shape_.block_tokens * shape_.head_dim;
+  // Offset in a layer's keys (values) of head 0 of `position` in a sequence whose block there is `block`; heads are
+  // head_stride() apart, dimensions of a key block_tokens.
+  int64_t KeyOffset(uint32_t block, int64_t position) const {
+    return BlockOffset(block) + position % shape_.block_tokens;
+  }
+  int64_t ValueOffset(uint32_t block, int64_t position) const {
+    return BlockOffset(block) + position % shape_.block_tokens * shape_.head_dim;
   }
   int64_t head_stride() const { return static_cast<int64_t>(shape_.block_tokens) * shape_.head_dim; }
 
  private:
+  int64_t BlockOffset(uint32_t block) const {
+    return static_cast<int64_t>(block) * shape_.num_kv_heads * head_stride();
+  }
   uint16_t* Layer(int64_t index) const {
     return memory_.as<uint16_t>() + static_cast<uint64_t>(index) * shape_.LayerElements();
   }

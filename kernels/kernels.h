@@ -99,12 +99,15 @@ struct CpuKernels {
   // x[i] += y[i].
   void (*add)(float* x, const float* y, int64_t n);
 
-  // Writes one position's keys and values (fp32) into the cache in fp16: dst [num_kv_heads] rows of head_dim,
-  // `head_stride` apart.
-  void (*store_kv)(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride);
+  // Write one position's keys or values, src [num_kv_heads, head_dim] fp32, into its KV block in fp16. Heads are
+  // `head_stride` apart; of a head, values lie next to each other, the dimensions of a key `block_tokens` apart.
+  void (*store_keys)(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride,
+                     int64_t block_tokens);
+  void (*store_values)(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride);
 
-  // Causal attention of query heads [head_begin, head_end) of one sequence over its paged cache. k_cache and v_cache of
-  // one layer: [blocks, num_kv_heads, block_tokens, head_dim] fp16. `workspace` has AttentionWorkspaceBytes(shape, max
+  // Causal attention of query heads [head_begin, head_end) of one sequence over its paged cache. Of one layer, fp16:
+  // k_cache [blocks, num_kv_heads, head_dim, block_tokens], so that a dimension of keys that follow each other is one
+  // load; v_cache [blocks, num_kv_heads, block_tokens, head_dim]. `workspace` has AttentionWorkspaceBytes(shape, max
   // positions) bytes.
   void (*attention)(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                     const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace);

@@ -64,8 +64,7 @@ absl::Status CudaBenchModel::Initialise(const DeviceBenchOptions& options, const
   shape.keep_low_columns = options.keep_low_columns;
   ForwardRank forward_rank;
   if (rank != nullptr) {
-    FQ_ASSIGN_OR_RETURN(
-        peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, rows, config_.hidden_size, rank->timeout));
+    FQ_ASSIGN_OR_RETURN(peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, rank->timeout));
     forward_rank = {peers_.get(), rank->rank, options.config.vocab_size,
                     rank->shards[static_cast<size_t>(rank->rank)].vocab.begin};
   }

@@ -118,6 +118,7 @@ absl::StatusOr<std::unique_ptr<CudaForward>> CudaForward::Create(const ModelConf
   if (rank.peers != nullptr) {
     FQ_ASSIGN_OR_RETURN(const uint64_t logits, rank.peers->FromRankZero(reinterpret_cast<uint64_t>(forward->logits())));
     forward->rank_logits_ = reinterpret_cast<float*>(logits);
+    FQ_RETURN_IF_ERROR(rank.peers->Share(forward->hidden_.as<float>()));
   } else {
     forward->rank_logits_ = forward->logits_.as<float>();
   }
@@ -212,7 +213,7 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
 
 absl::Status CudaForward::LaunchSum(const PassInputs& inputs, int rows) {
   return LaunchOfRanks(
-      [&] { return rank_.peers->LaunchSum(hidden_.as<float>(), config_.hidden_size, inputs.num_rows, rows, stream_); });
+      [&] { return rank_.peers->LaunchSum(config_.hidden_size, inputs.num_rows, rows, stream_); });
 }
 
 absl::Status CudaForward::LaunchBarrier() {

@@ -32,7 +32,7 @@ struct CudaForwardShape {
 
 // What makes a pass one rank's of a group: `config` and `weights` are the rank's share then.
 struct ForwardRank {
-  const PeerRanks* peers = nullptr;  // null: alone
+  PeerRanks* peers = nullptr;  // null: alone
   int rank = 0;
   int64_t vocab_size = 0;   // of the whole model
   int64_t vocab_begin = 0;  // of the rank's share of it

@@ -174,9 +174,7 @@ absl::Status CudaModelRunner::Load(const CudaRunnerOptions& options, const CudaR
   if (rank != nullptr) {
     const Shard& shard = rank->shards[static_cast<size_t>(rank->rank)];
     config_ = shard.Config(store_.config());
-    FQ_ASSIGN_OR_RETURN(
-        peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, std::max<int64_t>(kMaxRows, shape.max_rows),
-                                  config_.hidden_size, rank->timeout));
+    FQ_ASSIGN_OR_RETURN(peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, rank->timeout));
     forward_rank_ = {peers_.get(), rank->rank, store_.config().vocab_size, shard.vocab.begin};
   }
   const uint64_t reserve = CudaForward::WorkspaceBytes(config_, shape, forward_rank_) + kSpareBytes;

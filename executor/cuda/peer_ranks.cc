@@ -3,15 +3,15 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "common/check.h"
 #include "common/status_macros.h"
 #include "kernels/cuda/nested_gemv.h"
 
 namespace flexquant::executor {
 namespace {
 
-// Larger sums go in pieces.
-constexpr int64_t kCapacity = int64_t{4} << 20;
 constexpr int kBlocks = 32;
+constexpr int kManyBlocks = 128;
 // Ranks on one device leave multiprocessors to each other while they wait.
 constexpr int kBlocksSharing = 8;
 
@@ -46,8 +46,7 @@ absl::Status PeerRanks::Reach(const std::vector<int>& devices) const {
 }
 
 absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, int rank,
-                                                             const std::vector<int>& devices, int64_t max_rows,
-                                                             int64_t cols, absl::Duration timeout) {
+                                                             const std::vector<int>& devices, absl::Duration timeout) {
   if (devices.size() > cuda::kMaxPeers) {
     return absl::InvalidArgumentError(
         absl::StrCat("tensor parallelism of ", devices.size(), "; GPUs allow 1 to ", cuda::kMaxPeers));
@@ -65,16 +64,13 @@ absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, i
   peers.rank = rank;
   peers.ranks = ranks;
   peers.blocks = sharing ? kBlocksSharing : kBlocks;
+  peers.many_blocks = sharing ? kBlocksSharing : kManyBlocks;
   peers.overlaps = !sharing && cuda::HopperPathSupported();
-  peers.capacity = std::max<int64_t>(cols, std::min(kCapacity, max_rows * cols) / cols * cols);
-  peers.capacity = (peers.capacity + 3) / 4 * 4;
   peers.timeout_ns = static_cast<uint64_t>(absl::ToInt64Nanoseconds(timeout));
-  FQ_ASSIGN_OR_RETURN(made->inbox_,
-                      AllocateDeviceZeroed(cuda::PeerInboxBytes(ranks, peers.capacity), "sums over the ranks"));
-  FQ_ASSIGN_OR_RETURN(made->flags_,
-                      AllocateDeviceZeroed(cuda::PeerFlagBytes(ranks, peers.blocks), "sums over the ranks"));
-  FQ_ASSIGN_OR_RETURN(
-      made->epochs_, AllocateDeviceZeroed(static_cast<size_t>(peers.blocks) * sizeof(uint32_t), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(made->words_, AllocateDeviceZeroed(cuda::PeerWordBytes(ranks), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(made->flags_, AllocateDeviceZeroed(cuda::PeerFlagBytes(peers), "sums over the ranks"));
+  FQ_ASSIGN_OR_RETURN(made->epochs_, AllocateDeviceZeroed(static_cast<size_t>(peers.many_blocks) * sizeof(uint32_t),
+                                                          "sums over the ranks"));
   FQ_ASSIGN_OR_RETURN(made->host_, AllocatePinned(2 * sizeof(uint32_t), "sums over the ranks"));
   // Zeroed before a peer writes.
   FQ_RETURN_IF_CUDA_ERROR(cudaDeviceSynchronize());
@@ -82,31 +78,33 @@ absl::StatusOr<std::unique_ptr<PeerRanks>> PeerRanks::Create(RankGroup& group, i
   peers.abort = made->host_.as<uint32_t>();
   peers.error = made->host_.as<uint32_t>() + 1;
 
-  FQ_ASSIGN_OR_RETURN(const auto inboxes, group.AllGather(rank, Value(made->inbox_.as<float>())));
+  FQ_ASSIGN_OR_RETURN(const auto words, group.AllGather(rank, Value(made->words_.as<uint4>())));
   FQ_ASSIGN_OR_RETURN(const auto flags, group.AllGather(rank, Value(made->flags_.as<uint32_t>())));
   FQ_ASSIGN_OR_RETURN(const auto aborts, group.AllGather(rank, Value(made->host_.as<uint32_t>())));
   for (size_t peer = 0; peer < devices.size(); ++peer) {
-    peers.inbox[peer] = reinterpret_cast<float*>(inboxes[peer]);
+    peers.words[peer] = reinterpret_cast<uint4*>(words[peer]);
     peers.flags[peer] = reinterpret_cast<uint32_t*>(flags[peer]);
     made->aborts_.push_back(reinterpret_cast<uint32_t*>(aborts[peer]));
   }
   return made;
 }
 
-absl::Status PeerRanks::LaunchSum(float* data, int64_t cols, const int32_t* num_rows, int max_rows,
-                                  cudaStream_t stream) const {
+absl::Status PeerRanks::Share(float* data) {
+  FQ_ASSIGN_OR_RETURN(const std::vector<uint64_t> all, group_.AllGather(rank_, Value(data)));
+  for (size_t peer = 0; peer < all.size(); ++peer) {
+    peers_.data[peer] = reinterpret_cast<float*>(all[peer]);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PeerRanks::LaunchSum(int64_t cols, const int32_t* num_rows, int max_rows, cudaStream_t stream) const {
+  FQ_CHECK(peers_.data[rank_] != nullptr);
   cuda::AllReduceParams params;
   params.group = peers_;
   params.cols = cols;
-  const auto rows_a_piece = static_cast<int>(std::min<int64_t>(peers_.capacity / cols, max_rows));
-  // Pieces of a fixed number of rows: only then is the number on the device of use.
-  params.num_rows = rows_a_piece == max_rows ? num_rows : nullptr;
-  for (int row = 0; row < max_rows; row += rows_a_piece) {
-    params.data = data + row * cols;
-    params.max_rows = std::min(rows_a_piece, max_rows - row);
-    FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchAllReduce(params, stream));
-  }
-  return absl::OkStatus();
+  params.num_rows = num_rows;
+  params.max_rows = max_rows;
+  return CudaStatus(cuda::LaunchAllReduce(params, stream), "a sum over the ranks");
 }
 
 absl::Status PeerRanks::LaunchBarrier(cudaStream_t stream) const {

@@ -21,15 +21,19 @@ namespace flexquant::executor {
 class PeerRanks {
  public:
   // Called by every rank at the same time, on its own thread with its own device current; `devices` are those of the
-  // ranks. `max_rows` rows of `cols` floats are summed at most. UNIMPLEMENTED if devices do not reach each other's
-  // memory, INVALID_ARGUMENT for more than cuda::kMaxPeers ranks.
+  // ranks. UNIMPLEMENTED if devices do not reach each other's memory, INVALID_ARGUMENT for more than cuda::kMaxPeers
+  // ranks.
   static absl::StatusOr<std::unique_ptr<PeerRanks>> Create(RankGroup& group, int rank, const std::vector<int>& devices,
-                                                           int64_t max_rows, int64_t cols, absl::Duration timeout);
+                                                           absl::Duration timeout);
   // Of any rank, before its memory goes: after all ranks' work has ended.
   ~PeerRanks() = default;
 
-  // Queues the sum of `data` [max_rows, cols] over the ranks; `num_rows` as in cuda::AllReduceParams.
-  absl::Status LaunchSum(float* data, int64_t cols, const int32_t* num_rows, int max_rows, cudaStream_t stream) const;
+  // Gives the buffer whose sums follow, 16-byte aligned; called by every rank at the same time. It must live until the
+  // work of all ranks has ended.
+  absl::Status Share(float* data);
+  // Queues the sum of the first max_rows rows of `cols` floats of the shared buffers, which becomes their contents;
+  // `num_rows` as in cuda::AllReduceParams.
+  absl::Status LaunchSum(int64_t cols, const int32_t* num_rows, int max_rows, cudaStream_t stream) const;
   // Queues a wait for all ranks.
   absl::Status LaunchBarrier(cudaStream_t stream) const;
 
@@ -54,7 +58,7 @@ class PeerRanks {
   RankGroup& group_;
   const int rank_;
   int ranks_on_device_ = 1;
-  DeviceBuffer inbox_;
+  DeviceBuffer words_;
   DeviceBuffer flags_;
   DeviceBuffer epochs_;
   PinnedBuffer host_;              // abort, then error

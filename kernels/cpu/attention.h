@@ -1,9 +1,10 @@
 #ifndef FLEXQUANT_KERNELS_CPU_ATTENTION_H_
 #define FLEXQUANT_KERNELS_CPU_ATTENTION_H_
 
-// Attention with an online softmax over tiles of keys. A tile is converted to fp32 once (keys transposed) for a block
-// of up to kAttentionRows rows; a row is one (query token, head) pair, all of one KV head. A row's arithmetic depends
-// only on its own query and visible positions: hidden keys enter with weight exactly 0, hidden tiles are skipped.
+// Attention with an online softmax over tiles of keys, for a block of up to kAttentionRows rows; a row is one (query
+// token, head) pair, all of one KV head. Many rows share one conversion of a tile to fp32; few read the cache's halves
+// where they are. A row's arithmetic is the same in both and depends only on its own query and visible positions:
+// hidden keys enter with weight exactly 0, hidden tiles are skipped.
 
 #include <cstdint>
 
@@ -14,6 +15,11 @@
 namespace flexquant {
 
 inline constexpr float kHiddenScore = -3.0e38F;
+inline constexpr int64_t kSlabKeys = 16;
+inline constexpr int64_t kSlabs = kKeyTile / kSlabKeys;
+static_assert(kSlabs == 2);
+// So many rows at most read halves: each would convert the tile again.
+inline constexpr int64_t kFewRows = 4;
 
 template <class F32>
 class AttentionBlock {
@@ -24,7 +30,8 @@ class AttentionBlock {
     padded_ = (head_dim_ + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
     keys_ = workspace;
     values_ = keys_ + kKeyTile * padded_;
-    scores_ = values_ + kKeyTile * padded_;
+    gathered_ = reinterpret_cast<uint16_t*>(values_ + kKeyTile * padded_);
+    scores_ = values_ + kKeyTile * padded_ + kKeyTile * padded_ / 2;
     outputs_ = scores_ + kAttentionRows * kKeyTile;
     maxima_ = outputs_ + kAttentionRows * padded_;
     sums_ = maxima_ + kAttentionRows;
@@ -36,6 +43,7 @@ class AttentionBlock {
     heads_ = heads;
     token_ = token;
     rows_ = heads * tokens;
+    converts_ = rows_ > kFewRows || padded_ != head_dim_;
     for (int64_t row = 0; row < rows_; ++row) {
       maxima_[row] = kHiddenScore;
       sums_[row] = 0;
@@ -47,7 +55,10 @@ class AttentionBlock {
     for (int64_t tile = first / kKeyTile * kKeyTile; tile <= last; tile += kKeyTile) {
       const int64_t begin = first > tile ? first - tile : 0;
       const int64_t end = last + 1 - tile < kKeyTile ? last + 1 - tile : kKeyTile;
-      LoadTile(kv_head, tile, begin, end);
+      FindTile(kv_head, tile, begin, end);
+      if (converts_) {
+        ConvertTile(begin, end);
+      }
       ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
       for (int64_t row = 0; row < rows_; ++row) {
         Softmax(row, tile);
@@ -89,39 +100,59 @@ class AttentionBlock {
   }
   int64_t sequence_stride() const { return shape_.q_stride; }
 
-  // Positions tile + [begin, end) into keys_ and values_; the rest of the tile is 0, its cache is not read.
-  void LoadTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
-    const int64_t lanes = F32::kLanes;
-    for (int64_t key0 = 0; key0 < kKeyTile; key0 += lanes) {
-      const uint16_t* rows[F32::kLanes];
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        const int64_t key = key0 + lane;
-        rows[lane] = nullptr;
-        if (key >= begin && key < end) {
+  // Where the tile's visible keys and values are. Positions before `begin` and from `end` on are not looked up: their
+  // blocks may be gone or not there yet.
+  void FindTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
+    const int64_t head_elements = shape_.block_tokens * head_dim_;
+    const auto head_offset = [&](int64_t position) {
+      const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
+      return (block * shape_.num_kv_heads + kv_head) * head_elements;
+    };
+    for (int64_t key = begin; key < end; ++key) {
+      const int64_t position = tile + key;
+      value_rows_[key] = v_cache_ + head_offset(position) + position % shape_.block_tokens * head_dim_;
+    }
+    const uint16_t* visible = nullptr;
+    for (int64_t slab = 0; slab < kSlabs; ++slab) {
+      const int64_t first = slab * kSlabKeys > begin ? slab * kSlabKeys : begin;
+      const int64_t last = (slab + 1) * kSlabKeys < end ? (slab + 1) * kSlabKeys : end;
+      if (first >= last) {
+        slabs_[slab] = nullptr;
+      } else if (shape_.block_tokens % kSlabKeys == 0) {
+        const int64_t position = tile + slab * kSlabKeys;
+        slabs_[slab] = k_cache_ + head_offset(position) + position % shape_.block_tokens;
+        slab_stride_ = shape_.block_tokens;
+      } else {
+        uint16_t* to = gathered_ + slab * kSlabKeys * padded_;
+        for (int64_t key = first; key < last; ++key) {
           const int64_t position = tile + key;
-          const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
-          const int64_t offset =
-              ((block * shape_.num_kv_heads + kv_head) * shape_.block_tokens + position % shape_.block_tokens) *
-              head_dim_;
-          rows[lane] = k_cache_ + offset;
-          LoadValues(v_cache_ + offset, values_ + key * padded_);
-        }
-      }
-      for (int64_t d0 = 0; d0 < head_dim_; d0 += lanes) {
-        const int64_t count = head_dim_ - d0 < lanes ? head_dim_ - d0 : lanes;
-        F32 square[F32::kLanes];
-        for (int64_t lane = 0; lane < lanes; ++lane) {
-          if (rows[lane] == nullptr) {
-            square[lane] = F32::Set(0.0F);
-          } else {
-            square[lane] = count == lanes ? F32::LoadHalf(rows[lane] + d0) : F32::LoadHalfN(rows[lane] + d0, count);
+          const uint16_t* from = k_cache_ + head_offset(position) + position % shape_.block_tokens;
+          for (int64_t d = 0; d < head_dim_; ++d) {
+            to[d * kSlabKeys + key - slab * kSlabKeys] = from[d * shape_.block_tokens];
           }
         }
-        Transpose(square);
-        for (int64_t i = 0; i < count; ++i) {
-          square[i].Store(keys_ + (d0 + i) * kKeyTile + key0);
+        slabs_[slab] = to;
+        slab_stride_ = kSlabKeys;
+      }
+      visible = slabs_[slab] != nullptr ? slabs_[slab] : visible;
+    }
+    // Anything may be read in place of what nobody sees.
+    for (const uint16_t*& slab : slabs_) {
+      slab = slab != nullptr ? slab : visible;
+    }
+  }
+
+  // Into keys_ and values_; what is not visible is left as it is.
+  void ConvertTile(int64_t begin, int64_t end) {
+    for (int64_t slab = 0; slab < kSlabs; ++slab) {
+      for (int64_t d = 0; d < head_dim_; ++d) {
+        for (int64_t key = 0; key < kSlabKeys; key += F32::kLanes) {
+          F32::LoadHalf(slabs_[slab] + d * slab_stride_ + key).Store(keys_ + d * kKeyTile + slab * kSlabKeys + key);
         }
       }
+    }
+    for (int64_t key = begin; key < end; ++key) {
+      LoadValues(value_rows_[key], values_ + key * padded_);
     }
   }
 
@@ -137,12 +168,27 @@ class AttentionBlock {
 
   template <int kRows>
   void Scores(int64_t row) {
-    constexpr int kVectors = static_cast<int>(16 / F32::kLanes);
+    if (converts_) {
+      ScoresOf<kRows>(row, [&](int64_t d, int64_t key) { return F32::Load(keys_ + d * kKeyTile + key); });
+    } else {
+      const uint16_t* const slabs[] = {slabs_[0], slabs_[1]};
+      const int64_t stride = slab_stride_;
+      ScoresOf<kRows>(row, [&](int64_t d, int64_t key) {
+        return F32::LoadHalf(slabs[key / kSlabKeys] + d * stride + key % kSlabKeys);
+      });
+    }
+  }
+
+  // `load(d, key)` gives dimension d of the keys from `key` on. Of keys that are not visible the score is anything.
+  template <int kRows, class Load>
+  void ScoresOf(int64_t row, Load load) {
+    // With one vector a row the sums would wait for each other.
+    constexpr int kVectors = static_cast<int>(kSlabKeys > 2 * F32::kLanes ? kSlabKeys / F32::kLanes : 2);
     const float* q[kRows];
     for (int r = 0; r < kRows; ++r) {
       q[r] = Query(row + r);
     }
-    for (int64_t key0 = 0; key0 < kKeyTile; key0 += kVectors * F32::kLanes) {
+    for (int64_t key = 0; key < kKeyTile; key += kVectors * F32::kLanes) {
       F32 dots[kRows][kVectors];
       for (auto& row_dots : dots) {
         for (F32& dot : row_dots) {
@@ -152,7 +198,7 @@ class AttentionBlock {
       for (int64_t d = 0; d < head_dim_; ++d) {
         F32 k[kVectors];
         for (int i = 0; i < kVectors; ++i) {
-          k[i] = F32::Load(keys_ + d * kKeyTile + key0 + i * F32::kLanes);
+          k[i] = load(d, key + i * F32::kLanes);
         }
         for (int r = 0; r < kRows; ++r) {
           const F32 x = F32::Set(q[r][d]);
@@ -164,7 +210,7 @@ class AttentionBlock {
       const F32 scale = F32::Set(shape_.scale);
       for (int r = 0; r < kRows; ++r) {
         for (int i = 0; i < kVectors; ++i) {
-          (dots[r][i] * scale).Store(scores_ + (row + r) * kKeyTile + key0 + i * F32::kLanes);
+          (dots[r][i] * scale).Store(scores_ + (row + r) * kKeyTile + key + i * F32::kLanes);
         }
       }
     }
@@ -213,17 +259,26 @@ class AttentionBlock {
 
   template <int kRows>
   void AddValues(int64_t row, int64_t begin, int64_t end) {
-    constexpr int kVectors = static_cast<int>(32 / F32::kLanes) > 2 ? 2 : static_cast<int>(32 / F32::kLanes);
-    int64_t d = 0;
-    for (; d + kVectors * F32::kLanes <= padded_; d += kVectors * F32::kLanes) {
-      AddValuesAt<kRows, kVectors>(row, begin, end, d);
-    }
-    for (; d < padded_; d += F32::kLanes) {
-      AddValuesAt<kRows, 1>(row, begin, end, d);
+    if (converts_) {
+      AddValuesOf<kRows, true>(row, begin, end);
+    } else {
+      AddValuesOf<kRows, false>(row, begin, end);
     }
   }
 
-  template <int kRows, int kVectors>
+  template <int kRows, bool kConverted>
+  void AddValuesOf(int64_t row, int64_t begin, int64_t end) {
+    constexpr int kVectors = static_cast<int>(32 / F32::kLanes) > 2 ? 2 : static_cast<int>(32 / F32::kLanes);
+    int64_t d = 0;
+    for (; d + kVectors * F32::kLanes <= padded_; d += kVectors * F32::kLanes) {
+      AddValuesAt<kRows, kVectors, kConverted>(row, begin, end, d);
+    }
+    for (; d < padded_; d += F32::kLanes) {
+      AddValuesAt<kRows, 1, kConverted>(row, begin, end, d);
+    }
+  }
+
+  template <int kRows, int kVectors, bool kConverted>
   void AddValuesAt(int64_t row, int64_t begin, int64_t end, int64_t d) {
     F32 sums[kRows][kVectors];
     for (int r = 0; r < kRows; ++r) {
@@ -234,7 +289,8 @@ class AttentionBlock {
     for (int64_t key = begin; key < end; ++key) {
       F32 v[kVectors];
       for (int i = 0; i < kVectors; ++i) {
-        v[i] = F32::Load(values_ + key * padded_ + d + i * F32::kLanes);
+        v[i] = kConverted ? F32::Load(values_ + key * padded_ + d + i * F32::kLanes)
+                          : F32::LoadHalf(value_rows_[key] + d + i * F32::kLanes);
       }
       for (int r = 0; r < kRows; ++r) {
         const F32 weight = F32::Set(scores_[(row + r) * kKeyTile + key]);
@@ -267,8 +323,15 @@ class AttentionBlock {
   const uint16_t* v_cache_;
   int64_t head_dim_;
   int64_t padded_ = 0;
-  float* keys_ = nullptr;     // [head_dim, kKeyTile]
-  float* values_ = nullptr;   // [kKeyTile, padded]
+  // Of the tile, if it is converted:
+  float* keys_ = nullptr;    // [head_dim, kKeyTile]
+  float* values_ = nullptr;  // [kKeyTile, padded]
+  // Where the tile's halves are: dimension d of kSlabKeys keys that follow each other at slab + d * slab_stride_, and
+  // each key's values.
+  const uint16_t* slabs_[kSlabs] = {};
+  int64_t slab_stride_ = 0;
+  const uint16_t* value_rows_[kKeyTile] = {};
+  uint16_t* gathered_ = nullptr;  // [kSlabs, head_dim, kSlabKeys]: slabs from blocks that do not hold whole ones
   float* scores_ = nullptr;   // [rows, kKeyTile]
   float* outputs_ = nullptr;  // [rows, padded]
   float* maxima_ = nullptr;   // [rows]
@@ -277,6 +340,7 @@ class AttentionBlock {
   int64_t heads_ = 0;
   int64_t token_ = 0;
   int64_t rows_ = 0;
+  bool converts_ = false;
 };
 
 template <class F32>

@@ -12,12 +12,12 @@ inline constexpr int64_t kAttentionRows = 32;
 // head_dim is padded to whole vectors of the widest set.
 inline constexpr int64_t kMaxLanes = 16;
 
-// Floats in an attention call's workspace: keys [head_dim, kKeyTile], values [kKeyTile, padded], scores [rows,
-// kKeyTile], outputs [rows, padded], maxima [rows], sums [rows].
+// Floats in an attention call's workspace: keys [head_dim, kKeyTile], values [kKeyTile, padded], half as many for keys
+// in fp16, scores [rows, kKeyTile], outputs [rows, padded], maxima [rows], sums [rows].
 template <class Int>
 constexpr Int AttentionWorkspaceFloats(Int head_dim) {
   const Int padded = (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
-  return kKeyTile * padded * 2 + kAttentionRows * (kKeyTile + padded + 2);
+  return kKeyTile * padded * 2 + kKeyTile * padded / 2 + kAttentionRows * (kKeyTile + padded + 2);
 }
 
 }  // namespace flexquant

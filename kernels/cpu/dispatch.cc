@@ -1,6 +1,8 @@
 #include <vector>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
@@ -14,6 +16,15 @@ namespace flexquant {
 namespace {
 
 #if defined(__x86_64__)
+// Clang 14's __builtin_cpu_supports has no name for it. Bit 4 of EAX in sub-leaf 1 of leaf 7; it uses AVX2's registers.
+bool HasVexVnni() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 4U & 1U) != 0;
+}
+
 bool HasEvexVnni() {
   return __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
          __builtin_cpu_supports("avx512vl") != 0 && __builtin_cpu_supports("avx512vnni") != 0;
@@ -41,7 +52,7 @@ bool IsaSupported(Isa isa) {
       // No name for F16C in GCC 12's list; every CPU with AVX2 has it.
       return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0;
     case Isa::kAvxVnni:
-      return IsaSupported(Isa::kAvx2) && (__builtin_cpu_supports("avxvnni") != 0 || HasEvexVnni());
+      return IsaSupported(Isa::kAvx2) && (HasVexVnni() || HasEvexVnni());
     case Isa::kAvx512Vnni:
       return IsaSupported(Isa::kAvx2) && HasEvexVnni() && __builtin_cpu_supports("avx512dq") != 0;
 #elif defined(__aarch64__)
@@ -103,7 +114,7 @@ const CpuKernels& GetCpuKernels(Isa isa) {
     case Isa::kAvx2:
       return kAvx2Kernels;
     case Isa::kAvxVnni:
-      return __builtin_cpu_supports("avxvnni") != 0 ? kAvxVnniKernels : kAvxVnniEvexKernels;
+      return HasVexVnni() ? kAvxVnniKernels : kAvxVnniEvexKernels;
     case Isa::kAvx512Vnni:
       return kAvx512VnniKernels;
 #elif defined(__aarch64__)

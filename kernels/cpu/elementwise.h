@@ -174,13 +174,32 @@ void Add(float* x, const float* y, int64_t n) {
 }
 
 template <class F32>
-void StoreKv(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride) {
+void StoreValues(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride) {
   for (int64_t head = 0; head < num_kv_heads; ++head) {
     const float* from = src + head * head_dim;
     uint16_t* to = dst + head * head_stride;
     ForEachVector<F32>(
         head_dim, [&](int64_t i) { F32::Load(from + i).StoreHalfN(to + i, F32::kLanes); },
         [&](int64_t i, int64_t count) { F32::LoadN(from + i, count).StoreHalfN(to + i, count); });
+  }
+}
+
+template <class F32>
+void StoreKeys(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride,
+               int64_t block_tokens) {
+  for (int64_t head = 0; head < num_kv_heads; ++head) {
+    const float* from = src + head * head_dim;
+    uint16_t* to = dst + head * head_stride;
+    const auto store = [&](const F32& x, int64_t i, int64_t count) {
+      uint16_t halves[F32::kLanes];
+      x.StoreHalfN(halves, F32::kLanes);
+      for (int64_t lane = 0; lane < count; ++lane) {
+        to[(i + lane) * block_tokens] = halves[lane];
+      }
+    };
+    ForEachVector<F32>(
+        head_dim, [&](int64_t i) { store(F32::Load(from + i), i, F32::kLanes); },
+        [&](int64_t i, int64_t count) { store(F32::LoadN(from + i, count), i, count); });
   }
 }
 

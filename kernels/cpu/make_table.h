@@ -22,7 +22,8 @@ constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested
           &Rope<F32>,
           &SiluMul<F32>,
           &Add<F32>,
-          &StoreKv<F32>,
+          &StoreKeys<F32>,
+          &StoreValues<F32>,
           &Attention<F32>,
           &ComputeLogitStats<F32>,
           &KlDivergence<F32>};

@@ -83,24 +83,6 @@ struct F32 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
-  friend void Transpose(F32 rows[kLanes]) {
-    __m256 t[kLanes];
-    for (int i = 0; i < 8; i += 2) {
-      t[i] = _mm256_unpacklo_ps(rows[i].v, rows[i + 1].v);
-      t[i + 1] = _mm256_unpackhi_ps(rows[i].v, rows[i + 1].v);
-    }
-    __m256 s[kLanes];
-    for (int i = 0; i < 8; i += 4) {
-      s[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-      s[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xEE);
-      s[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-      s[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; ++i) {
-      rows[i] = {_mm256_permute2f128_ps(s[i], s[i + 4], 0x20)};
-      rows[i + 4] = {_mm256_permute2f128_ps(s[i], s[i + 4], 0x31)};
-    }
-  }
 };
 
 }  // namespace flexquant::avx2

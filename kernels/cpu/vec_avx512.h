@@ -64,29 +64,6 @@ struct F32 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
-  friend void Transpose(F32 rows[kLanes]) {
-    F32 t[kLanes];
-    for (int i = 0; i < 16; i += 2) {
-      t[i] = {_mm512_unpacklo_ps(rows[i].v, rows[i + 1].v)};
-      t[i + 1] = {_mm512_unpackhi_ps(rows[i].v, rows[i + 1].v)};
-    }
-    for (int i = 0; i < 16; i += 4) {
-      rows[i] = {_mm512_shuffle_ps(t[i].v, t[i + 2].v, 0x44)};
-      rows[i + 1] = {_mm512_shuffle_ps(t[i].v, t[i + 2].v, 0xEE)};
-      rows[i + 2] = {_mm512_shuffle_ps(t[i + 1].v, t[i + 3].v, 0x44)};
-      rows[i + 3] = {_mm512_shuffle_ps(t[i + 1].v, t[i + 3].v, 0xEE)};
-    }
-    for (int i = 0; i < 4; ++i) {
-      t[i] = {_mm512_shuffle_f32x4(rows[i].v, rows[i + 4].v, 0x88)};
-      t[i + 4] = {_mm512_shuffle_f32x4(rows[i].v, rows[i + 4].v, 0xDD)};
-      t[i + 8] = {_mm512_shuffle_f32x4(rows[i + 8].v, rows[i + 12].v, 0x88)};
-      t[i + 12] = {_mm512_shuffle_f32x4(rows[i + 8].v, rows[i + 12].v, 0xDD)};
-    }
-    for (int i = 0; i < 8; ++i) {
-      rows[i] = {_mm512_shuffle_f32x4(t[i].v, t[i + 8].v, 0x88)};
-      rows[i + 8] = {_mm512_shuffle_f32x4(t[i].v, t[i + 8].v, 0xDD)};
-    }
-  }
 };
 
 }  // namespace flexquant::avx512

@@ -78,14 +78,6 @@ struct F32 {
     return vget_lane_f32(pairs, 0) + vget_lane_f32(pairs, 1);
   }
   friend float ReduceMax(F32 a) { return vmaxvq_f32(a.v); }
-  friend void Transpose(F32 rows[kLanes]) {
-    const float32x4x2_t t01 = vtrnq_f32(rows[0].v, rows[1].v);
-    const float32x4x2_t t23 = vtrnq_f32(rows[2].v, rows[3].v);
-    rows[0].v = vcombine_f32(vget_low_f32(t01.val[0]), vget_low_f32(t23.val[0]));
-    rows[1].v = vcombine_f32(vget_low_f32(t01.val[1]), vget_low_f32(t23.val[1]));
-    rows[2].v = vcombine_f32(vget_high_f32(t01.val[0]), vget_high_f32(t23.val[0]));
-    rows[3].v = vcombine_f32(vget_high_f32(t01.val[1]), vget_high_f32(t23.val[1]));
-  }
 };
 
 }  // namespace flexquant::neon

@@ -149,16 +149,6 @@ struct F32 {
     }
     return result;
   }
-  // rows[i].v[j] <-> rows[j].v[i].
-  friend void Transpose(F32 rows[kLanes]) {
-    for (int64_t i = 0; i < kLanes; ++i) {
-      for (int64_t j = 0; j < i; ++j) {
-        const float x = rows[i].v[j];
-        rows[i].v[j] = rows[j].v[i];
-        rows[j].v[i] = x;
-      }
-    }
-  }
 };
 
 }  // namespace flexquant::portable

@@ -98,20 +98,21 @@ absl::Status RunRank(RankGroup& group, int rank, const std::vector<int>& devices
   FQ_RETURN_IF_CUDA_ERROR(cudaSetDevice(devices[static_cast<size_t>(rank)]));
   cudaStream_t stream = nullptr;
   FQ_RETURN_IF_CUDA_ERROR(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-  FQ_ASSIGN_OR_RETURN(const auto peers, PeerRanks::Create(group, rank, devices, kMaxRows, kCols, absl::Seconds(20)));
+  FQ_ASSIGN_OR_RETURN(const auto peers, PeerRanks::Create(group, rank, devices, absl::Seconds(20)));
   FQ_ASSIGN_OR_RETURN(const DeviceBuffer data, AllocateDeviceZeroed(kMaxRows * kCols * sizeof(float), "numbers"));
+  FQ_RETURN_IF_ERROR(peers->Share(data.as<float>()));
   for (const auto& [rows, cols] : {std::array<int64_t, 2>{0, 0},
                                    {1, 4096},
                                    {1, 8192},
                                    {4, 8192},
                                    {16, 8192},
+                                   {32, 8192},
                                    {64, 8192},
                                    {512, 8192},
                                    {2048, 8192}}) {
     FQ_ASSIGN_OR_RETURN(const double own, Time(group, rank, stream, [&, rows = rows, cols = cols] {
                           return rows == 0 ? peers->LaunchBarrier(stream)
-                                           : peers->LaunchSum(data.as<float>(), cols, nullptr, static_cast<int>(rows),
-                                                              stream);
+                                           : peers->LaunchSum(cols, nullptr, static_cast<int>(rows), stream);
                         }));
     FQ_RETURN_IF_ERROR(peers->Check());
     double theirs = 0;

@@ -22,7 +22,7 @@ class PeerRanksTest : public testing::DeviceTest {
  protected:
   // Ranks on the first `num_devices` devices in turn, each with a stream.
   struct Group {
-    Group(int count, int num_devices, int64_t max_rows, int64_t cols, absl::Duration timeout = absl::Minutes(1))
+    Group(int count, int num_devices, absl::Duration timeout = absl::Minutes(1))
         : group(count, absl::Minutes(1)),
           threads(count),
           peers(static_cast<size_t>(count)),
@@ -35,7 +35,7 @@ class PeerRanksTest : public testing::DeviceTest {
         const auto index = static_cast<size_t>(rank);
         ASSERT_EQ(cudaSetDevice(devices[index]), cudaSuccess);
         ASSERT_EQ(cudaStreamCreateWithFlags(&streams[index], cudaStreamNonBlocking), cudaSuccess);
-        auto made = PeerRanks::Create(group, rank, devices, max_rows, cols, timeout);
+        auto made = PeerRanks::Create(group, rank, devices, timeout);
         ASSERT_TRUE(made.ok()) << made.status();
         peers[index] = *std::move(made);
       });
@@ -45,6 +45,11 @@ class PeerRanksTest : public testing::DeviceTest {
         cudaStreamSynchronize(stream);
         cudaStreamDestroy(stream);
       }
+    }
+
+    // The same buffer for all ranks.
+    void Share(float* data) {
+      threads.Run([&](int rank) { EXPECT_TRUE(peers[static_cast<size_t>(rank)]->Share(data).ok()); });
     }
 
     RankGroup group;
@@ -86,11 +91,11 @@ class PeerRanksTest : public testing::DeviceTest {
       int ranks, rows;
       int64_t cols;
     };
-    // Odd columns; less than a thread's; several pieces.
-    for (const auto& [ranks, rows, cols] : {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}}) {
+    // Odd columns; less than a thread's; many numbers, also with shares of unequal and odd sizes.
+    for (const auto& [ranks, rows, cols] : {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}, {3, 131, 1001}, {3, 500, 576}}) {
       SCOPED_TRACE(::testing::Message() << ranks << " ranks, " << rows << " rows of " << cols << ", " << devices
                                         << " devices");
-      Group all(ranks, devices, rows, cols);
+      Group all(ranks, devices);
       const auto count = static_cast<size_t>(rows * cols);
       const std::vector<float> expected = Sum(ranks, count);
       all.threads.Run([&, rows = rows, cols = cols](int rank) {
@@ -98,10 +103,11 @@ class PeerRanksTest : public testing::DeviceTest {
         const std::vector<float> own = Numbers(rank, count);
         auto device = AllocateDevice(count * sizeof(float), "numbers");
         ASSERT_TRUE(device.ok());
+        ASSERT_TRUE(all.peers[index]->Share(device->as<float>()).ok());
         for (int again = 0; again < 3; ++again) {
           ASSERT_EQ(cudaMemcpy(device->as<void>(), own.data(), device->bytes(), cudaMemcpyHostToDevice), cudaSuccess);
           ASSERT_TRUE(all.group.Barrier(rank).ok());
-          ASSERT_TRUE(all.peers[index]->LaunchSum(device->as<float>(), cols, nullptr, rows, all.streams[index]).ok());
+          ASSERT_TRUE(all.peers[index]->LaunchSum(cols, nullptr, rows, all.streams[index]).ok());
           ASSERT_TRUE(all.group.Barrier(rank).ok());
           ASSERT_EQ(cudaStreamSynchronize(all.streams[index]), cudaSuccess);
           ASSERT_TRUE(all.peers[index]->Check().ok()) << all.peers[index]->Check();
@@ -120,19 +126,20 @@ class PeerRanksTest : public testing::DeviceTest {
     constexpr int64_t kCols = 256;
     constexpr int kSums = 65;
     constexpr int kLaunches = 40;
-    Group all(2, devices, kRows, kCols);
+    Group all(2, devices);
     std::array<double, 2> microseconds{};
     all.threads.Run([&](int rank) {
       const auto index = static_cast<size_t>(rank);
       auto data = AllocateDeviceZeroed(kRows * kCols * sizeof(float), "numbers");
       auto rows = AllocateDeviceZeroed(sizeof(int32_t), "rows");
       ASSERT_TRUE(data.ok() && rows.ok());
+      ASSERT_TRUE(all.peers[index]->Share(data->as<float>()).ok());
       const int32_t valid = 5;
       ASSERT_EQ(cudaMemcpy(rows->as<void>(), &valid, sizeof(valid), cudaMemcpyHostToDevice), cudaSuccess);
       auto graph = CudaGraph::Capture(all.streams[index], [&] {
         for (int i = 0; i < kSums; ++i) {
           const absl::Status status =
-              all.peers[index]->LaunchSum(data->as<float>(), kCols, rows->as<int32_t>(), kRows, all.streams[index]);
+              all.peers[index]->LaunchSum(kCols, rows->as<int32_t>(), kRows, all.streams[index]);
           if (!status.ok()) {
             return status;
           }
@@ -181,10 +188,11 @@ TEST_F(PeerRanksTest, SumsInACapturedGraph) {
 }
 
 TEST_F(PeerRanksTest, ARankThatDoesNotComeIsNamed) {
-  Group all(2, 1, 1, 64, absl::Milliseconds(500));
+  Group all(2, 1, absl::Milliseconds(500));
   auto data = AllocateDeviceZeroed(64 * sizeof(float), "numbers");
   ASSERT_TRUE(data.ok());
-  ASSERT_TRUE(all.peers[0]->LaunchSum(data->as<float>(), 64, nullptr, 1, all.streams[0]).ok());
+  all.Share(data->as<float>());
+  ASSERT_TRUE(all.peers[0]->LaunchSum(64, nullptr, 1, all.streams[0]).ok());
   ASSERT_EQ(cudaStreamSynchronize(all.streams[0]), cudaSuccess);
   const absl::Status status = all.peers[0]->Check();
   EXPECT_EQ(status.code(), absl::StatusCode::kDeadlineExceeded);
@@ -192,10 +200,11 @@ TEST_F(PeerRanksTest, ARankThatDoesNotComeIsNamed) {
 }
 
 TEST_F(PeerRanksTest, AbortEndsTheWaiting) {
-  Group all(2, 1, 1, 64, absl::Minutes(10));
+  Group all(2, 1, absl::Minutes(10));
   auto data = AllocateDeviceZeroed(64 * sizeof(float), "numbers");
   ASSERT_TRUE(data.ok());
-  ASSERT_TRUE(all.peers[0]->LaunchSum(data->as<float>(), 64, nullptr, 1, all.streams[0]).ok());
+  all.Share(data->as<float>());
+  ASSERT_TRUE(all.peers[0]->LaunchSum(64, nullptr, 1, all.streams[0]).ok());
   EXPECT_EQ(cudaStreamQuery(all.streams[0]), cudaErrorNotReady);
   all.peers[1]->Abort();
   ASSERT_EQ(cudaStreamSynchronize(all.streams[0]), cudaSuccess);

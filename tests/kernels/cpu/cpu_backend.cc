@@ -77,7 +77,8 @@ class CpuBackend : public Backend {
   RopeOutput RopeAndStore(const RopeInput& input) override {
     const AttentionShape& shape = input.shape;
     const int64_t d = shape.head_dim;
-    RopeOutput out{{}, input.k, input.v};
+    RopeOutput out{{}, {}, input.v};
+    std::vector<uint16_t> keys = ExchangeLastTwo(input.k, shape.block_tokens, d);
     for (size_t row = 0; row < input.positions.size(); ++row) {
       const auto begin = input.qkv.begin() + static_cast<int64_t>(row) * shape.q_stride;
       std::vector<float> x(begin, begin + shape.q_stride);
@@ -97,10 +98,14 @@ class CpuBackend : public Backend {
       out.q.insert(out.q.end(), x.data(), k);
       const int64_t block =
           input.tables[static_cast<size_t>(input.sequences[row] * input.table_stride + position / shape.block_tokens)];
-      const int64_t at = (block * shape.num_kv_heads * shape.block_tokens + position % shape.block_tokens) * d;
-      kernels_.store_kv(k, shape.num_kv_heads, d, out.k.data() + at, shape.block_tokens * d);
-      kernels_.store_kv(k + shape.num_kv_heads * d, shape.num_kv_heads, d, out.v.data() + at, shape.block_tokens * d);
+      const int64_t at = block * shape.num_kv_heads * shape.block_tokens * d;
+      const int64_t in_block = position % shape.block_tokens;
+      kernels_.store_keys(k, shape.num_kv_heads, d, keys.data() + at + in_block, shape.block_tokens * d,
+                          shape.block_tokens);
+      kernels_.store_values(k + shape.num_kv_heads * d, shape.num_kv_heads, d, out.v.data() + at + in_block * d,
+                            shape.block_tokens * d);
     }
+    out.k = ExchangeLastTwo(keys, d, shape.block_tokens);
     return out;
   }
 
@@ -165,8 +170,19 @@ class CpuBackend : public Backend {
     }
   }
 
+  // [..., rows, cols] to [..., cols, rows]: a CPU's keys have another layout than those of the tests.
+  static std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t rows, int64_t cols) {
+    std::vector<uint16_t> to(from.size());
+    for (size_t i = 0; i < from.size(); ++i) {
+      const auto in_matrix = static_cast<int64_t>(i) % (rows * cols);
+      to[i - static_cast<size_t>(in_matrix) + static_cast<size_t>(in_matrix % cols * rows + in_matrix / cols)] = from[i];
+    }
+    return to;
+  }
+
   std::vector<float> Attend(const AttentionInput& input) const {
     const AttentionShape& shape = input.shape;
+    const std::vector<uint16_t> keys = ExchangeLastTwo(input.cache->k(), shape.block_tokens, shape.head_dim);
     int64_t rows = 0;
     for (const int64_t count : input.counts) {
       rows += count;
@@ -177,8 +193,7 @@ class CpuBackend : public Backend {
       const AttentionSequence sequence{input.q.data() + row * shape.q_stride, out.row(row), input.counts[s],
                                        input.starts[s], input.cache->table(s)};
       std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, input.starts[s] + input.counts[s]));
-      kernels_.attention(shape, sequence, input.cache->k().data(), input.cache->v().data(), 0, shape.num_heads,
-                         workspace.data());
+      kernels_.attention(shape, sequence, keys.data(), input.cache->v().data(), 0, shape.num_heads, workspace.data());
       row += input.counts[s];
     }
     return out.Take();
