@@ -61,13 +61,14 @@ PrecisionPlan PrecisionPlan::Stretched(int num_layers) const {
 }
 
 double PrecisionPlan::MeanBits(absl::Span<const uint64_t> group_weights) const {
-  double weighted_bits = 0;
-  double weights = 0;
+  // In integers, which vectorise: a controller asks for every sequence's every token.
+  uint64_t weighted_bits = 0;
+  uint64_t weights = 0;
   for (size_t group = 0; group < bits.size() && group < group_weights.size(); ++group) {
-    weighted_bits += static_cast<double>(bits[group]) * static_cast<double>(group_weights[group]);
-    weights += static_cast<double>(group_weights[group]);
+    weighted_bits += bits[group] * group_weights[group];
+    weights += group_weights[group];
   }
-  return weights > 0 ? weighted_bits / weights : 0;
+  return weights > 0 ? static_cast<double>(weighted_bits) / static_cast<double>(weights) : 0;
 }
 
 }  // namespace flexquant

@@ -259,9 +259,15 @@ ExecutorLoad Batch::Load() const {
 }
 
 size_t Batch::Locate(uint64_t executor_id) const {
-  const auto found = std::find_if(running_.begin(), running_.end(),
-                                  [&](const auto& sequence) { return sequence->executor_id() == executor_id; });
-  return static_cast<size_t>(found - running_.begin());
+  // Results come in the order of a step, which is that of the batch: the next one is mostly behind the one before.
+  for (size_t looked_at = 0; looked_at < running_.size(); ++looked_at) {
+    next_place_ = next_place_ < running_.size() ? next_place_ : 0;
+    const size_t place = next_place_++;
+    if (running_[place]->executor_id() == executor_id) {
+      return place;
+    }
+  }
+  return running_.size();
 }
 
 Sequence* Batch::Find(uint64_t executor_id) const {

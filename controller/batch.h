@@ -90,6 +90,7 @@ class Batch {
   KvBlocks kv_;
   uint64_t last_executor_id_ = 0;
   std::vector<std::unique_ptr<Sequence>> running_;  // most important first
+  mutable size_t next_place_ = 0;                   // where Locate looks first
   std::vector<std::unique_ptr<Sequence>> preempted_;
 };
 

@@ -266,7 +266,8 @@ void Sequence::Finish(bool stopped, std::string cause) {
   end.stop_cause = std::move(cause);
   end.prompt_tokens = static_cast<uint32_t>(spec_->prompt.size());
   end.generated_tokens = journal_.size();
-  end.queue_time = started_ - spec_->arrival;
+  // A round's clock is read at its start; a request may come while it lasts.
+  end.queue_time = std::max(absl::ZeroDuration(), started_ - spec_->arrival);
   end.time_to_first_token = first_token_ - spec_->arrival;
   end.time_per_output_token =
       timed_tokens_ > 1 ? (last_token_ - first_token_) / (timed_tokens_ - 1) : absl::ZeroDuration();
