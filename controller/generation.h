@@ -62,7 +62,7 @@ struct GenerationSpec {
   PrecisionPlan prefill_plan;
   bool calibrated = false;
   PrecisionTarget target;
-  std::vector<ResumedToken> resumed;  // what the client has already; fewer than max_tokens
+  std::vector<ResumedToken> resumed;  // what the client has already; at most max_tokens
   absl::Time arrival = absl::InfinitePast();
   absl::Time deadline = absl::InfiniteFuture();
 };

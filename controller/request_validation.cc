@@ -299,9 +299,10 @@ absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& 
   if (!request.sampling().has_seed()) {
     return FieldViolation("sampling.seed", "unset; an answer is resumed with the seed that `started` echoed");
   }
-  if (static_cast<uint64_t>(resume.tokens_size()) >= spec.max_tokens) {
-    return FieldViolation("resume.tokens", absl::StrCat(resume.tokens_size(), " tokens; fewer than the ",
-                                                        spec.max_tokens, " of stop.max_tokens are needed to go on"));
+  // All of them may be there: a stream can be lost between its last token and `finished`.
+  if (static_cast<uint64_t>(resume.tokens_size()) > spec.max_tokens) {
+    return FieldViolation("resume.tokens", absl::StrCat(resume.tokens_size(), " tokens are more than the ",
+                                                        spec.max_tokens, " of stop.max_tokens"));
   }
   for (int i = 0; i < resume.tokens_size(); ++i) {
     const v1::ResumedToken& token = resume.tokens(i);

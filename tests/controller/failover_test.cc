@@ -363,16 +363,24 @@ TEST_P(FailoverTest, AnotherCallGoesOnWhereAnAnswerStands) {
 TEST_P(FailoverTest, AnAnswerThatWasWholeEndsAtOnce) {
   FakeExecutor& executor = AddExecutor(Alphabet(3));
   StartController(GetParam());
-  v1::GenerateRequest request = Request("hi");
-  request.mutable_sampling()->set_seed(7);
-  for (const uint32_t id : {uint32_t{'a'}, uint32_t{'b'}, kEos}) {
-    request.mutable_resume()->add_tokens()->set_id(id);
+  struct Case {
+    std::vector<uint32_t> tokens;
+    uint32_t max_tokens;
+    std::string cause;
+  };
+  for (const Case& c : {Case{{'a', 'b', kEos}, 100, "eos"}, {{'a', 'b'}, 2, "max_tokens"}}) {
+    v1::GenerateRequest request = Request("hi", c.max_tokens);
+    request.mutable_sampling()->set_seed(7);
+    for (const uint32_t id : c.tokens) {
+      request.mutable_resume()->add_tokens()->set_id(id);
+    }
+    const StreamOutcome outcome = Stream(request);
+    EXPECT_TRUE(outcome.status.ok()) << outcome.status;
+    EXPECT_EQ(outcome.num_started, 1);
+    EXPECT_EQ(outcome.text, "");
+    EXPECT_EQ(outcome.finished.stop_cause(), c.cause);
+    EXPECT_EQ(outcome.finished.usage().generated_tokens(), c.tokens.size());
   }
-  const StreamOutcome outcome = Stream(request);
-  EXPECT_TRUE(outcome.status.ok()) << outcome.status;
-  EXPECT_EQ(outcome.num_started, 1);
-  EXPECT_EQ(outcome.text, "");
-  EXPECT_EQ(outcome.finished.stop_cause(), "eos");
   EXPECT_TRUE(executor.steps().empty());
 }
 
@@ -390,6 +398,7 @@ TEST_P(FailoverTest, WhatCannotBeResumedIsRefused) {
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens[0].id");
   request.mutable_resume()->mutable_tokens(0)->set_id('a');
   request.mutable_resume()->add_tokens()->set_id('b');
+  request.mutable_resume()->add_tokens()->set_id('c');
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens");
 }
 
