@@ -4,8 +4,9 @@
     PYTHON tools/rival_bench.py MODEL.gguf --threads 2 --interactive
 
 PYTHON has llama-cpp-python (tried: 0.3.36). Prints one JSON object with medians. With --interactive it prints
-{"ready": ...}, then answers each line "prefill N" or "decode N" on standard input with {"seconds": S, "tokens": N}:
-`flexquant bench --against MODEL.gguf --rival-python PYTHON` so takes turns with it.
+{"ready": ...}, then answers each line "prefill N", "decode N" or "decode-S N" (S sequences, N tokens each) on standard
+input with {"seconds": ..., "tokens": of all together}: `flexquant bench --against MODEL.gguf --rival-python PYTHON` so
+takes turns with it.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import llama_cpp
 import numpy as np
 
 DECODE_PROMPT_TOKENS = 8
+SEQUENCE_CONTEXT = 1024  # of each of several sequences
 
 
 class Rival:
@@ -32,11 +34,16 @@ class Rival:
         self.model = llama_cpp.llama_load_model_from_file(path.encode(), model_params)
         if not self.model:
             raise SystemExit(f"llama.cpp cannot load {path}")
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = context, 512, 512
-        params.n_threads = params.n_threads_batch = threads
-        self.context = llama_cpp.llama_new_context_with_model(self.model, params)
+        self.threads = threads
+        self.context = self.new_context(context, 1)
+        self.several = {}  # by number of sequences
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def new_context(self, tokens, sequences):
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = tokens, 512, 512, sequences
+        params.n_threads = params.n_threads_batch = self.threads
+        return llama_cpp.llama_new_context_with_model(self.model, params)
 
     def prompt(self, count):
         """The token ids `flexquant bench` uses."""
@@ -51,8 +58,8 @@ class Rival:
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self.context, -1), shape=(self.vocab_size,))
         return int(logits.argmax())
 
-    def reset(self):
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+    def reset(self, context=None):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context or self.context), True)
 
     def prefill(self, count):
         self.reset()
@@ -69,13 +76,50 @@ class Rival:
             token = self.step([token])
         return time.perf_counter() - start
 
+    def together(self, context, ids, first):
+        """Appends [sequence][token] `ids` at position `first`; returns each sequence's most likely next token."""
+        length = len(ids[0])
+        batch = llama_cpp.llama_batch_init(len(ids) * length, 0, 1)
+        batch.n_tokens = len(ids) * length
+        for sequence, tokens in enumerate(ids):
+            for i, token in enumerate(tokens):
+                at = sequence * length + i
+                batch.token[at], batch.pos[at] = token, first + i
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
+                batch.logits[at] = i + 1 == length
+        status = llama_cpp.llama_decode(context, batch)
+        if status != 0:
+            raise SystemExit(f"llama_decode failed: {status}")
+        row = lambda at: llama_cpp.llama_get_logits_ith(context, at)
+        tokens = [int(np.ctypeslib.as_array(row(sequence * length + length - 1), shape=(self.vocab_size,)).argmax())
+                  for sequence in range(len(ids))]
+        llama_cpp.llama_batch_free(batch)
+        return tokens
+
+    def decode_together(self, sequences, count):
+        if sequences not in self.several:
+            self.several[sequences] = self.new_context(SEQUENCE_CONTEXT * sequences, sequences)
+        context = self.several[sequences]
+        self.reset(context)
+        prompts = [[(token + sequence) % self.vocab_size for token in self.prompt(DECODE_PROMPT_TOKENS)]
+                   for sequence in range(sequences)]
+        tokens = self.together(context, prompts, 0)
+        start = time.perf_counter()
+        for step in range(count):
+            tokens = self.together(context, [[token] for token in tokens], DECODE_PROMPT_TOKENS + step)
+        return time.perf_counter() - start
+
 
 def interact(rival, arguments):
     print(json.dumps({"ready": arguments.gguf, "llama_cpp_python": llama_cpp.__version__}), flush=True)
     for line in sys.stdin:
-        what, count = line.split()
-        seconds = {"prefill": rival.prefill, "decode": rival.decode}[what](int(count))
-        print(json.dumps({"seconds": seconds, "tokens": int(count)}), flush=True)
+        what, count = line.split()[0], int(line.split()[1])
+        what, _, sequences = what.partition("-")
+        if sequences:
+            seconds = rival.decode_together(int(sequences), count)
+        else:
+            seconds = {"prefill": rival.prefill, "decode": rival.decode}[what](count)
+        print(json.dumps({"seconds": seconds, "tokens": count * int(sequences or 1)}), flush=True)
 
 
 def measure(rival, arguments):

@@ -112,7 +112,7 @@ absl::StatusOr<double> Rival::Measure(const std::string& what, uint32_t tokens) 
   if (!(seconds > 0)) {
     return absl::InternalError(absl::StrCat("the rival said: ", line));
   }
-  return tokens / seconds;
+  return json.value("tokens", 0.0) / seconds;
 }
 
 }  // namespace flexquant::cli
