@@ -1,13 +1,16 @@
 #include "common/thread_pool.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 
+#include "common/check.h"
 #include "common/spin.h"
 
 namespace flexquant {
@@ -28,9 +31,19 @@ void SpinUntil(Done done) {
   }
 }
 
+// Best effort: a processor may have been taken from the process since its list was made.
+void PinThisThread(int cpu) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  CPU_SET(cpu, &mask);
+  sched_setaffinity(0, sizeof(mask), &mask);
+}
+
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads) : num_threads_(std::max(1, num_threads)), joined_(kClosed) {
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus)
+    : num_threads_(std::max(1, num_threads)), cpus_(std::move(cpus)), joined_(kClosed) {
+  FQ_CHECK(cpus_.empty() || static_cast<int>(cpus_.size()) == num_threads_);
   for (int thread = 1; thread < num_threads_; ++thread) {
     workers_.emplace_back([this, thread] { Work(thread); });
   }
@@ -45,6 +58,13 @@ ThreadPool::~ThreadPool() {
   wake_.notify_all();
   for (auto& worker : workers_) {
     worker.join();
+  }
+}
+
+void ThreadPool::PinCaller() {
+  if (!cpus_.empty() && pinned_caller_ != std::this_thread::get_id()) {
+    PinThisThread(cpus_[0]);
+    pinned_caller_ = std::this_thread::get_id();
   }
 }
 
@@ -65,6 +85,7 @@ void ThreadPool::Begin(const absl::FunctionRef<void(int)>& body, bool may_miss) 
 }
 
 void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
+  PinCaller();
   if (num_threads_ == 1) {
     body(0);
     return;
@@ -75,6 +96,7 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
 }
 
 void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
+  PinCaller();
   if (num_threads_ == 1 || count <= chunk) {
     if (count > 0) {
       body(0, count, 0);
@@ -121,6 +143,9 @@ bool ThreadPool::Join() {
 }
 
 void ThreadPool::Work(int thread) {
+  if (!cpus_.empty()) {
+    PinThisThread(cpus_[static_cast<size_t>(thread)]);
+  }
   uint64_t seen = 0;
   while (true) {
     int spins = 0;
@@ -161,28 +186,32 @@ std::optional<int> CpuQuota(const std::string& path) {
   return static_cast<int>(std::clamp(quota / period, 1.0, 1e6));
 }
 
-int DefaultNumThreads() {
+std::vector<int> PhysicalCpus() {
   cpu_set_t mask;
   CPU_ZERO(&mask);
-  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) {
-    return std::max(1U, std::thread::hardware_concurrency());
+  // The main thread's mask: this one may be pinned already.
+  if (sched_getaffinity(getpid(), sizeof(mask), &mask) != 0) {
+    return {};
   }
   // Hyper-threads of a core list the same siblings.
   std::set<std::string> cores;
-  int unknown = 0;
+  std::vector<int> cpus;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &mask)) {
       continue;
     }
     std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
     std::string siblings;
-    if (file >> siblings) {
-      cores.insert(siblings);
-    } else {
-      ++unknown;
+    if (!(file >> siblings) || cores.insert(siblings).second) {
+      cpus.push_back(cpu);
     }
   }
-  const int all = std::max(1, static_cast<int>(cores.size()) + unknown);
+  return cpus;
+}
+
+int DefaultNumThreads() {
+  const size_t cores = PhysicalCpus().size();
+  const int all = std::max(1, static_cast<int>(cores > 0 ? cores : std::thread::hardware_concurrency()));
   return std::min(all, CpuQuota("/sys/fs/cgroup/cpu.max").value_or(all));
 }
 

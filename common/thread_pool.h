@@ -18,8 +18,9 @@ namespace flexquant {
 // so an idle process uses no CPU. Run is called by one thread at a time (not thread-safe); it must not be nested.
 class ThreadPool {
  public:
-  // `num_threads` >= 1, the caller included.
-  explicit ThreadPool(int num_threads);
+  // `num_threads` >= 1, the caller included. `cpus`: logical processors that the threads stay on, one each, the caller
+  // from its first region on; empty = where the system puts them.
+  explicit ThreadPool(int num_threads, std::vector<int> cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -40,11 +41,14 @@ class ThreadPool {
 
  private:
   void Work(int thread);
+  void PinCaller();
   // Publishes a region of the given kind and wakes sleepers.
   void Begin(const absl::FunctionRef<void(int)>& body, bool may_miss);
   bool Join();
 
   const int num_threads_;
+  const std::vector<int> cpus_;
+  std::thread::id pinned_caller_;
   std::vector<std::thread> workers_;
   const absl::FunctionRef<void(int)>* body_ = nullptr;
   // Regions begun, times two; odd while workers may miss the region.
@@ -58,6 +62,9 @@ class ThreadPool {
   std::mutex mutex_;
   std::condition_variable wake_;
 };
+
+// A logical processor of each physical core that this process may use, ascending; empty if the system does not say.
+std::vector<int> PhysicalCpus();
 
 // Physical cores this process may use, at least 1: those of its affinity mask, but no more than its container's quota
 // of processor time (cgroup v2) keeps busy.

@@ -46,6 +46,21 @@ bool AllFinite(absl::Span<const float> values) {
 
 bool UsesReference(const SequenceInput& sequence) { return sequence.plan->bits[0] == kReferencePrecision; }
 
+// Empty unless threads are to be pinned.
+absl::StatusOr<std::vector<int>> ChooseCpus(const CpuRunnerOptions& options, int num_threads) {
+  if (!options.pin) {
+    return std::vector<int>();
+  }
+  const std::vector<int> cores = PhysicalCpus();
+  if (options.first_core + num_threads > static_cast<int>(cores.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("pinning ", options.first_core + num_threads,
+                                                   " threads to cores of their own: this process may use ",
+                                                   cores.size(), "; lower --threads or leave out --pin"));
+  }
+  const auto first = cores.begin() + options.first_core;
+  return std::vector<int>(first, first + num_threads);
+}
+
 absl::StatusOr<Isa> ChooseIsa(const std::string& name) {
   if (name.empty()) {
     return BestIsa();
@@ -94,19 +109,20 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const
   FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
                       KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
   const int num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
-  auto runner =
-      std::unique_ptr<CpuModelRunner>(new CpuModelRunner(store, options, rank, num_threads, GetCpuKernels(isa)));
+  FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options, num_threads));
+  auto runner = std::unique_ptr<CpuModelRunner>(
+      new CpuModelRunner(store, options, rank, num_threads, std::move(cpus), GetCpuKernels(isa)));
   FQ_RETURN_IF_ERROR(runner->Allocate(shape));
   return runner;
 }
 
 CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank,
-                               int num_threads, const CpuKernels& kernels)
+                               int num_threads, std::vector<int> cpus, const CpuKernels& kernels)
     : store_(store),
       config_(store.config()),
       kernels_(kernels),
       rank_(rank),
-      pool_(num_threads),
+      pool_(num_threads, std::move(cpus)),
       linear_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
       qkv_order_(options.max_step_tokens),

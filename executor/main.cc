@@ -58,6 +58,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--threads", flags.options.num_threads, "Threads; 0 = physical cores")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_flag("--pin", flags.options.pin_threads,
+               "Bind each thread of a CPU to a core of its own; for machines that have nothing else to do");
   app.add_option("--isa", flags.options.isa,
                  "Kernels: portable, avx2, avxvnni, avx512vnni or neon on a CPU, portable on a GPU; default: best");
   app.add_option("--kv-cache-mb", flags.kv_cache_mb,

@@ -42,6 +42,12 @@ absl::StatusOr<LazyBuffer> LazyBuffer::Allocate(uint64_t bytes, absl::string_vie
   return buffer;
 }
 
+void LazyBuffer::PreferHugePages() {
+  if (data_ != nullptr) {
+    madvise(data_, bytes_, MADV_HUGEPAGE);
+  }
+}
+
 LazyBuffer& LazyBuffer::operator=(LazyBuffer&& other) noexcept {
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);

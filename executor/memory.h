@@ -23,6 +23,9 @@ class LazyBuffer {
   LazyBuffer& operator=(const LazyBuffer&) = delete;
   ~LazyBuffer();
 
+  // Asks for huge pages, for memory that is all used: less to look up when it is read through. The system may not.
+  void PreferHugePages();
+
   void* data() const { return data_; }
   template <typename T>
   T* as() const {

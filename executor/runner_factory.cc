@@ -23,6 +23,7 @@ namespace {
 absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& store, const ExecutorOptions& options) {
   CpuRunnerOptions runner;
   runner.num_threads = options.num_threads;
+  runner.pin = options.pin_threads;
   runner.isa = options.isa;
   runner.kv_block_tokens = options.kv_block_tokens;
   runner.kv_cache_bytes = options.kv_cache_bytes;

@@ -30,6 +30,7 @@ struct ExecutorOptions {
   std::string device = "cpu";  // "cpu", "cuda" (the first GPU), "cuda:N"
   int tensor_parallel = 1;     // ranks that the model is cut among (docs/scale-out.md)
   int num_threads = 0;         // CPU: of all ranks; 0 = physical cores this process may use
+  bool pin_threads = false;    // CPU: each thread to a core of its own
   std::string isa;             // empty = best; a name of kernels.h; GPU: "portable"
   uint32_t kv_block_tokens = 16;
   uint64_t kv_cache_bytes = 0;  // 0 = enough for 4 sequences of the model's context, at most a quarter of free memory

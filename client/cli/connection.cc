@@ -83,6 +83,8 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--threads", flags.threads, "Threads that compute; 0 = the physical cores this process may use")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();
+  app.add_flag("--pin", flags.pin,
+               "Bind each thread of a CPU to a core of its own; for machines that have nothing else to do");
   app.add_option("--device", flags.device, "Where to compute: cpu, cuda (the first GPU) or cuda:N")
       ->capture_default_str();
   std::vector<std::string> isas;
@@ -132,7 +134,7 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddTensorParallelFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app,
-             {"--device", "--tensor-parallel", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+             {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
@@ -143,6 +145,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
   executor::ExecutorOptions executor_options;
   executor_options.model_dir = flags.model_dir;
   executor_options.num_threads = flags.threads;
+  executor_options.pin_threads = flags.pin;
   executor_options.device = flags.device;
   executor_options.tensor_parallel = flags.tensor_parallel;
   executor_options.isa = flags.isa;

@@ -17,6 +17,7 @@ namespace flexquant::cli {
 struct EmbeddedFlags {
   std::string model_dir;
   int threads = 0;
+  bool pin = false;
   std::string device = "cpu";
   int tensor_parallel = 1;
   std::string isa;

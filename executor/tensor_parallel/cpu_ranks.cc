@@ -89,6 +89,7 @@ absl::StatusOr<std::unique_ptr<TensorParallelRunner>> CreateCpuRanks(const Model
 
     CpuRunnerOptions own = options;
     own.num_threads = std::max(1, threads / parallel.ranks + (rank < threads % parallel.ranks ? 1 : 0));
+    own.first_core = rank * std::max(1, threads / parallel.ranks) + std::min(rank, threads % parallel.ranks);
     own.kv_cache_bytes = KvCache::Shape{config.num_layers, shard.kv_heads.size(), config.head_dim,
                                         options.kv_block_tokens, static_cast<uint32_t>(planned[0])}
                              .Bytes();

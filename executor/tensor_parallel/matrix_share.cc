@@ -71,6 +71,7 @@ absl::StatusOr<MatrixShare> MatrixShare::Copy(const NestedMatrix& whole, absl::S
   const auto scale_bytes = static_cast<uint64_t>(w.tiles() * w.groups() * 2 * kTileRows) * sizeof(uint16_t);
   const uint64_t reference_bytes = whole.reference == nullptr ? 0 : w.num_weights() * ReferenceBytes(w);
   FQ_ASSIGN_OR_RETURN(share.memory_, LazyBuffer::Allocate(8 * plane_bytes + scale_bytes + reference_bytes, "weights"));
+  share.memory_.PreferHugePages();
 
   auto* next = share.memory_.as<uint8_t>();
   const auto place = [&next](uint64_t bytes) {

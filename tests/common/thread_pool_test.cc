@@ -1,12 +1,14 @@
 #include "common/thread_pool.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cstdint>
 #include <fstream>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace flexquant {
@@ -71,6 +73,21 @@ INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8))
 TEST(ThreadPoolTest, AtLeastOneThread) {
   EXPECT_EQ(ThreadPool(0).num_threads(), 1);
   EXPECT_GE(DefaultNumThreads(), 1);
+}
+
+TEST(ThreadPoolTest, PinnedThreadsStayOnTheirProcessors) {
+  const std::vector<int> cpus = PhysicalCpus();
+  ASSERT_FALSE(cpus.empty());
+  EXPECT_GE(static_cast<int>(cpus.size()), DefaultNumThreads());
+  std::vector<int> reversed(cpus.rbegin(), cpus.rend());
+  // In a thread of its own, which is pinned, too.
+  std::thread([&] {
+    ThreadPool pool(static_cast<int>(reversed.size()), reversed);
+    std::vector<int> found(reversed.size(), -1);
+    pool.Run([&](int thread) { found[static_cast<size_t>(thread)] = sched_getcpu(); });
+    EXPECT_EQ(found, reversed);
+  }).join();
+  EXPECT_EQ(PhysicalCpus(), cpus);
 }
 
 TEST(ThreadPoolTest, QuotaOfAContainerIsInWholeProcessors) {
