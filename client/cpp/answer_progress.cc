@@ -11,11 +11,10 @@ AnswerProgress::AnswerProgress(const v1::GenerateRequest& request)
   request_.mutable_output()->set_token_info(true);
 }
 
-void AnswerProgress::Take(v1::GenerateStreamResponse event,
-                          absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event) {
+bool AnswerProgress::Take(v1::GenerateStreamResponse& event) {
   if (event.has_started()) {
     if (std::exchange(started_, true)) {
-      return;
+      return false;
     }
     const v1::GenerationStarted& started = event.started();
     request_.set_request_id(started.request_id());
@@ -35,7 +34,7 @@ void AnswerProgress::Take(v1::GenerateStreamResponse event,
       event.mutable_delta()->clear_tokens();
     }
   }
-  on_event(event);
+  return true;
 }
 
 bool AnswerProgress::CanGoOnAfter(const absl::Status& status) const {

@@ -1,11 +1,9 @@
 #include "client/cpp/client.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "client/cpp/answer_progress.h"
+#include "client/cpp/answer_stream.h"
 #include "client/cpp/call_scope.h"
 #include "client/cpp/health.h"
 #include "common/status_macros.h"
@@ -19,9 +17,6 @@
 
 namespace flexquant::client {
 namespace {
-
-// Between two attempts to take a stream up again; Ctrl-C has to wait for it.
-constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 
 // A whole answer of a long context with 20 log-probabilities a token has some 45 MB.
 constexpr int kMaxReceiveBytes = 64 << 20;
@@ -69,6 +64,10 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, std::string name)
       inference_(v1::InferenceService::NewStub(channel_)),
       model_(v1::ModelService::NewStub(channel_)) {}
 
+std::string Client::AuthorizationOf(const CallOptions& options) const {
+  return options.token.empty() ? authorization_ : transport::AuthorizationFor(options.token);
+}
+
 absl::Status Client::ToStatus(const grpc::Status& status) const {
   absl::Status result = FromGrpcStatus(status);
   // A status made by the channel has no details and does not say which server it means.
@@ -86,7 +85,7 @@ absl::Status Client::WaitReady(const CallOptions& options) const {
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options) const {
-  CallScope scope(options, authorization_);
+  CallScope scope(options, AuthorizationOf(options));
   v1::GetServerInfoResponse response;
   const grpc::Status status = model_->GetServerInfo(scope.context(), v1::GetServerInfoRequest(), &response);
   if (!status.ok()) {
@@ -95,60 +94,24 @@ absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options)
   return std::move(*response.mutable_server_info());
 }
 
+std::unique_ptr<AnswerStream> Client::OpenStream(const v1::GenerateRequest& request, const CallOptions& options) const {
+  return std::unique_ptr<AnswerStream>(new AnswerStream(*this, request, options));
+}
+
 absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
                                     absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
                                     const CallOptions& options) const {
-  if (resume_for_ <= absl::ZeroDuration()) {
-    return StreamOnce(request, on_event, options);
-  }
-  const absl::Time deadline = absl::Now() + options.timeout;
-  AnswerProgress progress(request);
-  absl::Time last_event = absl::Now();
-  while (true) {
-    CallOptions call = options;
-    call.timeout = deadline - absl::Now();
-    const absl::Status status = StreamOnce(
-        progress.request(),
-        [&](v1::GenerateStreamResponse event) {
-          last_event = absl::Now();
-          progress.Take(std::move(event), on_event);
-        },
-        call);
-    const bool cancelled = options.cancel != nullptr && options.cancel->cancelled();
-    if (status.ok() || cancelled || !progress.CanGoOnAfter(status) ||
-        absl::Now() + kResumePause > std::min(deadline, last_event + resume_for_)) {
-      return status;
-    }
-    absl::SleepFor(kResumePause);
-  }
-}
-
-absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
-                                absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
-                                const CallOptions& options) const {
-  CallScope scope(options, authorization_);
-  v1::GenerateStreamRequest stream_request;
-  *stream_request.mutable_request() = request;
-  const auto reader = inference_->GenerateStream(scope.context(), stream_request);
+  const std::unique_ptr<AnswerStream> stream = OpenStream(request, options);
   v1::GenerateStreamResponse event;
-  bool finished = false;
-  while (reader->Read(&event)) {
-    finished = event.has_finished();
+  while (stream->Next(&event)) {
     on_event(event);
   }
-  const grpc::Status status = reader->Finish();
-  if (!status.ok()) {
-    return ToStatus(status);
-  }
-  if (!finished) {
-    return absl::InternalError(absl::StrCat("server ", name_, " ended the answer without its last message"));
-  }
-  return absl::OkStatus();
+  return stream->status();
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
                                                       const CallOptions& options) const {
-  CallScope scope(options, authorization_);
+  CallScope scope(options, AuthorizationOf(options));
   v1::TokenizeResponse response;
   const grpc::Status status = inference_->Tokenize(scope.context(), request, &response);
   if (!status.ok()) {

@@ -22,6 +22,8 @@ class ClientContext;
 
 namespace flexquant::client {
 
+class AnswerStream;
+
 // Cancels calls from another thread: those in progress that hold it and all later ones. Thread-safe; must outlive the
 // calls.
 class CancelToken {
@@ -39,6 +41,9 @@ class CancelToken {
 struct CallOptions {
   absl::Duration timeout = absl::InfiniteDuration();
   CancelToken* cancel = nullptr;  // null = cannot be cancelled; one call at a time
+  // Bearer token of this call instead of the client's; must pass transport::CheckToken. Empty = the client's. It is not
+  // asked whether the connection is encrypted.
+  std::string token = {};
 };
 
 // How to reach a server and who calls.
@@ -71,6 +76,9 @@ class Client {
 
   absl::StatusOr<v1::ServerInfo> GetServerInfo(const CallOptions& options = {}) const;
 
+  // The same answer event by event; include client/cpp/answer_stream.h. This must outlive it.
+  std::unique_ptr<AnswerStream> OpenStream(const v1::GenerateRequest& request, const CallOptions& options = {}) const;
+
   // Calls on_event for `started`, each delta and `finished`, in order, from the calling thread. See
   // SetResumeFor for what happens when the stream is lost.
   absl::Status GenerateStream(const v1::GenerateRequest& request,
@@ -81,10 +89,10 @@ class Client {
                                                 const CallOptions& options = {}) const;
 
  private:
-  // One call, whatever becomes of it.
-  absl::Status StreamOnce(const v1::GenerateRequest& request,
-                          absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
-                          const CallOptions& options) const;
+  friend class AnswerStream;
+
+  // Metadata of a call; empty = none.
+  std::string AuthorizationOf(const CallOptions& options) const;
   absl::Status ToStatus(const grpc::Status& status) const;
 
   std::string name_;
