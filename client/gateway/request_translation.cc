@@ -36,7 +36,7 @@ constexpr std::array kUnsupportedInChat = {"audio",       "prediction",         
 constexpr std::array kUnsupportedInMessages = {"tool_calls", "function_call", "tool_call_id", "audio", "refusal"};
 
 bool IsEmpty(const Json& value) {
-  return (value.is_array() || value.is_object() || value.is_string()) && value.empty();
+  return ((value.is_array() || value.is_object()) && value.empty()) || (value.is_string() && value == "");
 }
 
 void Refuse(JsonFields& fields, const char* name) { fields.Fail(name, "is not supported; leave it out"); }
