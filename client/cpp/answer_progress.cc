@@ -11,10 +11,11 @@ AnswerProgress::AnswerProgress(const v1::GenerateRequest& request)
   request_.mutable_output()->set_token_info(true);
 }
 
-bool AnswerProgress::Take(v1::GenerateStreamResponse& event) {
+void AnswerProgress::Take(v1::GenerateStreamResponse event,
+                          absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event) {
   if (event.has_started()) {
     if (std::exchange(started_, true)) {
-      return false;
+      return;
     }
     const v1::GenerationStarted& started = event.started();
     request_.set_request_id(started.request_id());
@@ -34,7 +35,7 @@ bool AnswerProgress::Take(v1::GenerateStreamResponse& event) {
       event.mutable_delta()->clear_tokens();
     }
   }
-  return true;
+  on_event(event);
 }
 
 bool AnswerProgress::CanGoOnAfter(const absl::Status& status) const {

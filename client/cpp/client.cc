@@ -1,9 +1,11 @@
 #include "client/cpp/client.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "client/cpp/answer_stream.h"
+#include "absl/time/clock.h"
+#include "client/cpp/answer_progress.h"
 #include "client/cpp/call_scope.h"
 #include "client/cpp/health.h"
 #include "common/status_macros.h"
@@ -17,6 +19,9 @@
 
 namespace flexquant::client {
 namespace {
+
+// Between two attempts to take a stream up again; Ctrl-C has to wait for it.
+constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 
 // A whole answer of a long context with 20 log-probabilities a token has some 45 MB.
 constexpr int kMaxReceiveBytes = 64 << 20;
@@ -64,8 +69,8 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, std::string name)
       inference_(v1::InferenceService::NewStub(channel_)),
       model_(v1::ModelService::NewStub(channel_)) {}
 
-std::string Client::AuthorizationOf(const CallOptions& options) const {
-  return options.token.empty() ? authorization_ : transport::AuthorizationFor(options.token);
+std::string Client::AuthorizationOf(const std::string& token) const {
+  return token.empty() ? authorization_ : transport::AuthorizationFor(token);
 }
 
 absl::Status Client::ToStatus(const grpc::Status& status) const {
@@ -85,7 +90,7 @@ absl::Status Client::WaitReady(const CallOptions& options) const {
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options) const {
-  CallScope scope(options, AuthorizationOf(options));
+  CallScope scope(options, AuthorizationOf(options.token));
   v1::GetServerInfoResponse response;
   const grpc::Status status = model_->GetServerInfo(scope.context(), v1::GetServerInfoRequest(), &response);
   if (!status.ok()) {
@@ -94,24 +99,60 @@ absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options)
   return std::move(*response.mutable_server_info());
 }
 
-std::unique_ptr<AnswerStream> Client::OpenStream(const v1::GenerateRequest& request, const CallOptions& options) const {
-  return std::unique_ptr<AnswerStream>(new AnswerStream(*this, request, options));
-}
-
 absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
                                     absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
                                     const CallOptions& options) const {
-  const std::unique_ptr<AnswerStream> stream = OpenStream(request, options);
+  if (resume_for_ <= absl::ZeroDuration()) {
+    return StreamOnce(request, on_event, options);
+  }
+  const absl::Time deadline = absl::Now() + options.timeout;
+  AnswerProgress progress(request);
+  absl::Time last_event = absl::Now();
+  while (true) {
+    CallOptions call = options;
+    call.timeout = deadline - absl::Now();
+    const absl::Status status = StreamOnce(
+        progress.request(),
+        [&](v1::GenerateStreamResponse event) {
+          last_event = absl::Now();
+          progress.Take(std::move(event), on_event);
+        },
+        call);
+    const bool cancelled = options.cancel != nullptr && options.cancel->cancelled();
+    if (status.ok() || cancelled || !progress.CanGoOnAfter(status) ||
+        absl::Now() + kResumePause > std::min(deadline, last_event + resume_for_)) {
+      return status;
+    }
+    absl::SleepFor(kResumePause);
+  }
+}
+
+absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
+                                absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
+                                const CallOptions& options) const {
+  CallScope scope(options, AuthorizationOf(options.token));
+  v1::GenerateStreamRequest stream_request;
+  *stream_request.mutable_request() = request;
+  const auto reader = inference_->GenerateStream(scope.context(), stream_request);
   v1::GenerateStreamResponse event;
-  while (stream->Next(&event)) {
+  bool finished = false;
+  while (reader->Read(&event)) {
+    finished = event.has_finished();
     on_event(event);
   }
-  return stream->status();
+  const grpc::Status status = reader->Finish();
+  if (!status.ok()) {
+    return ToStatus(status);
+  }
+  if (!finished) {
+    return absl::InternalError(absl::StrCat("server ", name_, " ended the answer without its last message"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
                                                       const CallOptions& options) const {
-  CallScope scope(options, AuthorizationOf(options));
+  CallScope scope(options, AuthorizationOf(options.token));
   v1::TokenizeResponse response;
   const grpc::Status status = inference_->Tokenize(scope.context(), request, &response);
   if (!status.ok()) {

@@ -22,8 +22,6 @@ class ClientContext;
 
 namespace flexquant::client {
 
-class AnswerStream;
-
 // Cancels calls from another thread: those in progress that hold it and all later ones. Thread-safe; must outlive the
 // calls.
 class CancelToken {
@@ -76,9 +74,6 @@ class Client {
 
   absl::StatusOr<v1::ServerInfo> GetServerInfo(const CallOptions& options = {}) const;
 
-  // The same answer event by event; include client/cpp/answer_stream.h. This must outlive it.
-  std::unique_ptr<AnswerStream> OpenStream(const v1::GenerateRequest& request, const CallOptions& options = {}) const;
-
   // Calls on_event for `started`, each delta and `finished`, in order, from the calling thread. See
   // SetResumeFor for what happens when the stream is lost.
   absl::Status GenerateStream(const v1::GenerateRequest& request,
@@ -89,11 +84,15 @@ class Client {
                                                 const CallOptions& options = {}) const;
 
  private:
-  friend class AnswerStream;
+  friend class AnswerLoop;
 
-  // Metadata of a call; empty = none.
-  std::string AuthorizationOf(const CallOptions& options) const;
+  // One call, whatever becomes of it.
+  absl::Status StreamOnce(const v1::GenerateRequest& request,
+                          absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
+                          const CallOptions& options) const;
   absl::Status ToStatus(const grpc::Status& status) const;
+  // Metadata of a call with this token, empty = the client's; empty = none.
+  std::string AuthorizationOf(const std::string& token) const;
 
   std::string name_;
   absl::Duration resume_for_ = absl::Seconds(30);

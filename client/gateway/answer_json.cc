@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
@@ -127,7 +128,8 @@ ChoiceJson::ChoiceJson(const TranslatedRequest& request, size_t index)
     : chat_(request.endpoint == Endpoint::kChatCompletions),
       logprobs_wanted_(request.logprobs),
       details_wanted_(request.token_details),
-      index_(index) {}
+      index_(index),
+      chunk_due_(chat_) {}
 
 void ChoiceJson::AddLogprobs(const v1::TokenInfo& token) {
   for (std::string& list : logprobs_) {
@@ -238,7 +240,8 @@ void ChoiceJson::AppendDetails(std::string& out) {
   tokens_.clear();
 }
 
-void ChoiceJson::AppendChunk(std::string& out, const AnswerHead& head, bool first) {
+void ChoiceJson::AppendChunk(std::string& out, const AnswerHead& head) {
+  const bool first = std::exchange(chunk_due_, false);
   AppendHead(out, head, chat_ ? "chat.completion.chunk" : "text_completion");
   absl::StrAppend(&out, R"("choices":[{"index":)", index_);
   if (chat_) {

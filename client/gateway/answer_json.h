@@ -31,11 +31,13 @@ class ChoiceJson {
 
   void Take(const v1::GenerationDelta& delta);
   void Take(const v1::GenerationFinished& finished);
-  // Whether a chunk would say anything.
-  bool has_news() const { return !text_.empty() || !tokens_.empty() || !logprobs_[0].empty(); }
+  // Whether a chunk would say anything: a chat's first one says whose the message is.
+  bool has_news() const {
+    return chunk_due_ || finished_.has_value() || !text_.empty() || !tokens_.empty() || !logprobs_[0].empty();
+  }
 
-  // A chunk of a stream, without "data: ". `first`: the chat's chunk that says whose the message is.
-  void AppendChunk(std::string& out, const AnswerHead& head, bool first);
+  // A chunk of a stream, without "data: ".
+  void AppendChunk(std::string& out, const AnswerHead& head);
   // The element of "choices" of a whole answer.
   void AppendChoice(std::string& out);
 
@@ -52,6 +54,7 @@ class ChoiceJson {
   const bool logprobs_wanted_;
   const bool details_wanted_;
   const size_t index_;
+  bool chunk_due_;  // a chat's first
   std::string text_;
   std::string tokens_;  // elements of flexquant.tokens
   // Chat: elements of logprobs.content. Completions: of tokens, token_logprobs, top_logprobs, text_offset.

@@ -13,101 +13,197 @@
 namespace flexquant::gateway {
 namespace {
 
+// What may wait for a client; then the server waits, as it does for a stream that nobody reads.
+constexpr size_t kMaxUnsentBytes = size_t{64} << 10U;
+
 std::string NewId(const TranslatedRequest& request) {
   thread_local std::random_device device;
   return absl::StrFormat("%s-%08x%08x%08x", request.endpoint == Endpoint::kChatCompletions ? "chatcmpl" : "cmpl",
                          device(), device(), device());
 }
 
+// A chunk of HTTP's chunked coding.
+void AppendHttpChunk(std::string& out, const std::string& data) {
+  absl::StrAppend(&out, absl::Hex(data.size()), "\r\n", data, "\r\n");
+}
+
 }  // namespace
 
-void RunningCalls::Add(ChoiceStreams* call) {
+void RunningCalls::Add(CompletionCall* call) {
   const std::lock_guard lock(mutex_);
   calls_.insert(call);
-  if (cancelled_) {
-    call->Cancel();
+  if (ended_) {
+    call->End(CompletionCall::Cause::kShutdown);
   }
 }
 
-void RunningCalls::Remove(ChoiceStreams* call) {
+void RunningCalls::Remove(CompletionCall* call) {
   const std::lock_guard lock(mutex_);
   calls_.erase(call);
 }
 
-void RunningCalls::CancelAll() {
+void RunningCalls::EndAll() {
   const std::lock_guard lock(mutex_);
-  cancelled_ = true;
-  for (ChoiceStreams* call : calls_) {
-    call->Cancel();
+  ended_ = true;
+  for (CompletionCall* call : calls_) {
+    call->End(CompletionCall::Cause::kShutdown);
   }
-}
-
-bool RunningCalls::cancelled() const {
-  const std::lock_guard lock(mutex_);
-  return cancelled_;
 }
 
 CompletionCall::CompletionCall(const CallContext& context, TranslatedRequest request, const std::string& token,
-                               int socket, absl::Time arrival)
-    : context_(context), request_(std::move(request)), socket_(socket), arrival_(arrival) {
+                               Connection& connection, absl::Time arrival)
+    : context_(context), request_(std::move(request)), connection_(connection), arrival_(arrival) {
   head_.id = NewId(request_);
   head_.created = absl::ToUnixSeconds(absl::Now());
   facts_.id = head_.id;
-  std::vector<v1::GenerateRequest> requests = request_.choices;
-  for (size_t i = 0; i < requests.size(); ++i) {
-    // Each answer has its name in the server's log.
-    requests[i].set_request_id(requests.size() == 1 ? head_.id : absl::StrCat(head_.id, "-", i));
+  const size_t count = request_.choices.size();
+  news_.assign(count, false);
+  for (size_t i = 0; i < count; ++i) {
     choices_.emplace_back(request_, i);
   }
   context_.metrics.CompletionBegan();
-  streams_.emplace(context_.client, std::move(requests), token);
-  context_.running.Add(&*streams_);
-  if (socket_ >= 0) {
-    context_.watch.Add(socket_, [this] {
-      client_gone_ = true;
-      streams_->Cancel();
-    });
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < count; ++i) {
+      v1::GenerateRequest choice = request_.choices[i];
+      // Each answer has its name in the server's log.
+      choice.set_request_id(count == 1 ? head_.id : absl::StrCat(head_.id, "-", i));
+      answers_.push_back(context_.loop.Start(choice, token, this, i));
+    }
   }
+  context_.running.Add(this);
+  context_.watch.Add(connection_.socket(), [this] { End(Cause::kClientGone); });
 }
 
 CompletionCall::~CompletionCall() {
-  if (socket_ >= 0) {
-    context_.watch.Remove(socket_);
+  context_.watch.Remove(connection_.socket());
+  context_.running.Remove(this);
+  std::unique_lock lock(mutex_);
+  for (const auto& answer : answers_) {
+    answer->Cancel();
   }
-  context_.running.Remove(&*streams_);
-  context_.metrics.CompletionEnded(facts_.answer_tokens, client_gone_);
+  changed_.wait(lock, [this] { return all_ended(); });
+  context_.metrics.CompletionEnded(facts_.answer_tokens, cause_ == Cause::kClientGone);
 }
 
-bool CompletionCall::Next() {
-  if (!streams_->Next(&choice_, &event_)) {
-    return false;
-  }
-  received_ = absl::Now();
-  if (event_.has_started()) {
-    head_.model = event_.started().model();
-    head_.fingerprint = absl::StrCat("fq-", event_.started().model_revision());
-  } else if (event_.has_delta()) {
-    facts_.answer_tokens += static_cast<uint64_t>(event_.delta().token_ids_size());
-    choices_[choice_].Take(event_.delta());
-  } else if (event_.has_finished()) {
-    choices_[choice_].Take(event_.finished());
-  }
-  return true;
+void CompletionCall::End(Cause cause) {
+  const std::lock_guard lock(mutex_);
+  EndLocked(cause);
 }
 
-absl::Status CompletionCall::Failure() {
-  absl::Status status = streams_->status();
-  if (client_gone_) {
-    status = absl::CancelledError("the client is gone");
-  } else if (absl::IsCancelled(status) && context_.running.cancelled()) {
-    status = WithErrorInfo(absl::UnavailableError("the gateway is shutting down; send the request to another one"),
+void CompletionCall::EndLocked(Cause cause) {
+  if (cause_ == Cause::kNone && !all_ended()) {
+    cause_ = cause;
+  }
+  for (const auto& answer : answers_) {
+    answer->Cancel();
+  }
+  changed_.notify_all();
+}
+
+bool CompletionCall::OnEvent(size_t index, const v1::GenerateStreamResponse& event) {
+  const std::lock_guard lock(mutex_);
+  if (event.has_started()) {
+    head_.model = event.started().model();
+    head_.fingerprint = absl::StrCat("fq-", event.started().model_revision());
+  } else if (event.has_delta()) {
+    if (facts_.answer_tokens == 0) {
+      first_token_received_ = absl::Now();
+    }
+    facts_.answer_tokens += static_cast<uint64_t>(event.delta().token_ids_size());
+    choices_[index].Take(event.delta());
+  } else if (event.has_finished()) {
+    choices_[index].Take(event.finished());
+  }
+  news_[index] = true;
+  if (!begun_) {
+    begun_ = true;
+    changed_.notify_all();
+  }
+  return unsent_.size() < kMaxUnsentBytes;
+}
+
+void CompletionCall::GatherChunks() {
+  std::string events;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    if (news_[i] && choices_[i].has_news()) {
+      events.append("data: ");
+      choices_[i].AppendChunk(events, head_);
+      events.append("\n\n");
+    }
+    news_[i] = false;
+  }
+  if (!events.empty()) {
+    AppendHttpChunk(unsent_, events);
+  }
+}
+
+void CompletionCall::NoteFirstToken() {
+  if (first_token_received_ != absl::InfinitePast() && facts_.first_token == absl::InfiniteDuration()) {
+    const absl::Time now = absl::Now();
+    facts_.first_token = now - arrival_;
+    context_.metrics.FirstToken(facts_.first_token);
+    context_.metrics.Forwarded(now - first_token_received_);
+  }
+}
+
+void CompletionCall::SendGathered() {
+  const ssize_t sent = connection_.TryWrite(unsent_.data(), unsent_.size());
+  if (sent < 0) {
+    EndLocked(Cause::kClientGone);
+    return;
+  }
+  unsent_.erase(0, static_cast<size_t>(sent));
+  NoteFirstToken();
+  if (!unsent_.empty()) {
+    changed_.notify_all();  // the connection's thread waits for the client
+  }
+}
+
+void CompletionCall::OnPause() {
+  const std::lock_guard lock(mutex_);
+  if (!request_.stream) {
+    return;
+  }
+  const bool behind = !unsent_.empty();
+  GatherChunks();
+  if (sending_ && !behind && !unsent_.empty()) {
+    SendGathered();
+  }
+}
+
+void CompletionCall::OnEnd(size_t /*index*/, const absl::Status& status) {
+  const std::lock_guard lock(mutex_);
+  ++ended_;
+  if (!status.ok() && status_.ok()) {
+    status_ = status;
+    // The others are of no use without it.
+    for (const auto& answer : answers_) {
+      answer->Cancel();
+    }
+  }
+  changed_.notify_all();
+}
+
+absl::Status CompletionCall::Failure() const {
+  switch (cause_) {
+    case Cause::kClientGone:
+      return absl::CancelledError("the client is gone");
+    case Cause::kShutdown:
+      return WithErrorInfo(absl::UnavailableError("the gateway is shutting down; send the request to another one"),
                            "SHUTTING_DOWN");
+    case Cause::kNone:
+      break;
   }
-  facts_.status = status;
-  return status;
+  return status_;
 }
 
-absl::Status CompletionCall::Begin() { return Next() ? absl::OkStatus() : Failure(); }
+absl::Status CompletionCall::Begin() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return begun_ || all_ended(); });
+  facts_.status = begun_ ? absl::OkStatus() : Failure();
+  return facts_.status;
+}
 
 std::vector<const v1::GenerationFinished*> CompletionCall::Finished() const {
   std::vector<const v1::GenerationFinished*> finished;
@@ -118,13 +214,14 @@ std::vector<const v1::GenerationFinished*> CompletionCall::Finished() const {
 }
 
 absl::Status CompletionCall::Collect(std::string* body) {
-  while (Next()) {
-    if (event_.has_delta() && facts_.first_token == absl::InfiniteDuration()) {
-      facts_.first_token = received_ - arrival_;
-      context_.metrics.FirstToken(facts_.first_token);
-    }
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return all_ended(); });
+  facts_.status = Failure();
+  FQ_RETURN_IF_ERROR(facts_.status);
+  if (first_token_received_ != absl::InfinitePast()) {
+    facts_.first_token = first_token_received_ - arrival_;
+    context_.metrics.FirstToken(facts_.first_token);
   }
-  FQ_RETURN_IF_ERROR(Failure());
   AppendHead(*body, head_, ObjectName(request_, /*chunk=*/false));
   body->append(R"("choices":[)");
   for (size_t i = 0; i < choices_.size(); ++i) {
@@ -137,55 +234,52 @@ absl::Status CompletionCall::Collect(std::string* body) {
   return absl::OkStatus();
 }
 
-void CompletionCall::AppendEvent(std::string& out) {
-  ChoiceJson& choice = choices_[choice_];
-  const bool first = event_.has_started() && request_.endpoint == Endpoint::kChatCompletions;
-  if (!first && !event_.has_finished() && !choice.has_news()) {
-    return;
+bool CompletionCall::SendAndWait(std::unique_lock<std::mutex>& lock) {
+  // While unsent_ is not empty the loop's thread leaves the connection alone, so it may grow but not go.
+  while (!unsent_.empty() && cause_ != Cause::kClientGone) {
+    const std::string part = unsent_;
+    lock.unlock();
+    const ssize_t sent = connection_.write(part.data(), part.size());
+    lock.lock();
+    if (sent < 0) {
+      EndLocked(Cause::kClientGone);
+      return false;
+    }
+    unsent_.erase(0, static_cast<size_t>(sent));
+    NoteFirstToken();
   }
-  out.append("data: ");
-  choice.AppendChunk(out, head_, first);
-  out.append("\n\n");
-}
-
-void CompletionCall::AppendUsageChunk(std::string& out) const {
-  out.append("data: ");
-  AppendHead(out, head_, ObjectName(request_, /*chunk=*/true));
-  out.append(R"("choices":[],)");
-  AppendUsage(out, Finished(), request_.choices_per_prompt);
-  out.append("}\n\n");
+  for (const auto& answer : answers_) {
+    answer->ReadOn();
+  }
+  return cause_ != Cause::kClientGone;
 }
 
 bool CompletionCall::Stream(httplib::DataSink& sink) {
-  std::string out;
-  bool sent = true;
-  bool more = true;  // Begin took the first event
-  while (more && sent) {
-    AppendEvent(out);
-    if (!out.empty()) {
-      sent = sink.write(out.data(), out.size());
-      out.clear();
-      if (event_.has_delta() && facts_.first_token == absl::InfiniteDuration()) {
-        const absl::Time now = absl::Now();
-        facts_.first_token = now - arrival_;
-        context_.metrics.FirstToken(facts_.first_token);
-        context_.metrics.Forwarded(now - received_);
-      }
+  std::string last;
+  {
+    std::unique_lock lock(mutex_);
+    bool there = SendAndWait(lock);
+    sending_ = true;
+    while (there && !(all_ended() && unsent_.empty())) {
+      changed_.wait(lock, [this] { return congested() || all_ended() || cause_ == Cause::kClientGone; });
+      there = SendAndWait(lock);
     }
-    more = sent && Next();
+    facts_.status = Failure();
+    if (!there) {
+      return false;
+    }
+    if (!facts_.status.ok()) {
+      absl::StrAppend(&last, "data: ", ErrorOf(facts_.status).Body(), "\n");
+    } else if (request_.include_usage) {
+      last.append("data: ");
+      AppendHead(last, head_, ObjectName(request_, /*chunk=*/true));
+      last.append(R"("choices":[],)");
+      AppendUsage(last, Finished(), request_.choices_per_prompt);
+      last.append("}\n\n");
+    }
   }
-  if (!sent) {
-    client_gone_ = true;
-    facts_.status = absl::CancelledError("the client is gone");
-    return false;
-  }
-  if (const absl::Status status = Failure(); !status.ok()) {
-    absl::StrAppend(&out, "data: ", ErrorOf(status).Body(), "\n");
-  } else if (request_.include_usage) {
-    AppendUsageChunk(out);
-  }
-  out.append("data: [DONE]\n\n");
-  return sink.write(out.data(), out.size());
+  last.append("data: [DONE]\n\n");
+  return sink.write(last.data(), last.size());
 }
 
 }  // namespace flexquant::gateway

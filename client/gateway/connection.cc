@@ -167,6 +167,23 @@ ssize_t Connection::read(char* data, size_t size) {
   return static_cast<ssize_t>(count);
 }
 
+ssize_t Connection::TryWrite(const char* data, size_t size) {
+  if (tls_ != nullptr) {
+    ERR_clear_error();
+    const int result = SSL_write(tls_.get(), data, static_cast<int>(std::min<size_t>(size, 1U << 20U)));
+    if (result > 0) {
+      return result;
+    }
+    const int error = SSL_get_error(tls_.get(), result);
+    return error == SSL_ERROR_WANT_WRITE || error == SSL_ERROR_WANT_READ ? 0 : -1;
+  }
+  const ssize_t result = send(socket_, data, size, MSG_NOSIGNAL);
+  if (result >= 0) {
+    return result;
+  }
+  return errno == EAGAIN || errno == EINTR ? 0 : -1;
+}
+
 ssize_t Connection::write(const char* data, size_t size) {
   const absl::Time deadline = absl::Now() + limits_.write_timeout;
   while (true) {

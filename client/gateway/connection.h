@@ -41,6 +41,10 @@ class Connection final : public httplib::Stream {
   // Waits for the first byte of a request, or until `stop` is readable. False: none will come.
   bool WaitForRequest(int stop);
 
+  // Sends what the client takes at once, and says how many bytes that was; -1 if it is gone. By another thread than its
+  // own while that one waits.
+  ssize_t TryWrite(const char* data, size_t size);
+
   bool is_readable() const override;
   bool is_writable() const override;
   ssize_t read(char* data, size_t size) override;

@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "client/cpp/answer_loop.h"
 #include "client/gateway/completion_call.h"
 #include "client/gateway/disconnect_watch.h"
 #include "client/gateway/gateway_metrics.h"
@@ -101,7 +102,13 @@ class GatewayImpl final : public Gateway {
  public:
   GatewayImpl(const GatewayOptions& options, std::unique_ptr<client::Client> client,
               std::unique_ptr<DisconnectWatch> watch, std::unique_ptr<HttpServer> http)
-      : options_(options), client_(std::move(client)), watch_(std::move(watch)), http_(std::move(http)) {}
+      : options_(options), client_(std::move(client)), watch_(std::move(watch)), http_(std::move(http)) {
+    // A loop passes on some 100,000 tokens a second; most of the work of serving them is elsewhere.
+    const size_t count = std::clamp<size_t>(std::thread::hardware_concurrency() / 4, 1, 4);
+    for (size_t i = 0; i < count; ++i) {
+      loops_.push_back(std::make_unique<client::AnswerLoop>(*client_));
+    }
+  }
   ~GatewayImpl() override { Shutdown(absl::ZeroDuration()); }
 
   absl::Status Listen() {
@@ -140,7 +147,7 @@ class GatewayImpl final : public Gateway {
       if (ended_changed_.wait_until(reaper_lock, absl::ToChronoTime(deadline), [this] { return ended_; })) {
         return;
       }
-      running_.CancelAll();
+      running_.EndAll();
       if (!ended_changed_.wait_for(reaper_lock, absl::ToChronoMilliseconds(kLastWordsTime),
                                    [this] { return ended_; })) {
         http_->Abort();
@@ -333,8 +340,8 @@ class GatewayImpl final : public Gateway {
     }
     const bool stream = translated->stream;
     const auto call =
-        std::make_shared<CompletionCall>(CallContext{*client_, *watch_, running_, metrics_}, *std::move(translated),
-                                         *token, HttpServer::CurrentSocket(), facts.arrival);
+        std::make_shared<CompletionCall>(CallContext{NextLoop(), *watch_, running_, metrics_}, *std::move(translated),
+                                         *token, *HttpServer::CurrentConnection(), facts.arrival);
     facts.call = call;
     res.set_header("x-request-id", call->facts().id);
     absl::Status status = call->Begin();
@@ -361,6 +368,8 @@ class GatewayImpl final : public Gateway {
     }
   }
 
+  client::AnswerLoop& NextLoop() { return *loops_[next_loop_++ % loops_.size()]; }
+
   void Log(const Request& req, const Response& res) {
     metrics_.Answered(facts.route, res.status);
     std::string line = absl::StrFormat(
@@ -385,6 +394,8 @@ class GatewayImpl final : public Gateway {
   const GatewayOptions options_;
   const int64_t started_ = absl::ToUnixSeconds(absl::Now());
   const std::unique_ptr<client::Client> client_;
+  std::vector<std::unique_ptr<client::AnswerLoop>> loops_;
+  std::atomic<size_t> next_loop_{0};
   const std::unique_ptr<DisconnectWatch> watch_;
   GatewayMetrics metrics_;
   RunningCalls running_;

@@ -30,7 +30,7 @@ constexpr char kFull[] =
     R"("param":null,"code":"overloaded"}})"
     "\n";
 
-thread_local int current_socket = -1;
+thread_local Connection* current_connection = nullptr;
 
 using BioPointer = transport::Owned<BIO>;
 
@@ -139,7 +139,7 @@ absl::Status HttpServer::Listen() {
   return absl::OkStatus();
 }
 
-int HttpServer::CurrentSocket() { return current_socket; }
+Connection* HttpServer::CurrentConnection() { return current_connection; }
 
 void HttpServer::Close() {
   if (closing_ >= 0) {
@@ -186,9 +186,9 @@ bool HttpServer::process_and_close_socket(socket_t socket) {
   {
     Connection connection(socket, TlsContext().get(), options_.limits);
     if (!full && connection.Handshake()) {
-      current_socket = socket;
+      current_connection = &connection;
       Serve(connection);
-      current_socket = -1;
+      current_connection = nullptr;
     }
     // Before it is closed: its number may become another connection's.
     const std::lock_guard lock(sockets_mutex_);

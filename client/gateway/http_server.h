@@ -37,8 +37,8 @@ class HttpServer : public httplib::Server {
   // Binds and serves from threads of its own. UNAVAILABLE if the port is taken (names it).
   absl::Status Listen();
   int port() const { return port_; }
-  // The socket of the request that this thread handles; -1 if it handles none.
-  static int CurrentSocket();
+  // The connection of the request that this thread handles; null if it handles none.
+  static Connection* CurrentConnection();
 
   // No new connections and, on those there are, no further requests; Join waits for those that run.
   void Close();
