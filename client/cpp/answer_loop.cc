@@ -18,7 +18,7 @@ namespace {
 // Between two attempts to take a stream up again.
 constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 // Events that are handed over before there is a pause even if more have come.
-constexpr int kMaxEventsWithoutPause = 256;
+constexpr int kMaxEventsWithoutPause = 64;
 
 }  // namespace
 

@@ -132,6 +132,9 @@ absl::Status HttpServer::Listen() {
   if (port_ <= 0) {
     return transport::CannotListenError(options_.listen.address);
   }
+  // cpp-httplib's five places for connections to come are soon full: a client whose first packet is dropped tries again
+  // after a second, then after three, seven and so on.
+  ::listen(svr_sock_, SOMAXCONN);
   thread_ = std::thread([this] { listen_after_bind(); });
   while (!is_running()) {
     std::this_thread::yield();

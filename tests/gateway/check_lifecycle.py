@@ -15,9 +15,13 @@ LONG = {"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True}
 class Open:
     """A request whose answer is read later."""
 
-    def __init__(self, address, body):
+    def __init__(self, address, body, receive_buffer=None):
         host, port = address.split(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=harness.LIMIT)
+        self.socket = socket.socket()
+        self.socket.settimeout(harness.LIMIT)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((host, int(port)))
         text = json.dumps(body).encode()
         self.socket.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
                             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text)
@@ -148,9 +152,24 @@ class ServerTest(harness.CliTest):
         self.assertEqual(texts(text), texts(expected))
 
 
+def choices(response):
+    """Texts by index of a stream with Connection: close."""
+    body = response.encode().split(b"\r\n\r\n", 1)[1]
+    data = b""
+    begin = 0
+    while size := int(body[begin:(end := body.index(b"\r\n", begin))], 16):
+        data += body[end + 2:end + 2 + size]
+        begin = end + 2 + size + 2
+    result = {}
+    for line in data.decode().split("\n"):
+        if line.startswith("data: {"):
+            choice = json.loads(line.removeprefix("data: "))["choices"][0]
+            result[choice["index"]] = result.get(choice["index"], "") + choice["text"]
+    return result
+
+
 def texts(response):
-    events = [line.removeprefix("data: ") for line in response.split("\n") if line.startswith("data: {")]
-    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+    return choices(response)[0]
 
 
 class KeysTest(harness.CliTest):
@@ -198,6 +217,36 @@ class KeysTest(harness.CliTest):
 
 
 class ManyTest(harness.CliTest):
+    def test_many_that_connect_at_a_time(self):
+        with stack.stack() as servers:
+            servers.gateway.send_signal(signal.SIGSTOP)
+            host, port = servers.address.split(":")
+            try:
+                # Without room for them in the system's queue their first packets would be dropped, and sent again after
+                # seconds.
+                connections = [socket.create_connection((host, int(port)), timeout=0.9) for _ in range(64)]
+            finally:
+                servers.gateway.send_signal(signal.SIGCONT)
+            for connection in connections:
+                connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            for connection in connections:
+                connection.settimeout(harness.LIMIT)
+                self.assertIn(b" 200 ", connection.recv(100))
+                connection.close()
+
+    def test_a_client_that_reads_slowly(self):
+        # 512 tokens with everything about them are more than the sockets' buffers hold.
+        with stack.stack() as servers:
+            body = {**LONG, "max_tokens": 500, "stream": True, "logprobs": 20, "n": 8, "seed": 3,
+                    "flexquant": {"batch_mode": "isolated", "token_details": True}}
+            expected = Open(servers.address, body).rest()
+            slow = Open(servers.address, body, receive_buffer=4096)
+            harness.wait_for(lambda: servers.load()["running"] > 0, "the request", limit=20)
+            # Others are served meanwhile.
+            other = texts(Open(servers.address, {**LONG, "stream": True, "max_tokens": 50}).rest())
+            self.assertTrue(other)
+            self.assertEqual(choices(slow.rest()), choices(expected))
+
     def test_many_streams_at_a_time(self):
         with stack.stack() as servers:
             body = {**LONG, "max_tokens": 60, "stream": True, "temperature": 0,

@@ -46,9 +46,11 @@ class Servers:
         return [float(word) for word in out.split()]
 
     def cpu_seconds(self):
+        """Of the controller with its executor, of the gateway."""
         ticks = os.sysconf("SC_CLK_TCK")
-        fields = pathlib.Path(f"/proc/{self.processes[1].pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / ticks
+        stats = [pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+                 for process in self.processes]
+        return [(int(fields[11]) + int(fields[12])) / ticks for fields in stats]
 
     def forward(self):
         """Counts of the histogram from a token's arrival to its bytes' leaving, by upper bound in s."""
@@ -65,20 +67,26 @@ class Servers:
 def throughput(options):
     servers = Servers(options, 0)
     results = {"grpc": [], "http": []}
-    cpu = servers.cpu_seconds()
+    cpu = {kind: [0, 0] for kind in results}
     for kind in results:  # not counted
         servers.load(kind, options.streams, options.tokens)
     for _ in range(options.runs):
         for kind, values in results.items():
+            before = servers.cpu_seconds()
             values.append(servers.load(kind, options.streams, options.tokens))
-    cpu = servers.cpu_seconds() - cpu
+            cpu[kind] = [total + after - start for total, after, start in
+                         zip(cpu[kind], servers.cpu_seconds(), before)]
+    tokens = options.runs * options.streams * options.tokens
+    micros = {kind: [1e6 * seconds / tokens for seconds in both] for kind, both in cpu.items()}
     rates = {kind: [value[0] for value in values] for kind, values in results.items()}
     ratios = [http / grpc for http, grpc in zip(rates["http"], rates["grpc"])]
     print(f"{options.streams} streams of {options.tokens} tokens, tokens/s, median (least to most) of {options.runs}")
     print(f"  gRPC   {spread(rates['grpc'])}")
     print(f"  HTTP   {spread(rates['http'])}")
     print(f"  HTTP to gRPC  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    print(f"  gateway's CPU {1e6 * cpu / ((options.runs + 1) * options.streams * options.tokens):.2f} us a token")
+    print("  CPU time, us a token: controller and executor over gRPC {:.2f}, behind the gateway {:.2f}; gateway {:.2f}".format(
+        micros["grpc"][0], *micros["http"]))
+    print(f"  so with a core each, by CPU time: {micros['grpc'][0] / max(micros['http']):.3f} of the gRPC stream's throughput")
     print(f"  from a stream's first token to its bytes, in the gateway: {servers.forward()}")
     servers.stop()
 
