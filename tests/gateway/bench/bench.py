@@ -27,8 +27,8 @@ class Servers:
     def __init__(self, options, step_us):
         self.bench = pathlib.Path(options.bin, "flexquant_gateway_bench")
         controller, gateway, self.clients = options.cores.split(",", 2)
-        self.processes = [subprocess.Popen(["taskset", "-c", controller, self.bench, "serve", options.model, str(step_us)],
-                                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)]
+        serve = ["taskset", "-c", controller, self.bench, "serve", options.model, str(step_us)]
+        self.processes = [subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)]
         self.grpc = f"127.0.0.1:{int(self.processes[0].stdout.readline())}"
         with tempfile.TemporaryDirectory() as folder:
             port = pathlib.Path(folder, "port")
@@ -84,9 +84,10 @@ def throughput(options):
     print(f"  gRPC   {spread(rates['grpc'])}")
     print(f"  HTTP   {spread(rates['http'])}")
     print(f"  HTTP to gRPC  {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
-    print("  CPU time, us a token: controller and executor over gRPC {:.2f}, behind the gateway {:.2f}; gateway {:.2f}".format(
-        micros["grpc"][0], *micros["http"]))
-    print(f"  so with a core each, by CPU time: {micros['grpc'][0] / max(micros['http']):.3f} of the gRPC stream's throughput")
+    print(f"  CPU time, us a token: controller and executor over gRPC {micros['grpc'][0]:.2f}, behind the gateway "
+          f"{micros['http'][0]:.2f}; gateway {micros['http'][1]:.2f}")
+    share = micros["grpc"][0] / max(micros["http"])
+    print(f"  so with a core each, by CPU time: {share:.3f} of the gRPC stream's throughput")
     print(f"  from a stream's first token to its bytes, in the gateway: {servers.forward()}")
     servers.stop()
 

@@ -22,6 +22,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "common/log.h"
 #include "controller/model_package.h"
 #include "controller/server.h"
@@ -42,6 +43,14 @@ struct StreamResult {
 [[noreturn]] void Fail(const std::string& what) {
   std::fprintf(stderr, "%s\n", what.c_str());
   std::exit(1);
+}
+
+int64_t Number(const std::string& text) {
+  int64_t number = 0;
+  if (!absl::SimpleAtoi(text, &number)) {
+    Fail(text + " is not a number");
+  }
+  return number;
 }
 
 double MicrosecondsSince(Clock::time_point start) {
@@ -103,7 +112,7 @@ int Connect(const std::string& address) {
   const size_t colon = address.rfind(':');
   sockaddr_in target = {};
   target.sin_family = AF_INET;
-  target.sin_port = htons(static_cast<uint16_t>(std::atoi(address.c_str() + colon + 1)));
+  target.sin_port = htons(static_cast<uint16_t>(Number(address.substr(colon + 1))));
   inet_pton(AF_INET, address.substr(0, colon).c_str(), &target.sin_addr);
   const int connection = socket(AF_INET, SOCK_STREAM, 0);
   if (connect(connection, reinterpret_cast<const sockaddr*>(&target), sizeof(target)) != 0) {
@@ -174,13 +183,13 @@ int Load(int streams, const Read& read) {
 
 int Run(const std::vector<std::string>& arguments) {
   if (arguments.size() == 3 && arguments[0] == "serve") {
-    return Serve(arguments[1].c_str(), std::atoll(arguments[2].c_str()));
+    return Serve(arguments[1].c_str(), Number(arguments[2]));
   }
   if (arguments.size() != 4) {
     Fail("usage: serve MODEL STEP_US | grpc ADDRESS STREAMS TOKENS | http ADDRESS STREAMS TOKENS");
   }
-  const int streams = std::atoi(arguments[2].c_str());
-  const auto tokens = static_cast<uint32_t>(std::atoi(arguments[3].c_str()));
+  const int streams = static_cast<int>(Number(arguments[2]));
+  const auto tokens = static_cast<uint32_t>(Number(arguments[3]));
   if (arguments[0] == "http") {
     return Load(streams, [&](int stream) { return ReadHttp(arguments[1], stream, tokens); });
   }
