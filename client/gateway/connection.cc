@@ -63,7 +63,17 @@ Connection::~Connection() {
     SSL_shutdown(tls_.get());
   }
   ::shutdown(socket_, SHUT_WR);
+  if (ended_) {
+    Linger();
+  }
   close(socket_);
+}
+
+void Connection::Linger() {
+  constexpr absl::Duration kTime = absl::Seconds(1);
+  const absl::Time deadline = absl::Now() + kTime;
+  while (Wait(POLLIN, deadline) && recv(socket_, buffer_.data(), buffer_.size(), 0) > 0) {
+  }
 }
 
 bool Connection::Wait(short events, absl::Time deadline) const {  // NOLINT(google-runtime-int): poll's type
@@ -102,6 +112,9 @@ bool Connection::Handshake() {
 }
 
 bool Connection::WaitForRequest(int stop) {
+  if (ended_) {
+    return false;
+  }
   const absl::Time deadline = absl::Now() + limits_.idle_timeout;
   bool ready = buffer_begin_ < buffer_end_ || (tls_ != nullptr && SSL_pending(tls_.get()) > 0);
   while (!ready) {
@@ -150,11 +163,9 @@ ssize_t Connection::Receive(char* data, size_t size) {
 
 ssize_t Connection::read(char* data, size_t size) {
   if (buffer_begin_ == buffer_end_) {
-    if (request_bytes_ >= limits_.max_request_bytes) {
-      return -1;
-    }
-    const ssize_t received = Receive(buffer_.data(), buffer_.size());
+    const ssize_t received = request_bytes_ < limits_.max_request_bytes ? Receive(buffer_.data(), buffer_.size()) : -1;
     if (received <= 0) {
+      ended_ = true;
       return received;
     }
     request_bytes_ += static_cast<size_t>(received);

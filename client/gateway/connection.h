@@ -38,6 +38,8 @@ class Connection final : public httplib::Stream {
 
   // Whether the TLS handshake succeeded; true without TLS.
   bool Handshake();
+  // There is no request after this one, whose body is not read: what is left of it must not be taken for one.
+  void CloseAfterThis() { ended_ = true; }
   // Waits for the first byte of a request, or until `stop` is readable. False: none will come.
   bool WaitForRequest(int stop);
 
@@ -57,6 +59,8 @@ class Connection final : public httplib::Stream {
   // Waits for `events` of poll(2).
   bool Wait(short events, absl::Time deadline) const;  // NOLINT(google-runtime-int): poll's type
   ssize_t Receive(char* data, size_t size);
+  // Lets a client that is still sending read its answer: data that comes to a closed socket would take it away.
+  void Linger();
   // Whether SSL_get_error says to try again, once that is possible.
   bool WaitForTls(int result, absl::Time deadline);
 
@@ -68,6 +72,7 @@ class Connection final : public httplib::Stream {
   size_t buffer_end_ = 0;
   absl::Time request_deadline_;
   size_t request_bytes_ = 0;
+  bool ended_ = false;  // a request could not be read to its end
 };
 
 }  // namespace flexquant::gateway

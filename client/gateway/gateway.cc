@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -167,7 +168,15 @@ class GatewayImpl final : public Gateway {
     http_->set_pre_routing_handler([this](const Request& req, Response& res) {
       facts = AccessFacts{absl::Now(), "other", nullptr, absl::OkStatus()};
       AddCors(req, res);
-      return Route(req, res) ? httplib::Server::HandlerResponse::Handled : httplib::Server::HandlerResponse::Unhandled;
+      if (!Route(req, res)) {
+        return httplib::Server::HandlerResponse::Unhandled;
+      }
+      if (const std::string length = req.get_header_value("Content-Length");
+          req.has_header("Transfer-Encoding") || (!length.empty() && length != "0")) {
+        HttpServer::CurrentConnection()->CloseAfterThis();
+        res.set_header("Connection", "close");
+      }
+      return httplib::Server::HandlerResponse::Handled;
     });
     http_->Post("/v1/chat/completions",
                 [this](const Request& req, Response& res) { Complete(Endpoint::kChatCompletions, req, res); });
@@ -201,7 +210,13 @@ class GatewayImpl final : public Gateway {
       // Anything else is what a browser sends from any page without asking.
       if (!absl::StartsWith(req.get_header_value("Content-Type"), kJson)) {
         SetHttpError(415, "the body must be sent as Content-Type: application/json", "unsupported_media_type", res);
-        res.set_header("Connection", "close");  // the body is not read
+        return true;
+      }
+      if (IsRebound(req)) {
+        SetHttpError(403,
+                     absl::StrCat("a page of ", req.get_header_value("Origin").substr(0, 100),
+                                  " may not call a gateway of this machine; --cors-origin says which pages may"),
+                     "origin_not_allowed", res);
         return true;
       }
       return false;
@@ -239,18 +254,33 @@ class GatewayImpl final : public Gateway {
     return true;
   }
 
+  // A page of another site whose name was made to mean this machine: to its browser that is the page's own origin.
+  bool IsRebound(const Request& req) const {
+    return req.has_header("Origin") && transport::IsLoopback(options_.http.listen.address) &&
+           !transport::IsLoopback(req.get_header_value("Host")) && !FindOrigin(req).has_value();
+  }
+
+  // The --cors-origin that allows a request's page.
+  std::optional<std::string> FindOrigin(const Request& req) const {
+    const std::string origin = req.get_header_value("Origin");
+    for (const std::string& one : options_.cors_origins) {
+      if (one == "*" || (!origin.empty() && one == origin)) {
+        return one;
+      }
+    }
+    return std::nullopt;
+  }
+
   void AddCors(const Request& req, Response& res) const {
     if (options_.cors_origins.empty()) {
       return;
     }
-    const std::string origin = req.get_header_value("Origin");
-    const auto allowed = [&](const std::string& one) { return one == "*" || (!origin.empty() && one == origin); };
-    const auto found = std::find_if(options_.cors_origins.begin(), options_.cors_origins.end(), allowed);
+    const std::optional<std::string> allowed = FindOrigin(req);
     res.set_header("Vary", "Origin");
-    if (found == options_.cors_origins.end()) {
+    if (!allowed.has_value()) {
       return;
     }
-    res.set_header("Access-Control-Allow-Origin", *found);
+    res.set_header("Access-Control-Allow-Origin", *allowed);
     if (req.method == "OPTIONS") {
       res.set_header("Access-Control-Allow-Methods", "GET, POST");
       // What OpenAI's clients send from browsers.

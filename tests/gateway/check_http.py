@@ -87,6 +87,25 @@ class HttpTest(harness.CliTest):
                     self.assertNotIn(b" 200 ", connection.recv(4096))
         self.assertEqual(self.stack.request("GET", "/health")[0], 200)
 
+    def test_a_body_that_is_not_read_is_no_request(self):
+        host, port = self.stack.address.split(":")
+        hidden = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        for head in (b"POST /v1/completions HTTP/1.1\r\nContent-Type: text/plain\r\n", b"GET /health HTTP/1.1\r\n",
+                     b"OPTIONS / HTTP/1.1\r\n"):
+            with socket.create_connection((host, int(port)), timeout=harness.LIMIT) as connection:
+                connection.sendall(head + b"Host: x\r\nContent-Length: %d\r\n\r\n" % len(hidden) + hidden)
+                answer = b""
+                while piece := connection.recv(4096):
+                    answer += piece
+            self.assertEqual(answer.count(b"HTTP/1.1 "), 1, answer)
+
+    def test_pages_that_call_under_another_name(self):
+        page = {"Origin": "http://evil.example:8080", "Host": "evil.example:8080"}
+        self.assertIn("--cors-origin", self.error(self.post(BODY, headers=page), 403)["message"])
+        own = {"Origin": self.stack.url, "Host": self.stack.address}
+        self.assertEqual(self.post(BODY, headers=own)[0], 200)
+        self.assertEqual(self.post(BODY, headers={"Host": "a-name-of-mine"})[0], 200)  # no browser's
+
     def test_page(self):
         status, headers, text = self.stack.request("GET", "/")
         self.assertEqual(status, 200)
