@@ -17,8 +17,9 @@ namespace {
 
 // Between two attempts to take a stream up again.
 constexpr absl::Duration kResumePause = absl::Milliseconds(200);
-// Events that are handed over before there is a pause even if more have come.
-constexpr int kMaxEventsWithoutPause = 64;
+// So long an event waits for a pause at most when more and more come: long enough that a loop with too much to do
+// passes several tokens of an answer on together, which costs less, and short for whoever waits.
+constexpr absl::Duration kMaxTimeWithoutPause = absl::Milliseconds(1);
 
 }  // namespace
 
@@ -70,6 +71,7 @@ class AnswerLoop::Answer final : public RunningAnswer {
   }
 
   AnswerListener* listener() const { return listener_; }
+  absl::Time last_event() const { return last_event_; }
 
   // The operation in the queue is done. True if the listener got an event.
   bool Advance(bool ok) {
@@ -224,13 +226,12 @@ std::shared_ptr<RunningAnswer> AnswerLoop::Start(const v1::GenerateRequest& requ
 
 void AnswerLoop::Run() {
   std::vector<AnswerListener*> waiting;  // for a pause
-  int events = 0;
+  absl::Time since;  // the first of them waits
   const auto pause = [&] {
     for (AnswerListener* listener : waiting) {
       listener->OnPause();
     }
     waiting.clear();
-    events = 0;
   };
   while (true) {
     void* tag = nullptr;
@@ -247,10 +248,11 @@ void AnswerLoop::Run() {
     }
     auto& answer = *static_cast<Answer*>(tag);
     if (answer.Advance(ok)) {
+      since = waiting.empty() ? answer.last_event() : since;
       if (std::find(waiting.begin(), waiting.end(), answer.listener()) == waiting.end()) {
         waiting.push_back(answer.listener());
       }
-      if (++events >= kMaxEventsWithoutPause) {
+      if (answer.last_event() - since > kMaxTimeWithoutPause) {
         pause();
       }
     }

@@ -1,7 +1,6 @@
 #include "client/gateway/gateway.h"
 
 #include <algorithm>
-#include <array>
 #include <mutex>
 #include <optional>
 #include <utility>
@@ -15,8 +14,7 @@
 #include "client/gateway/completion_call.h"
 #include "client/gateway/disconnect_watch.h"
 #include "client/gateway/gateway_metrics.h"
-#include "client/gateway/openai_error.h"
-#include "client/gateway/page_files.h"
+#include "client/gateway/replies.h"
 #include "client/gateway/request_translation.h"
 #include "client/gateway/server_json.h"
 #include "common/status_macros.h"
@@ -29,16 +27,11 @@ namespace {
 using httplib::Request;
 using httplib::Response;
 
-constexpr char kJson[] = "application/json";
 constexpr char kPrecisionHeader[] = "x-flexquant-precision";
 constexpr absl::Duration kInfoTimeout = absl::Seconds(10);
 constexpr absl::Duration kHealthTimeout = absl::Seconds(1);
 // After the grace: for the last chunks to those who read them.
 constexpr absl::Duration kLastWordsTime = absl::Seconds(1);
-constexpr char kContentSecurityPolicy[] =
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'";
-
 // What the access log and the metrics say of the request that this thread handles.
 struct AccessFacts {
   absl::Time arrival;
@@ -48,46 +41,10 @@ struct AccessFacts {
 };
 thread_local AccessFacts facts;
 
-void SetError(const absl::Status& status, Response& res) {
-  const OpenAiError error = ErrorOf(status);
+// Tells the client and the access log.
+void Refuse(const absl::Status& status, Response& res) {
   facts.status = status;
-  res.status = error.http_status;
-  if (error.retry_after.has_value()) {
-    const int64_t seconds =
-        std::max<int64_t>(1, absl::ToInt64Seconds(absl::Ceil(*error.retry_after, absl::Seconds(1))));
-    res.set_header("Retry-After", absl::StrCat(seconds));
-  }
-  if (error.http_status >= 429) {
-    res.set_header("x-should-retry", error.retry ? "true" : "false");  // OpenAI's clients heed it
-  }
-  if (error.http_status == 401) {
-    res.set_header("WWW-Authenticate", "Bearer");
-  }
-  res.set_content(error.Body(), kJson);
-}
-
-// An error that HTTP itself is to blame for.
-void SetHttpError(int http_status, const std::string& message, const char* code, Response& res) {
-  OpenAiError error;
-  error.http_status = http_status;
-  error.message = message;
-  error.type = http_status < 500 ? "invalid_request_error" : "server_error";
-  error.code = code;
-  res.status = http_status;
-  res.set_content(error.Body(), kJson);
-}
-
-const char* ContentTypeOf(absl::string_view name) {
-  constexpr std::array<std::pair<const char*, const char*>, 4> kTypes = {{{".html", "text/html; charset=utf-8"},
-                                                                          {".js", "text/javascript; charset=utf-8"},
-                                                                          {".css", "text/css; charset=utf-8"},
-                                                                          {".svg", "image/svg+xml"}}};
-  for (const auto& [ending, type] : kTypes) {
-    if (absl::EndsWith(name, ending)) {
-      return type;
-    }
-  }
-  return "application/octet-stream";
+  SetError(status, res);
 }
 
 // Values come from clients: they must not look like other fields, or like other lines.
@@ -188,7 +145,7 @@ class GatewayImpl final : public Gateway {
       }
     });
     http_->set_exception_handler([](const Request& /*req*/, Response& res, const std::exception_ptr& /*exception*/) {
-      SetError(absl::InternalError("the gateway failed; see its log"), res);
+      Refuse(absl::InternalError("the gateway failed; see its log"), res);
     });
     http_->set_logger([this](const Request& req, const Response& res) { Log(req, res); });
   }
@@ -246,10 +203,11 @@ class GatewayImpl final : public Gateway {
         res.set_content(ServerJson(*info), kJson);
         res.set_header("Cache-Control", "no-store");
       } else {
-        SetError(info.status(), res);
+        Refuse(info.status(), res);
       }
     } else {
-      return Page(req, res);
+      facts.route = SetPage(req, res) ? "page" : facts.route;
+      return facts.route == "page";
     }
     return true;
   }
@@ -298,7 +256,7 @@ class GatewayImpl final : public Gateway {
     if (ready.ok()) {
       res.set_content("{\"status\":\"ok\"}\n", kJson);
     } else {
-      SetError(absl::UnavailableError(ready.message()), res);
+      Refuse(absl::UnavailableError(ready.message()), res);
     }
   }
 
@@ -323,7 +281,7 @@ class GatewayImpl final : public Gateway {
   void Models(const Request& req, Response& res) const {
     const auto info = Info(req);
     if (!info.ok()) {
-      SetError(info.status(), res);
+      Refuse(info.status(), res);
       return;
     }
     const absl::string_view id = absl::StripPrefix(req.path, "/v1/models");
@@ -337,35 +295,11 @@ class GatewayImpl final : public Gateway {
     }
   }
 
-  // False if there is no such file.
-  static bool Page(const Request& req, Response& res) {
-    const absl::string_view name =
-        req.path == "/" ? "index.html" : absl::StripPrefix(absl::string_view(req.path), "/assets/");
-    for (const PageFile& file : PageFiles()) {
-      if (file.name != name || (req.path != "/" && !absl::StartsWith(req.path, "/assets/"))) {
-        continue;
-      }
-      facts.route = "page";
-      res.set_header("ETag", std::string(file.etag));
-      res.set_header("Cache-Control", "no-cache");  // asked for again, answered 304 while it is the same
-      res.set_header("Content-Security-Policy", kContentSecurityPolicy);
-      res.set_header("X-Content-Type-Options", "nosniff");
-      res.set_header("Referrer-Policy", "no-referrer");
-      if (absl::StrContains(req.get_header_value("If-None-Match"), file.etag)) {
-        res.status = 304;
-      } else {
-        res.set_content(file.contents.data(), file.contents.size(), ContentTypeOf(file.name));
-      }
-      return true;
-    }
-    return false;
-  }
-
   void Complete(Endpoint endpoint, const Request& req, Response& res) {
     auto translated = TranslateRequest(endpoint, req.body, req.get_header_value(kPrecisionHeader));
     const auto token = TokenOf(req);
     if (!translated.ok() || !token.ok()) {
-      SetError(translated.ok() ? token.status() : translated.status(), res);
+      Refuse(translated.ok() ? token.status() : translated.status(), res);
       return;
     }
     const bool stream = translated->stream;
@@ -392,9 +326,9 @@ class GatewayImpl final : public Gateway {
       status = call->Collect(&body);
     }
     if (status.ok()) {
-      res.set_content(std::move(body), kJson);
+      res.set_content(body, kJson);
     } else {
-      SetError(status, res);
+      Refuse(status, res);
     }
   }
 

@@ -126,8 +126,8 @@ absl::Status HttpServer::Listen() {
   const auto [host, port] = HostAndPort(options_.listen.address);
   if (port == 0) {
     port_ = bind_to_any_port(host);
-  } else {
-    port_ = bind_to_port(host, port) ? port : -1;
+  } else if (bind_to_port(host, port)) {
+    port_ = port;
   }
   if (port_ <= 0) {
     return transport::CannotListenError(options_.listen.address);
