@@ -4,7 +4,7 @@
 
 namespace flexquant::controller {
 
-v1::TokenInfo ToProto(const AnswerToken& token) {
+v1::TokenInfo ToProto(const AnswerToken& token, const Tokenizer* tokenizer) {
   v1::TokenInfo proto;
   proto.set_id(token.sampled.id);
   proto.set_bits(token.bits);
@@ -16,6 +16,19 @@ v1::TokenInfo ToProto(const AnswerToken& token) {
     v1::TokenLogprob* out = proto.add_top_logprobs();
     out->set_id(top.id);
     out->set_logprob(top.logprob);
+    if (tokenizer != nullptr) {
+      out->set_piece(tokenizer->TokenBytes(top.id, /*render_special=*/true));
+    }
+  }
+  if (token.level.has_value()) {
+    proto.set_level(*token.level);
+  }
+  if (token.audit_kl.has_value()) {
+    proto.set_audit_kl(*token.audit_kl);
+  }
+  if (tokenizer != nullptr) {
+    proto.set_text(token.text);
+    proto.set_piece(tokenizer->TokenBytes(token.sampled.id, /*render_special=*/true));
   }
   return proto;
 }

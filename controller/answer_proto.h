@@ -3,12 +3,14 @@
 
 // Answers in the public protocol's messages.
 
+#include "common/tokenizer/tokenizer.h"
 #include "controller/generation.h"
 #include "flexquant/v1/inference.pb.h"
 
 namespace flexquant::controller {
 
-v1::TokenInfo ToProto(const AnswerToken& token);
+// With text and bytes if `tokenizer` is not null.
+v1::TokenInfo ToProto(const AnswerToken& token, const Tokenizer* tokenizer);
 v1::PrecisionReport ToProto(const PrecisionUse& use);
 v1::GenerationFinished ToProto(const AnswerEnd& end);
 

@@ -16,6 +16,7 @@ ExecutorWorker::ExecutorWorker(const ExecutorTarget& target, const ExpectedModel
       hooks_(std::move(hooks)),
       client_(target, expected, options.controller_id, [wakeup = wakeup_] { wakeup->Notify(); }) {
   state_.address = target.address;
+  state_.figures = shared_figures_;
   state_.last_error = absl::UnavailableError(absl::StrCat("executor ", target.address, " has not been reached yet"));
 }
 

@@ -30,6 +30,7 @@ struct ExecutorState {
   bool draining = false;                           // a stream is open, but the executor is leaving
   std::optional<ExecutorDescription> description;  // of the last connection
   absl::Status last_error;                         // why it is not ready
+  std::shared_ptr<const ExecutorFigures> figures;  // go on counting
 };
 
 // One thread that keeps one executor connected and busy (ExecutorRounds). When the stream breaks, or the executor shuts

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "common/precision.h"
+#include "controller/policy/ladder.h"
 #include "controller/policy/precision_policy.h"
 
 namespace flexquant::controller {
@@ -60,6 +61,7 @@ struct GenerationSpec {
   bool isolated = false;  // batch mode
   std::unique_ptr<PrecisionPolicy> policy;
   PrecisionPlan prefill_plan;
+  const Ladder* ladder = nullptr;  // the model's, which outlives the request, if the policy moves on it
   bool calibrated = false;
   PrecisionTarget target;
   std::vector<ResumedToken> resumed;  // what the client has already; at most max_tokens
@@ -85,6 +87,9 @@ struct SampledToken {
 struct AnswerToken {
   SampledToken sampled;
   double bits = 0;  // mean bits a weight it was computed with
+  std::optional<uint32_t> level;
+  std::optional<double> audit_kl;  // nats
+  std::string text;                // what it completed, as in TokenInfo
 };
 
 // New text and tokens of an answer.

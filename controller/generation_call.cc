@@ -73,6 +73,7 @@ absl::Status GenerationCall::Accept(const v1::GenerateRequest& request, const gr
   validated.spec->arrival = arrival;
   validated.spec->deadline = DeadlineOf(context);
   token_info_ = validated.token_info;
+  token_text_ = validated.token_text;
   started_.set_request_id(validated.spec->request_id);
   *started_.mutable_effective() = std::move(validated.effective);
   started_.set_prompt_tokens(static_cast<uint32_t>(validated.spec->prompt.size()));
@@ -104,6 +105,10 @@ void GenerationCall::Cancel() {
   if (id.has_value()) {
     environment_.scheduler.Cancel(*id);
   }
+}
+
+v1::TokenInfo GenerationCall::InfoOf(const AnswerToken& token) const {
+  return ToProto(token, token_text_ ? environment_.model.tokenizer.get() : nullptr);
 }
 
 void GenerationCall::NoteStarted() {
@@ -147,7 +152,7 @@ void StreamCall::OnDelta(AnswerDelta delta) {
   for (const AnswerToken& token : delta.tokens) {
     delta_->add_token_ids(token.sampled.id);
     if (token_info_) {
-      *delta_->add_tokens() = ToProto(token);
+      *delta_->add_tokens() = InfoOf(token);
     }
   }
   congested_ = delta_->token_ids_size() >= kMaxWaitingTokens;
@@ -246,7 +251,7 @@ void UnaryCall::OnDelta(AnswerDelta delta) {
   for (const AnswerToken& token : delta.tokens) {
     response_->add_token_ids(token.sampled.id);
     if (token_info_) {
-      *response_->add_tokens() = ToProto(token);
+      *response_->add_tokens() = InfoOf(token);
     }
   }
 }

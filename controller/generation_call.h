@@ -41,6 +41,8 @@ class GenerationCall : public GenerationSink {
   absl::Status Submit(const v1::GenerateRequest& request, const grpc::CallbackServerContext& context,
                       std::shared_ptr<GenerationSink> self);
   void Cancel();
+  // What token_info sends of a token.
+  v1::TokenInfo InfoOf(const AnswerToken& token) const;
   Scheduler& scheduler() { return environment_.scheduler; }
   // The answer has begun, has grown by `tokens`, has ended: before the client can know it, so that its next request
   // finds the place free. Called as the sink is, one at a time.
@@ -51,6 +53,7 @@ class GenerationCall : public GenerationSink {
   // Set by Submit before the answer can begin.
   v1::GenerationStarted started_;
   bool token_info_ = false;
+  bool token_text_ = false;
 
  private:
   const CallEnvironment environment_;

@@ -42,8 +42,12 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(grpc::CallbackServerContex
   info = fixed_;
   bool reached = false;
   std::string reasons;
+  uint64_t running = 0;
   for (const ExecutorState& state : scheduler_.ExecutorStates()) {
     v1::ExecutorInfo* executor = info.add_executors();
+    executor->set_kv_blocks_used(static_cast<uint32_t>(state.figures->kv_blocks_used));
+    executor->set_running_sequences(static_cast<uint32_t>(state.figures->running));
+    running += executor->running_sequences();
     executor->set_address(state.address);
     executor->set_ready(state.ready);
     if (!state.ready) {
@@ -58,6 +62,8 @@ grpc::ServerUnaryReactor* ModelService::GetServerInfo(grpc::CallbackServerContex
       info.set_max_batch_sequences(std::max(info.max_batch_sequences(), state.description->max_sequences));
     }
   }
+  info.set_running_requests(static_cast<uint32_t>(running));
+  info.set_waiting_requests(static_cast<uint32_t>(scheduler_.waiting()));
   const auto context_tokens = static_cast<uint64_t>(model_.config.max_context);
   const uint64_t kv_tokens = scheduler_.MaxSequenceTokens();
   info.set_context_tokens(static_cast<uint32_t>(kv_tokens > 0 ? std::min(kv_tokens, context_tokens) : context_tokens));

@@ -271,6 +271,10 @@ absl::Status FillOutput(const v1::OutputParams& output, ValidatedRequest& valida
   if (output.top_logprobs() > 0 && !output.token_info()) {
     return FieldViolation("output.top_logprobs", "needs output.token_info; set it, or leave top_logprobs unset");
   }
+  validated.token_text = output.token_text();
+  if (output.token_text() && !output.token_info()) {
+    return FieldViolation("output.token_text", "needs output.token_info; set it, or leave token_text unset");
+  }
   validated.spec->top_logprobs = output.top_logprobs();
   return absl::OkStatus();
 }
@@ -349,6 +353,9 @@ absl::StatusOr<ValidatedRequest> ValidateGenerate(const v1::GenerateRequest& req
   spec.policy = std::move(policy.policy);
   spec.prefill_plan = std::move(policy.prefill_plan);
   spec.calibrated = model.policies.ladder.calibrated;
+  if (policy.effective.has_min_bits()) {  // what moves has bounds
+    spec.ladder = &model.policies.ladder;
+  }
   if (policy.effective.has_max_mean_kl()) {
     spec.target.max_mean_kl = policy.effective.max_mean_kl();
   }

@@ -18,6 +18,7 @@ struct ValidatedRequest {
   std::unique_ptr<GenerationSpec> spec;
   v1::EffectiveParams effective;
   bool token_info = false;
+  bool token_text = false;  // only with token_info
 };
 
 // Checks a request and fills in every default. `kv_tokens`: positions that fit into an executor's KV cache, 0 = not

@@ -64,6 +64,8 @@ class Scheduler {
   std::vector<ExecutorState> ExecutorStates() const;
   // For monitoring.
   SchedulerFigures Figures() const;
+  // Requests in the queue.
+  size_t waiting() const { return queue_.size(); }
   // DEADLINE_EXCEEDED with the reasons if no executor is ready in time.
   absl::Status WaitReady(absl::Duration timeout) const;
 

@@ -203,17 +203,22 @@ void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl,
   ++timed_tokens_;
   ++accepted_here_;
   losses_ = 0;
-  delta.tokens.push_back({token, tally_.Add(journal_.plan(index), predicted)});
+  const PrecisionPlan& plan = journal_.plan(index);
+  AnswerToken& answered = delta.tokens.emplace_back(AnswerToken{token, tally_.Add(plan, predicted), {}, audit_kl, {}});
+  if (spec_->ladder != nullptr) {
+    // A plan below every level is the lowest one's with less: it cannot come, and would be level 0.
+    answered.level = static_cast<uint32_t>(std::max(spec_->ladder->LevelBelow(plan), 0));
+  }
   bool stopped = false;
   std::string cause;
-  delta.text = Append(token, &stopped, &cause);
+  delta.text = Append(token, &answered.text, &stopped, &cause);
   sink_->OnDelta(std::move(delta));
   if (!cause.empty()) {
     Finish(stopped, std::move(cause));
   }
 }
 
-std::string Sequence::Append(const SampledToken& token, bool* stopped, std::string* cause) {
+std::string Sequence::Append(const SampledToken& token, std::string* own, bool* stopped, std::string* cause) {
   journal_.AddToken(token.id);
   unobserved_.push_back(token.signals);
   std::string text;
@@ -221,7 +226,8 @@ std::string Sequence::Append(const SampledToken& token, bool* stopped, std::stri
   const bool stopped_by_id = !cause->empty();
   *stopped = stopped_by_id;
   if (!stopped_by_id) {
-    StopStringMatcher::Output output = stop_strings_.Append(detokenizer_.Append(token.id));
+    *own = detokenizer_.Append(token.id);
+    StopStringMatcher::Output output = stop_strings_.Append(*own);
     text = std::move(output.text);
     if (output.match.has_value()) {
       *stopped = true;
@@ -233,7 +239,9 @@ std::string Sequence::Append(const SampledToken& token, bool* stopped, std::stri
     *cause = spec_->limited_by_context ? "context" : "max_tokens";
   }
   if (stopped_by_id || exhausted) {
-    absl::StrAppend(&text, stop_strings_.Append(detokenizer_.Finish()).text, stop_strings_.Finish());
+    const std::string rest = detokenizer_.Finish();
+    own->append(rest);
+    absl::StrAppend(&text, stop_strings_.Append(rest).text, stop_strings_.Finish());
   }
   return text;
 }
@@ -247,8 +255,9 @@ void Sequence::Resume() {
     tally_.Add(plan, journal_.predicted_kl(requested_));
     ++requested_;
     bool stopped = false;
+    std::string own;
     std::string cause;
-    Append({token.id, token.signals, 0, {}}, &stopped, &cause);  // the client has the text
+    Append({token.id, token.signals, 0, {}}, &own, &stopped, &cause);  // the client has the text
     if (!cause.empty()) {
       started_ = spec_->arrival;
       first_token_ = spec_->arrival;

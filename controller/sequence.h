@@ -123,9 +123,9 @@ class Sequence {
   const PrecisionPlan& ReplayPlan(uint32_t position) const;
   // The plan of answer token requested_: the one it had when it was asked for before, else the policy's.
   const PrecisionPlan& PlanNextToken();
-  // Takes answer token journal_.size(), which has its plan; returns the text that it lets out. `stopped` and `cause`
-  // get whether and why the answer ends with it.
-  std::string Append(const SampledToken& token, bool* stopped, std::string* cause);
+  // Takes answer token journal_.size(), which has its plan; returns the text that it lets out. `own` gets the text that
+  // it completed, `stopped` and `cause` whether and why the answer ends with it.
+  std::string Append(const SampledToken& token, std::string* own, bool* stopped, std::string* cause);
   // Why the answer ends with this token by its id; empty if it does not.
   std::string StopCauseOf(uint32_t id) const;
   void Finish(bool stopped, std::string cause);

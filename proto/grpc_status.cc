@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "google/rpc/error_details.pb.h"
 #include "google/rpc/status.pb.h"
+#include "proto/status_details.h"
 
 namespace flexquant {
 namespace {
@@ -118,6 +119,20 @@ std::string ErrorReason(const absl::Status& status) {
   return info.has_value() ? info->reason() : "";
 }
 
+std::string ViolatedField(const absl::Status& status) {
+  const auto bad_request = GetDetail<google::rpc::BadRequest>(status);
+  return bad_request.has_value() && bad_request->field_violations_size() > 0 ? bad_request->field_violations(0).field()
+                                                                             : "";
+}
+
+std::optional<absl::Duration> RetryDelay(const absl::Status& status) {
+  const auto retry = GetDetail<google::rpc::RetryInfo>(status);
+  if (!retry.has_value()) {
+    return std::nullopt;
+  }
+  return absl::Seconds(retry->retry_delay().seconds()) + absl::Nanoseconds(retry->retry_delay().nanos());
+}
+
 std::string DescribeStatus(const absl::Status& status) {
   std::string text = absl::StrCat(absl::StatusCodeToString(status.code()), ": ", std::string(status.message()));
   if (const auto bad_request = GetDetail<google::rpc::BadRequest>(status)) {
@@ -125,10 +140,8 @@ std::string DescribeStatus(const absl::Status& status) {
       absl::StrAppend(&text, "\n  ", violation.field(), ": ", violation.description());
     }
   }
-  if (const auto retry = GetDetail<google::rpc::RetryInfo>(status)) {
-    const double seconds =
-        static_cast<double>(retry->retry_delay().seconds()) + static_cast<double>(retry->retry_delay().nanos()) * 1e-9;
-    absl::StrAppend(&text, "\n  try again in ", seconds, " s");
+  if (const auto delay = RetryDelay(status)) {
+    absl::StrAppend(&text, "\n  try again in ", absl::ToDoubleSeconds(*delay), " s");
   }
   return text;
 }

@@ -38,10 +38,14 @@ std::string InfoText(const v1::ServerInfo& info) {
     text += line("plan", absl::StrFormat("%s, mean %.2f bits", plan.name(), plan.mean_bits()));
   }
   for (const auto& executor : info.executors()) {
-    text += line("executor", absl::StrFormat("%s, %s, %s, KV cache of %d tokens", executor.address(),
-                                             executor.ready() ? "ready" : "not ready", executor.device(),
-                                             uint64_t{executor.num_kv_blocks()} * executor.kv_block_tokens()));
+    const auto tokens = [&](uint32_t blocks) { return uint64_t{blocks} * executor.kv_block_tokens(); };
+    text += line("executor", absl::StrFormat("%s, %s, %s, KV cache of %d tokens (%d in use by %d sequences)",
+                                             executor.address(), executor.ready() ? "ready" : "not ready",
+                                             executor.device(), tokens(executor.num_kv_blocks()),
+                                             tokens(executor.kv_blocks_used()), executor.running_sequences()));
   }
+  text += line("load",
+               absl::StrFormat("%d requests running, %d waiting", info.running_requests(), info.waiting_requests()));
   text +=
       line("server", absl::StrCat(info.server_version(), ", ", info.api_version(), ", instance ", info.instance_id()));
   return text;

@@ -69,6 +69,10 @@ Client::Client(std::shared_ptr<grpc::Channel> channel, std::string name)
       inference_(v1::InferenceService::NewStub(channel_)),
       model_(v1::ModelService::NewStub(channel_)) {}
 
+std::string Client::AuthorizationOf(const std::string& token) const {
+  return token.empty() ? authorization_ : transport::AuthorizationFor(token);
+}
+
 absl::Status Client::ToStatus(const grpc::Status& status) const {
   absl::Status result = FromGrpcStatus(status);
   // A status made by the channel has no details and does not say which server it means.
@@ -86,7 +90,7 @@ absl::Status Client::WaitReady(const CallOptions& options) const {
 }
 
 absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options) const {
-  CallScope scope(options, authorization_);
+  CallScope scope(options, AuthorizationOf(options.token));
   v1::GetServerInfoResponse response;
   const grpc::Status status = model_->GetServerInfo(scope.context(), v1::GetServerInfoRequest(), &response);
   if (!status.ok()) {
@@ -126,7 +130,7 @@ absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
 absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
                                 absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
                                 const CallOptions& options) const {
-  CallScope scope(options, authorization_);
+  CallScope scope(options, AuthorizationOf(options.token));
   v1::GenerateStreamRequest stream_request;
   *stream_request.mutable_request() = request;
   const auto reader = inference_->GenerateStream(scope.context(), stream_request);
@@ -148,7 +152,7 @@ absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
                                                       const CallOptions& options) const {
-  CallScope scope(options, authorization_);
+  CallScope scope(options, AuthorizationOf(options.token));
   v1::TokenizeResponse response;
   const grpc::Status status = inference_->Tokenize(scope.context(), request, &response);
   if (!status.ok()) {

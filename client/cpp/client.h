@@ -39,6 +39,9 @@ class CancelToken {
 struct CallOptions {
   absl::Duration timeout = absl::InfiniteDuration();
   CancelToken* cancel = nullptr;  // null = cannot be cancelled; one call at a time
+  // Bearer token of this call instead of the client's; must pass transport::CheckToken. Empty = the client's. It is not
+  // asked whether the connection is encrypted.
+  std::string token = {};
 };
 
 // How to reach a server and who calls.
@@ -81,11 +84,15 @@ class Client {
                                                 const CallOptions& options = {}) const;
 
  private:
+  friend class AnswerLoop;
+
   // One call, whatever becomes of it.
   absl::Status StreamOnce(const v1::GenerateRequest& request,
                           absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
                           const CallOptions& options) const;
   absl::Status ToStatus(const grpc::Status& status) const;
+  // Metadata of a call with this token, empty = the client's; empty = none.
+  std::string AuthorizationOf(const std::string& token) const;
 
   std::string name_;
   absl::Duration resume_for_ = absl::Seconds(30);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "common/check.h"
+#include "controller/policy/ladder.h"
 
 namespace flexquant::controller {
 
@@ -36,15 +37,7 @@ std::pair<int, int> CalibratedLadder::LevelsWithin(int min_bits, int max_bits) c
   return {first, last};
 }
 
-int CalibratedLadder::LevelBelow(const PrecisionPlan& plan) const {
-  for (int level = static_cast<int>(plans.size()) - 1; level >= 0; --level) {
-    const std::vector<uint8_t>& of_level = plans[static_cast<size_t>(level)].bits;
-    if (std::equal(of_level.begin(), of_level.end(), plan.bits.begin(), plan.bits.end(), std::less_equal<>())) {
-      return level;
-    }
-  }
-  return -1;
-}
+int CalibratedLadder::LevelBelow(const PrecisionPlan& plan) const { return controller::LevelBelow(plans, plan); }
 
 double CalibratedLadder::BytesAt(double mean_bits) const {
   const auto above = std::upper_bound(bits.begin(), bits.end(), mean_bits);

@@ -1,8 +1,21 @@
 #include "controller/policy/ladder.h"
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
 
 namespace flexquant::controller {
+
+int LevelBelow(const std::vector<PrecisionPlan>& levels, const PrecisionPlan& plan) {
+  for (int level = static_cast<int>(levels.size()) - 1; level >= 0; --level) {
+    const std::vector<uint8_t>& of_level = levels[static_cast<size_t>(level)].bits;
+    if (std::equal(of_level.begin(), of_level.end(), plan.bits.begin(), plan.bits.end(), std::less_equal<>())) {
+      return level;
+    }
+  }
+  return -1;
+}
 
 Ladder Ladder::Uniform(int num_layer_groups) {
   Ladder ladder;

@@ -8,6 +8,9 @@
 
 namespace flexquant::controller {
 
+// See Ladder::LevelBelow.
+int LevelBelow(const std::vector<PrecisionPlan>& levels, const PrecisionPlan& plan);
+
 // Plans from cheapest (level 0) to dearest; never empty. A value type.
 struct Ladder {
   std::vector<PrecisionPlan> levels;
@@ -20,6 +23,9 @@ struct Ladder {
 
   // The levels whose every layer group lies in [min_bits, max_bits]; may be empty.
   Ladder Restricted(int min_bits, int max_bits) const;
+
+  // The highest level of which no layer group has more bits than in `plan`; -1 if there is none.
+  int LevelBelow(const PrecisionPlan& plan) const { return controller::LevelBelow(levels, plan); }
 
   int top_level() const { return static_cast<int>(levels.size()) - 1; }
 };

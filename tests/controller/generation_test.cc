@@ -240,6 +240,47 @@ TEST_P(GenerationTest, DynamicPrecisionFollowsTheSignals) {
   EXPECT_EQ(bits, expected);
   EXPECT_EQ(outcome.finished.precision().policy(), "dynamic");
   EXPECT_EQ(outcome.tokens[8].entropy_nats(), 5);
+  for (const v1::TokenInfo& token : outcome.tokens) {
+    EXPECT_EQ(kPrecisions[token.level()], token.bits());
+    EXPECT_FALSE(token.has_audit_kl());
+  }
+  // Bounds do not renumber the ladder, and a plan that was asked for is on none.
+  request.mutable_precision()->mutable_dynamic();
+  request.mutable_precision()->set_min_bits(5);
+  EXPECT_EQ(Stream(request).tokens[7].level(), 2U);
+  request.mutable_precision()->clear_min_bits();
+  request.mutable_precision()->set_fixed_bits(4);
+  EXPECT_FALSE(Stream(request).tokens[7].has_level());
+}
+
+TEST_P(GenerationTest, TokensSayTheTextThatTheyComplete) {
+  AddExecutor(Saying("a\u00e9b.\xe2"));
+  StartController(GetParam());
+  v1::GenerateRequest request = Request("hi");
+  request.mutable_output()->set_token_info(true);
+  EXPECT_EQ(Stream(request).tokens[0].text(), "");  // not asked for
+  request.mutable_output()->set_token_text(true);
+  request.mutable_output()->set_top_logprobs(1);
+  const StreamOutcome outcome = Stream(request);
+  ASSERT_TRUE(outcome.status.ok()) << outcome.status;
+  std::vector<std::string> texts;
+  std::vector<std::string> pieces;
+  std::string joined;
+  for (const v1::TokenInfo& token : outcome.tokens) {
+    texts.push_back(token.text());
+    pieces.push_back(token.piece());
+    joined += token.text();
+  }
+  // The last token has what no later one can complete.
+  EXPECT_EQ(texts, (std::vector<std::string>{"a", "", "\u00e9", "b", ".", "", "\ufffd"}));
+  EXPECT_EQ(pieces, (std::vector<std::string>{"a", "\xc3", "\xa9", "b", ".", "\xe2", "<eos>"}));
+  EXPECT_EQ(joined, outcome.text);
+
+  // What a stop string holds back or cuts off was completed all the same.
+  request.mutable_stop()->add_stop_strings("b.");
+  const StreamOutcome stopped = Stream(request);
+  EXPECT_EQ(stopped.text, "a\u00e9");
+  EXPECT_EQ(stopped.tokens.back().text(), ".");
 }
 
 TEST_P(GenerationTest, ExtraTokenAfterAStopIsDropped) {

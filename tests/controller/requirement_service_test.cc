@@ -81,6 +81,16 @@ TEST_F(RequirementServiceTest, AuditsAreReportedAndTeach) {
   const v1::PrecisionReport second = Stream(request).finished.precision();
   EXPECT_EQ(second.audit().tokens(), first.audit().tokens());
   EXPECT_GT(second.mean_bits(), first.mean_bits());
+  // Each token says whether it was one.
+  request.mutable_output()->set_token_info(true);
+  const StreamOutcome third = Stream(request);
+  uint32_t audited = 0;
+  for (const v1::TokenInfo& token : third.tokens) {
+    audited += token.has_audit_kl() ? 1 : 0;
+    EXPECT_TRUE(!token.has_audit_kl() || token.audit_kl() == 0.7);
+    EXPECT_EQ(kPrecisions[token.level()], token.bits());
+  }
+  EXPECT_EQ(audited, third.finished.precision().audit().tokens());
   // Only what is expected can be checked.
   request.mutable_precision()->set_fixed_bits(4);
   EXPECT_FALSE(Stream(request).finished.precision().has_audit());

@@ -382,6 +382,34 @@ TEST_F(ServiceTest, ServerInfoDescribesModelAndExecutors) {
   EXPECT_EQ(info.executors(0).instance_id(), "epoch-1");
   EXPECT_TRUE(info.executors(0).ready());
   EXPECT_EQ(info.max_batch_sequences(), 8U);
+  EXPECT_EQ(info.running_requests() + info.waiting_requests(), 0U);
+}
+
+TEST_F(ServiceTest, ServerInfoSaysTheLoad) {
+  testing::FakeExecutorOptions small;
+  small.max_sequences = 1;
+  testing::FakeExecutor& executor = AddExecutor(Alphabet(100), small);
+  executor.HoldResults();
+  StartController();
+  const auto running = OpenStarted(Request("hello"));  // six tokens with the begin of sequence: two blocks
+  auto waiting = StreamInBackground(Request("other", 1));
+  const auto info = [&] {
+    grpc::ClientContext context;
+    v1::GetServerInfoResponse response;
+    EXPECT_TRUE(v1::ModelService::NewStub(channel_)->GetServerInfo(&context, {}, &response).ok());
+    return response.server_info();
+  };
+  const absl::Time deadline = absl::Now() + absl::FromChrono(kPatience);
+  while (info().waiting_requests() == 0 && absl::Now() < deadline) {
+    std::this_thread::yield();
+  }
+  const v1::ServerInfo loaded = info();
+  EXPECT_EQ(loaded.waiting_requests(), 1U);
+  EXPECT_EQ(loaded.running_requests(), 1U);
+  EXPECT_EQ(loaded.executors(0).running_sequences(), 1U);
+  EXPECT_GE(loaded.executors(0).kv_blocks_used(), 2U);
+  executor.ResumeResults();
+  EXPECT_TRUE(waiting.get().status.ok());
 }
 
 TEST_F(ServiceTest, TokenizeAndDetokenizeNeedNoExecutor) {

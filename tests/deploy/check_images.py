@@ -139,6 +139,10 @@ class ComposeTest(unittest.TestCase):
                 words = [re.sub(r"\$\{\w+:-(\w+)\}", r"\1", word) for word in service["command"]]
                 words[1] = f"--model={words[1]}"
                 self.assertIsNone(common.usage_error(program, words[1:]))
+            if name == "gateway":
+                program = "flexquant-gateway"
+                self.assertIsNone(common.usage_error(program, [*service["command"], "--token-file=/token"]))
+            if program:
                 drain = re.search(r"--drain-seconds \w+:\w+ in \[[^]]*\]=(\d+)", common.help_text(program)).group(1)
                 self.assertGreater(int(service["stop_grace_period"].rstrip("s")), int(drain))
 

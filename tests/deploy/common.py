@@ -14,7 +14,7 @@ PROMTOOL = os.environ.get("FLEXQUANT_PROMTOOL", "")
 CHART = SOURCE / "deploy/helm/flexquant"
 EXAMPLES = sorted((CHART / "examples").glob("*.yaml"))
 PROGRAMS = {"controller": "flexquant-controller", "executor-cpu": "flexquant-executor",
-            "executor-cuda": "flexquant-executor", "tools": "flexquant"}
+            "executor-cuda": "flexquant-executor", "gateway": "flexquant-gateway", "tools": "flexquant"}
 
 
 def run(*command, **options):
