@@ -10,7 +10,7 @@ FILE_LINES_MAX = 500
 LONG_FILES = {}
 
 CPP_SUFFIXES = (".h", ".cc", ".cu", ".cuh")
-CODE_SUFFIXES = CPP_SUFFIXES + (".proto", ".py", ".sh")
+CODE_SUFFIXES = CPP_SUFFIXES + (".proto", ".py", ".sh", ".js", ".css")
 
 # Folders that a folder's files may include from.
 LAYERS = {

@@ -37,6 +37,7 @@ BAD = [
     ("header_guard", "common/a.h", "int a;\n"),
     ("line_length", "common/a.cc", "//" + "x" * 119 + "\n"),
     ("line_length", "deploy/a.sh", "# " + "x" * 119 + "\n"),
+    ("line_length", "client/gateway/page/a.js", "// " + "x" * 118 + "\n"),
     ("file_length", "common/a.cc", "int a;\n" * 501),
     ("whitespace", "common/a.cc", "int a; \n"),
     ("whitespace", "common/a.cc", "int a;"),
