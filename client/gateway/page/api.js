@@ -136,6 +136,9 @@ function toSentence(text) {
  * @returns {Record<string, string>}
  */
 function headers(apiKey) {
+  if (!/^[!-~]*$/.test(apiKey)) {
+    throw new ApiError('The API key has blanks or letters that no key has. Copy it again into the settings.');
+  }
   return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
 }
 

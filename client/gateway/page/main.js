@@ -114,8 +114,11 @@ async function run(asked, prompt) {
 
 /** @param {boolean} busy */
 function showRunning(busy) {
+  // Hiding the button that was pressed must not lose the focus.
+  const pressed = [byId(busy ? 'send' : 'stop'), document.body].includes(document.activeElement);
   byId('send').hidden = busy;
   byId('stop').hidden = !busy;
+  if (pressed) byId(busy ? 'stop' : 'send').focus();
   byId('clear').disabled = busy;
   byId('compare').disabled = busy;
   for (const column of columns) column.root.setAttribute('aria-busy', String(busy));
@@ -147,6 +150,7 @@ function clear() {
   byId('examples').replaceChildren(...EXAMPLES.map((example) => element('button', {
     type: 'button', class: 'quiet', text: example, onclick: () => {
       byId('prompt').value = example;
+      byId('prompt').focus();
       submit();
     },
   })));

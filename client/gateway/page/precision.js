@@ -131,7 +131,7 @@ export class PrecisionControl {
     this.#panels.budget = element('div', { class: 'panel budget' },
                                   element('div', { class: 'scale' }, this.dial,
                                           element('div', { class: 'ends', id: `${this.#id}-ends` },
-                                                  element('span', { text: 'closest to 8 bits' }),
+                                                  element('span', { text: 'near 8 bits' }),
                                                   element('span', { text: 'fewest bytes' }))),
                                   this.reading);
     return this.#panels.budget;

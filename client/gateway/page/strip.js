@@ -15,13 +15,15 @@ const ENTROPY_LEAST = 3;  // nats at the upper edge, unless a token has more
  */
 export function describeStrip(tokens) {
   if (tokens.length === 0) return 'No tokens yet.';
-  const bits = tokens.map((token) => token.bits);
-  const mean = bits.reduce((sum, each) => sum + each, 0) / bits.length;
-  const entropies = tokens.map((token) => token.entropy);
-  const highest = entropies.indexOf(Math.max(...entropies));
-  return `Bits of ${tokens.length} tokens: ${formatBits(mean)} on average, from ${formatBits(Math.min(...bits))} to ` +
-      `${formatBits(Math.max(...bits))}. Entropy: highest at token ${highest + 1}, ` +
-      `${formatNats(entropies[highest])} nats.`;
+  let [sum, least, most, highest] = [0, Infinity, 0, 0];
+  for (const [index, { bits, entropy }] of tokens.entries()) {
+    sum += bits;
+    least = Math.min(least, bits);
+    most = Math.max(most, bits);
+    if (entropy > tokens[highest].entropy) highest = index;
+  }
+  return `Bits of ${tokens.length} tokens: ${formatBits(sum / tokens.length)} on average, from ${formatBits(least)} to ` +
+      `${formatBits(most)}. Entropy: highest at token ${highest + 1}, ${formatNats(tokens[highest].entropy)} nats.`;
 }
 
 /** Bars of bits and a line of entropy along an answer, with the numbers as a table beneath. */
@@ -29,6 +31,7 @@ export class Strip {
   /** @type {Token[]} */
   #tokens = [];
   #drawn = 0;
+  #highest = ENTROPY_LEAST;
   #scheduled = false;
 
   /** @param {(index: number|null) => void} onPoint called with the token that the pointer is over, or null */
@@ -81,12 +84,12 @@ export class Strip {
       const bar = svgElement('rect', { x: this.#drawn + 0.07, y: HEIGHT - height, width: 0.86, height });
       showBits(bar, this.#tokens[this.#drawn].bits);
       this.bars.append(bar);
+      this.#highest = Math.max(this.#highest, this.#tokens[this.#drawn].entropy);
     }
-    const top = Math.max(ENTROPY_LEAST, ...this.#tokens.map((token) => token.entropy));
     const points = this.#tokens.map(
-        (token, index) => `${index + 0.5},${(HEIGHT * (1 - token.entropy / top)).toFixed(2)}`);
+        (token, index) => `${index + 0.5},${(HEIGHT * (1 - token.entropy / this.#highest)).toFixed(2)}`);
     for (const line of this.lines) line.setAttribute('points', points.join(' '));
-    this.entropyTop.textContent = `${formatNats(top)} nats`;
+    this.entropyTop.textContent = `${formatNats(this.#highest)} nats`;
     this.svg.setAttribute('viewBox', `0 0 ${this.#width()} ${HEIGHT}`);
   }
 
