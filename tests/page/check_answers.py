@@ -157,7 +157,7 @@ class AnswersTest(fixture.PageTest):
             self.assertGreater(tokens, 3)
             self.assertIn("Stopped.", self.text(".turn:last-child"))
         self.ask()
-        self.assertEqual(len(self.tokens()), 400)
+        self.assertGreater(len(self.tokens()), tokens)
 
     def test_api_key_lasts_as_long_as_the_tab(self):
         self.open()
@@ -182,8 +182,11 @@ class AnswersTest(fixture.PageTest):
           return [input.disabled, document.querySelector('.dial').disabled, reason.innerText]""")
         self.assertEqual(budget[:2], [True, True])
         self.assertIn("flexquant calibrate", budget[2])
-        self.assertTrue(self.browser.run("return document.querySelector('#mode-text').checked"))
-        self.set("#max-tokens", "60")
+        self.network_errors = True
+        self.send("Tell me a story.")
+        self.assertEqual(self.outcome(), "failed")
+        self.assertRegex(self.text(".turn .failure p"), "^The model has no chat template .*Plain text, in the settings")
+        self.plain_text(60)
         self.ask()
         self.assertEqual(self.browser.run("return window.sent.at(-1).body.flexquant.precision"), {"policy": "dynamic"})
         self.assertGreater(len(set(self.widths())), 1)
@@ -220,8 +223,8 @@ class TroubleTest(fixture.PageTest):
             front.wait()
             self.send("Once more")
             self.assertIn("cannot be reached", self.failure())
-            self.browser.wait("document.querySelector('#model').dataset.state === 'bad'")
-            self.assertIn("cannot be reached", self.text("#server"))
+            self.browser.wait("document.querySelector('#server').innerText.includes('cannot be reached')")
+            self.assertEqual(self.browser.run("return document.querySelector('#model').dataset.state"), "bad")
 
     def test_gateway_that_dies_while_it_answers(self):
         with fixture.serve(True) as (process, server), fixture.gateway(server) as (front, address):

@@ -66,6 +66,8 @@ class ModulesTest(fixture.PageTest):
         for arguments, expected in (
             ("'no executor is ready', 503", "The model server is not ready. No executor is ready."),
             ("undefined, 500", "The server answered with status 500."),
+            ("'CANCELLED', 499", "The server answered with status 499."),
+            ("'no chat template', 501", "No chat template. Plain text, in the settings, needs no chat template."),
             ("'temperature must be at most 2', 400", "Temperature must be at most 2."),
             ("'too many', 429, '3'", "The server is at its limit. Try again in 3 s. Too many."),
             ("'', 401", "The server did not accept the API key. Enter one in the settings."),

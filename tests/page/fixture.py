@@ -73,7 +73,7 @@ def package(calibrated):
 
 def serve(calibrated, *flags, **options):
     """A context of (process, address)."""
-    return harness.server("flexquant", "--model", package(calibrated), "--audit-rate", "0.2", *flags, **options)
+    return harness.server("flexquant", "--model", package(calibrated), "--audit-rate", "0.3", *flags, **options)
 
 
 def gateway(server, *flags, **options):
@@ -97,7 +97,7 @@ def slowed(process):
     def hold():
         while not done.is_set() and process.poll() is None:
             process.send_signal(signal.SIGSTOP)
-            done.wait(0.04)
+            done.wait(0.1)
             process.send_signal(signal.SIGCONT)
             done.wait(0.002)
 
@@ -128,11 +128,15 @@ class PageTest(unittest.TestCase):
 
     def open(self, calibrated=True, address=None):
         self.browser.open(address or site(calibrated)[0])
-        self.browser.run("localStorage.clear(); sessionStorage.clear();")
-        self.reload()
+        if self.browser.run("return localStorage.length + sessionStorage.length") > 0:
+            self.browser.run("localStorage.clear(); sessionStorage.clear(); location.reload();")
+        self.ready()
 
     def reload(self):
         self.browser.run("location.reload()")
+        self.ready()
+
+    def ready(self):
         self.browser.wait("document.readyState === 'complete' && document.querySelector('#model[data-state=good]')",
                           "the server's state on the page")
         self.browser.run(RECORD)
@@ -153,7 +157,9 @@ class PageTest(unittest.TestCase):
                          column, mode, bits)
 
     def plain_text(self, tokens):
+        """Greedy: the same answers in each run, and stories of more than 100 tokens."""
         self.set("#max-tokens", str(tokens))
+        self.set("#temperature", "0")
         self.browser.run("document.querySelector('#mode-text').click()")
 
     def send(self, prompt):

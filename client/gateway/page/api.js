@@ -112,7 +112,8 @@ export function toPiece(chunk) {
  * @param {string} [retryAfter] seconds
  */
 export function errorSentence(message, status, retryAfter) {
-  const said = message ? toSentence(message) : '';
+  // A bare code, such as CANCELLED, is no sentence.
+  const said = !message || /^[A-Z_]+$/.test(message) ? '' : toSentence(message);
   if (status === 401 || status === 403) {
     return `The server did not accept the API key. Enter one in the settings. ${said}`.trim();
   }
@@ -121,6 +122,7 @@ export function errorSentence(message, status, retryAfter) {
     return `The server is at its limit.${wait} ${said}`.trim();
   }
   if (status === 502 || status === 503) return `The model server is not ready. ${said}`.trim();
+  if (status === 501) return `${said} Plain text, in the settings, needs no chat template.`.trim();
   return said || `The server answered with status ${status}.`;
 }
 

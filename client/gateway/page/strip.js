@@ -22,8 +22,9 @@ export function describeStrip(tokens) {
     most = Math.max(most, bits);
     if (entropy > tokens[highest].entropy) highest = index;
   }
-  return `Bits of ${tokens.length} tokens: ${formatBits(sum / tokens.length)} on average, from ${formatBits(least)} to ` +
-      `${formatBits(most)}. Entropy: highest at token ${highest + 1}, ${formatNats(tokens[highest].entropy)} nats.`;
+  return `Bits of ${tokens.length} tokens: ${formatBits(sum / tokens.length)} on average, ` +
+      `from ${formatBits(least)} to ${formatBits(most)}. ` +
+      `Entropy: highest at token ${highest + 1}, ${formatNats(tokens[highest].entropy)} nats.`;
 }
 
 /** Bars of bits and a line of entropy along an answer, with the numbers as a table beneath. */
