@@ -131,7 +131,7 @@ class AnswersTest(fixture.PageTest):
         self.ask()
         self.assertEqual(set(self.widths(1)), {3})
         self.assertGreater(len(set(self.widths(0))), 1)
-        self.assertRegex(self.text("#comparison"), r"^B read \d+ % fewer weight bytes a token than A and wrote ")
+        self.assertRegex(self.text("#comparison"), r"^B read \d+ % fewer weight bytes a token than A\.$")
         bodies = [request["body"] for request in self.browser.run("return window.sent")][1:]
         self.assertEqual([body["flexquant"]["batch_mode"] for body in bodies], ["isolated", "isolated"])
         self.assertEqual(bodies[0]["seed"], bodies[1]["seed"])
@@ -139,6 +139,13 @@ class AnswersTest(fixture.PageTest):
         for column in (0, 1):
             self.assertIn("Predicted KL" if column == 0 else "Mean bits", self.facts(column))
         self.screenshot("side_by_side")
+        self.browser.click("#in-turn")
+        self.ask()
+        self.assertRegex(self.text("#comparison"), r" weight bytes a token than A and wrote ([\d.]+ times )?as fast\.$")
+        times = self.browser.run("""
+          return performance.getEntriesByType('resource').filter((each) => each.name.includes('completions')).slice(-2)
+              .map((each) => [each.startTime, each.responseEnd])""")
+        self.assertLessEqual(times[0][1], times[1][0], "the second began after the first")
         self.browser.click("#compare")
         self.assertTrue(self.browser.run("return document.querySelectorAll('.column')[1].hidden"))
 
@@ -192,6 +199,45 @@ class AnswersTest(fixture.PageTest):
         self.assertGreater(len(set(self.widths())), 1)
         self.assertNotIn("Predicted KL", self.facts())
         self.screenshot("not_calibrated")
+
+
+class ServerTest(fixture.PageTest):
+    REQUESTS = """performance.getEntriesByType('resource')
+                  .filter((each) => each.name.endsWith('flexquant/server')).length"""
+
+    def test_load_is_followed_while_it_can_be_seen(self):
+        self.open()
+        self.assertEqual(self.text(".executor .ready"), "ready")
+        self.assertRegex(self.text(".executors"), r"\n0 of \d+ KV blocks$")
+        self.plain_text(400)
+        with fixture.slowed(fixture.site(True)[1]):
+            self.send("Once upon a time")
+            self.browser.wait("document.querySelector('.load dd').innerText === '1'", "a running request")
+            self.assertRegex(self.text(".executors"), r"\n[1-9]\d* of \d+ KV blocks$")
+            self.browser.click("#stop")
+        self.browser.wait("document.querySelector('.load dd').innerText === '0'", "no running request")
+        self.browser.run("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+        self.browser.run("document.dispatchEvent(new Event('visibilitychange'))")
+        before = self.browser.run(f"return {self.REQUESTS}")
+        self.browser.run("return new Promise((resolve) => setTimeout(resolve, 2500))")
+        self.assertLessEqual(self.browser.run(f"return {self.REQUESTS}"), before + 1)
+        self.browser.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+        self.browser.wait(f"{self.REQUESTS} > {before}")
+
+    def test_server_that_wants_a_key(self):
+        self.network_errors = True
+        out, _ = self.flexquant("token", "new", "--tenant", "blue")
+        token, entry = out.splitlines()
+        tokens = harness.new_folder() / "tokens.json"
+        tokens.write_text(f"[{entry}]")
+        with fixture.serve(True, "--tokens", tokens) as (_, server), fixture.gateway(server) as (_, address):
+            self.browser.open(f"http://{address}/")
+            self.browser.wait("document.querySelector('#model').innerText === 'API key needed'")
+            self.assertIn("did not accept the API key", self.text("#server"))
+            self.set("#api-key", token)
+            self.browser.wait("document.querySelector('#model[data-state=good]')")
+            self.plain_text(8)
+            self.ask()
 
 
 class TroubleTest(fixture.PageTest):

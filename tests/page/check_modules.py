@@ -78,6 +78,8 @@ class ModulesTest(fixture.PageTest):
     def test_comparison(self):
         sides = """{precision: {weight_bytes_read: 800}, timing: {tokens: 10, first: 0, last: 900}},
                    {precision: {weight_bytes_read: 300}, timing: {tokens: 5, first: 0, last: 200}}"""
-        self.assertEqual(self.call("report", f"module.compareReports({sides})"),
+        self.assertEqual(self.call("report", f"module.compareReports({sides}, true)"),
                          "B read 25 % fewer weight bytes a token than A and wrote 2.00 times as fast.")
-        self.assertEqual(self.call("report", "module.compareReports({timing: {}}, {timing: {}})"), "")
+        self.assertEqual(self.call("report", f"module.compareReports({sides}, false)"),
+                         "B read 25 % fewer weight bytes a token than A.")
+        self.assertEqual(self.call("report", "module.compareReports({timing: {}}, {timing: {}}, true)"), "")

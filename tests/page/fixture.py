@@ -9,7 +9,6 @@ import struct
 import signal
 import sys
 import threading
-import unittest
 
 import browser
 
@@ -110,7 +109,7 @@ def slowed(process):
         holder.join()
 
 
-class PageTest(unittest.TestCase):
+class PageTest(harness.CliTest):
     """A fresh page in `self.browser`; at the end the console must have said nothing but what was expected."""
 
     def setUp(self):

@@ -34,7 +34,7 @@ export class Column {
     this.onRetry = onRetry;
     this.control = new PrecisionControl('Precision');
     this.badge = element('span', { class: 'badge', 'aria-hidden': 'true', text: name });
-    this.thread = element('div', { class: 'thread', tabindex: 0, role: 'region', 'aria-label': 'Conversation' });
+    this.thread = element('div', { class: 'thread', tabindex: 0, role: 'group', 'aria-label': 'Messages' });
     this.root = element('section', { class: 'column', 'aria-label': 'Conversation' },
                         element('div', { class: 'setting' }, this.badge, this.control.root), this.thread);
   }
@@ -48,9 +48,8 @@ export class Column {
   setTogether(together) {
     this.badge.hidden = !together;
     this.control.setTitle(together ? `Precision of ${this.name}` : 'Precision');
-    for (const part of [this.root, this.thread]) {
-      part.setAttribute('aria-label', together ? `Conversation ${this.name}` : 'Conversation');
-    }
+    this.root.setAttribute('aria-label', together ? `Conversation ${this.name}` : 'Conversation');
+    this.thread.setAttribute('aria-label', together ? `Messages of ${this.name}` : 'Messages');
   }
 
   clear() {

@@ -99,7 +99,22 @@ async function run(asked, prompt) {
   say('Answering.');
   const common = settings();
   const { signal } = running;
-  const outcomes = await Promise.all(asked.map((column) => column.ask(prompt, common, signal)));
+  const inTurn = byId('in-turn').checked;
+  /** @type {(import('./column.js').Outcome|Promise<import('./column.js').Outcome>)[]} */
+  const outcomes = [];
+  for (const column of asked) {
+    const outcome = column.ask(prompt, common, signal);
+    outcomes.push(inTurn ? await outcome : outcome);
+  }
+  conclude(asked, await Promise.all(outcomes), inTurn);
+}
+
+/**
+ * @param {Column[]} asked
+ * @param {import('./column.js').Outcome[]} outcomes of each
+ * @param {boolean} inTurn
+ */
+function conclude(asked, outcomes, inTurn) {
   running = null;
   showRunning(false);
   const texts = asked.map((column, index) => {
@@ -107,7 +122,7 @@ async function run(asked, prompt) {
     return shown().length > 1 ? `Answer ${column.name}: ${text}` : text;
   });
   if (shown().length > 1 && first.last && second.last && outcomes.every((outcome) => outcome !== 'failed')) {
-    byId('comparison').textContent = compareReports(first.last, second.last);
+    byId('comparison').textContent = compareReports(first.last, second.last, inTurn);
   }
   say(`${texts.join(' ')} ${byId('comparison').textContent}`);
 }
@@ -164,6 +179,7 @@ function compare(together) {
   byId('comparison').textContent = '';
   document.body.classList.toggle('together', together);
   second.root.hidden = !together;
+  byId('in-turn-choice').hidden = !together;
   if (together) second.continueFrom(first);
   for (const column of columns) column.setTogether(together);
 }

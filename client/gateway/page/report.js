@@ -54,11 +54,13 @@ export function reportFacts(precision, timing, meanBits) {
 }
 
 /**
- * What two settings made of the same prompt, as a sentence; empty without both reports.
+ * What two settings made of the same prompt, as a sentence; empty without both reports. Speeds are compared only where
+ * each answer had the server for itself: at once they share its steps and so come out alike.
  * @param {{precision?: PrecisionReport, timing: Timing}} a
  * @param {{precision?: PrecisionReport, timing: Timing}} b
+ * @param {boolean} inTurn whether one ran after the other
  */
-export function compareReports(a, b) {
+export function compareReports(a, b, inTurn) {
   if (!a.precision || !b.precision) return '';
   const parts = [];
   const perToken = [a, b].map(({ precision, timing }) => (precision?.weight_bytes_read ?? NaN) / timing.tokens);
@@ -68,7 +70,7 @@ export function compareReports(a, b) {
         `read ${formatShare(Math.abs(less))} ${less > 0 ? 'fewer' : 'more'} weight bytes a token than A`);
   }
   const [rateA, rateB] = [tokensPerSecond(a.timing), tokensPerSecond(b.timing)];
-  if (rateA && rateB) {
+  if (inTurn && rateA && rateB) {
     const ratio = (rateB / rateA).toFixed(2);
     parts.push(ratio === '1.00' ? 'wrote as fast' : `wrote ${ratio} times as fast`);
   }

@@ -1,4 +1,4 @@
-import { fetchServerState } from './api.js';
+import { ApiError, fetchServerState } from './api.js';
 import { byId, element } from './dom.js';
 import { formatCount } from './format.js';
 
@@ -39,7 +39,9 @@ export class ServerPanel {
       this.#show(state);
       this.onState(state);
     } catch (error) {
-      this.#showFailure(error instanceof Error ? error.message : String(error));
+      const refused = error instanceof ApiError && [401, 403].includes(error.status);
+      this.#showFailure(error instanceof Error ? error.message : String(error),
+                        refused ? 'API key needed' : 'no server');
     }
     this.#asking = false;
     this.#timer = setTimeout(() => this.poll(), this.#again ? 0 : POLL_MS);
@@ -66,10 +68,13 @@ export class ServerPanel {
         element('p', { class: 'note', text: about.join(', ') }));
   }
 
-  /** @param {string} sentence */
-  #showFailure(sentence) {
+  /**
+   * @param {string} sentence
+   * @param {string} name the same in two words
+   */
+  #showFailure(sentence, name) {
     this.chip.dataset.state = 'bad';
-    this.chip.replaceChildren(element('span', { class: 'name', text: 'no server' }));
+    this.chip.replaceChildren(element('span', { class: 'name', text: name }));
     const said = this.root.querySelector('.failure');
     if (said?.textContent === sentence) return;
     this.root.replaceChildren(element('p', { class: 'failure', text: sentence }));
