@@ -25,8 +25,10 @@ CONTRAST = """
       return [contrast(draw(...backgrounds), draw(...backgrounds, style.color)), each.outerHTML.slice(0, 90)];
     }));"""
 WIDER = """
-  return [...document.querySelectorAll('body *')].filter((each) => each.getBoundingClientRect().right > innerWidth + 0.5
-      && !each.closest('.table-holder, .hidden, .skip, svg')).map((each) => each.outerHTML.slice(0, 90));"""
+  return [...document.querySelectorAll('body *')].filter((each) => !each.closest('.table-holder, .hidden, .skip, svg')
+      && (each.getBoundingClientRect().right > innerWidth + 0.5
+          || each.matches('.thread, .columns, #side') && each.scrollWidth > each.clientWidth))
+      .map((each) => each.outerHTML.slice(0, 90));"""
 
 
 class LooksTest(fixture.PageTest):
@@ -91,6 +93,8 @@ class LooksTest(fixture.PageTest):
         self.ask("x" * 120)
         self.check_width()
         self.screenshot("phone")
+        self.browser.run("document.querySelector('.tokens').append('y'.repeat(120))")  # a token may be as long
+        self.check_width()
         self.assertFalse(self.browser.run("return document.querySelector('#side').checkVisibility()"))
         self.browser.click("#settings-toggle")
         self.assertTrue(self.browser.run("return document.querySelector('#temperature').checkVisibility()"))
