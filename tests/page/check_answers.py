@@ -3,6 +3,15 @@
 import fixture
 import harness
 
+# Lets the server's state say whether the model has a chat template, and the page ask for it.
+OFFER_CHAT = """
+  const real = window.fetch;
+  window.fetch = async (url, options) => {
+    const response = await real(url, options);
+    if (!String(url).endsWith('flexquant/server')) return response;
+    return Response.json({...await response.json(), chat: arguments[0]});
+  };
+  document.dispatchEvent(new Event('visibilitychange'));"""
 SAID = "document.querySelector('#status').textContent"
 
 
@@ -190,9 +199,16 @@ class AnswersTest(fixture.PageTest):
         self.assertEqual(budget[:2], [True, True])
         self.assertIn("flexquant calibrate", budget[2])
         self.network_errors = True
+        self.browser.run(OFFER_CHAT, True)
+        self.browser.wait("!document.querySelector('#mode-chat').disabled")
+        self.browser.click("#mode-chat")
         self.send("Tell me a story.")
         self.assertEqual(self.outcome(), "failed")
         self.assertRegex(self.text(".turn .failure p"), "^The model has no chat template .*Plain text, in the settings")
+        self.browser.run(OFFER_CHAT, False)
+        self.browser.wait("document.querySelector('#mode-text').checked")
+        self.assertTrue(self.browser.run("return document.querySelector('#mode-chat').disabled"))
+        self.assertIn("no chat template", self.text("#mode-note"))
         self.plain_text(60)
         self.ask()
         self.assertEqual(self.browser.run("return window.sent.at(-1).body.flexquant.precision"), {"policy": "dynamic"})
