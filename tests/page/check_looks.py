@@ -88,6 +88,9 @@ class LooksTest(fixture.PageTest):
         self.check_width()
         self.two_answers()
         self.check_width()
+        self.ask()
+        box = self.browser.run("return document.querySelector('.turn:last-child').getBoundingClientRect().toJSON()")
+        self.assertTrue(80 < box["top"] < 300, f"the newest turn is in sight: {box}")
         self.screenshot("phone_side_by_side")
         self.browser.click("#compare")
         self.ask("x" * 120)
@@ -103,7 +106,10 @@ class LooksTest(fixture.PageTest):
         self.assertFalse(self.browser.run("return document.querySelector('#side').checkVisibility()"))
 
     def check_width(self):
-        self.assertEqual(self.browser.run("return [document.scrollingElement.scrollWidth, innerWidth]"), [360, 360])
+        size = self.browser.run("""
+          const {scrollWidth, scrollHeight} = document.scrollingElement;
+          return [scrollWidth, scrollHeight];""")
+        self.assertEqual(size, [360, 740], "the page itself does not scroll")
         self.assertEqual(self.browser.run(WIDER), [])
 
     def test_controls_have_names(self):

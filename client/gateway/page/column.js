@@ -58,6 +58,11 @@ export class Column {
     this.thread.replaceChildren();
   }
 
+  /** Where columns lie one below the other they scroll together, and the newest turn may be out of sight. */
+  showLastTurn() {
+    this.thread.lastElementChild?.scrollIntoView();
+  }
+
   /**
    * Goes on from another column's conversation.
    * @param {Column} other

@@ -104,6 +104,7 @@ async function run(asked, prompt) {
   const outcomes = [];
   for (const column of asked) {
     const outcome = column.ask(prompt, common, signal);
+    if (column === asked[0]) column.showLastTurn();
     outcomes.push(inTurn ? await outcome : outcome);
   }
   conclude(asked, await Promise.all(outcomes), inTurn);
