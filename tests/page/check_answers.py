@@ -223,6 +223,7 @@ class ServerTest(fixture.PageTest):
 
     def test_load_is_followed_while_it_can_be_seen(self):
         self.open()
+        self.hurry()
         self.assertEqual(self.text(".executor .ready"), "ready")
         self.assertRegex(self.text(".executors"), r"\n0 of \d+ KV blocks$")
         self.plain_text(400)
@@ -235,9 +236,9 @@ class ServerTest(fixture.PageTest):
         self.browser.run("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
         self.browser.run("document.dispatchEvent(new Event('visibilitychange'))")
         pause = "return new Promise((resolve) => setTimeout(resolve, arguments[0]))"
-        self.browser.run(pause, 300)  # for one that was under way
+        self.browser.run(pause, 3000)  # for one that was under way
         before = self.browser.run(f"return {self.REQUESTS}")
-        self.browser.run(pause, 2200)
+        self.browser.run(pause, 5000)
         self.assertEqual(self.browser.run(f"return {self.REQUESTS}"), before)
         self.browser.run("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
         self.browser.wait(f"{self.REQUESTS} > {before}")
@@ -283,6 +284,7 @@ class TroubleTest(fixture.PageTest):
                 self.assertIn(self.outcome(), ("done", "length"))
                 self.assertEqual(len(self.tokens()), 16)
                 self.assertEqual(self.browser.run("return document.querySelectorAll('.turn').length"), 1)
+            self.hurry()
             front.kill()
             front.wait()
             self.send("Once more")

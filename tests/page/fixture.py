@@ -140,6 +140,13 @@ class PageTest(harness.CliTest):
                           "the server's state on the page")
         self.browser.run(RECORD)
 
+    def hurry(self):
+        """Makes 2 s between two looks at the server 0.2 s."""
+        self.browser.run("""
+          const real = window.setTimeout;
+          window.setTimeout = (action, delay) => real(action, delay / 10);
+          document.dispatchEvent(new Event('visibilitychange'));""")
+
     def set(self, selector, value):
         self.browser.run("""
           const field = document.querySelector(arguments[0]);
