@@ -176,7 +176,8 @@ class AnswerLoop::Answer final : public RunningAnswer {
   }
 
   void Close() {
-    status_ = loop_.client_.ToStatus(call_->status);
+    // After `finished` there is nothing left to lose.
+    status_ = call_->finished ? absl::OkStatus() : loop_.client_.ToStatus(call_->status);
     if (status_.ok() && !call_->finished) {
       status_ = absl::InternalError("the server ended the answer without its last message");
     }
@@ -226,7 +227,7 @@ std::shared_ptr<RunningAnswer> AnswerLoop::Start(const v1::GenerateRequest& requ
 
 void AnswerLoop::Run() {
   std::vector<AnswerListener*> waiting;  // for a pause
-  absl::Time since;  // the first of them waits
+  absl::Time since;                      // the first of them waits
   const auto pause = [&] {
     for (AnswerListener* listener : waiting) {
       listener->OnPause();

@@ -55,7 +55,7 @@ CompletionCall::CompletionCall(const CallContext& context, TranslatedRequest req
     : context_(context), request_(std::move(request)), connection_(connection), arrival_(arrival) {
   head_.id = NewId(request_);
   head_.created = absl::ToUnixSeconds(absl::Now());
-  facts_.id = head_.id;
+  facts_->id = head_.id;
   const size_t count = request_.choices.size();
   news_.assign(count, false);
   for (size_t i = 0; i < count; ++i) {
@@ -83,7 +83,7 @@ CompletionCall::~CompletionCall() {
     answer->Cancel();
   }
   changed_.wait(lock, [this] { return all_ended(); });
-  context_.metrics.CompletionEnded(facts_.answer_tokens, cause_ == Cause::kClientGone);
+  context_.metrics.CompletionEnded(facts_->answer_tokens, cause_ == Cause::kClientGone);
 }
 
 void CompletionCall::End(Cause cause) {
@@ -107,10 +107,10 @@ bool CompletionCall::OnEvent(size_t index, const v1::GenerateStreamResponse& eve
     head_.model = event.started().model();
     head_.fingerprint = absl::StrCat("fq-", event.started().model_revision());
   } else if (event.has_delta()) {
-    if (facts_.answer_tokens == 0) {
+    if (facts_->answer_tokens == 0) {
       first_token_received_ = absl::Now();
     }
-    facts_.answer_tokens += static_cast<uint64_t>(event.delta().token_ids_size());
+    facts_->answer_tokens += static_cast<uint64_t>(event.delta().token_ids_size());
     choices_[index].Take(event.delta());
   } else if (event.has_finished()) {
     choices_[index].Take(event.finished());
@@ -139,10 +139,10 @@ void CompletionCall::GatherChunks() {
 }
 
 void CompletionCall::NoteFirstToken() {
-  if (first_token_received_ != absl::InfinitePast() && facts_.first_token == absl::InfiniteDuration()) {
+  if (first_token_received_ != absl::InfinitePast() && facts_->first_token == absl::InfiniteDuration()) {
     const absl::Time now = absl::Now();
-    facts_.first_token = now - arrival_;
-    context_.metrics.FirstToken(facts_.first_token);
+    facts_->first_token = now - arrival_;
+    context_.metrics.FirstToken(facts_->first_token);
     context_.metrics.Forwarded(now - first_token_received_);
   }
 }
@@ -195,14 +195,14 @@ absl::Status CompletionCall::Failure() const {
     case Cause::kNone:
       break;
   }
-  return status_;
+  return absl::IsCancelled(status_) ? EndedByServer("behind the gateway") : status_;
 }
 
 absl::Status CompletionCall::Begin() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return begun_ || all_ended(); });
-  facts_.status = begun_ ? absl::OkStatus() : Failure();
-  return facts_.status;
+  facts_->status = begun_ ? absl::OkStatus() : Failure();
+  return facts_->status;
 }
 
 std::vector<const v1::GenerationFinished*> CompletionCall::Finished() const {
@@ -216,11 +216,11 @@ std::vector<const v1::GenerationFinished*> CompletionCall::Finished() const {
 absl::Status CompletionCall::Collect(std::string* body) {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return all_ended(); });
-  facts_.status = Failure();
-  FQ_RETURN_IF_ERROR(facts_.status);
+  facts_->status = Failure();
+  FQ_RETURN_IF_ERROR(facts_->status);
   if (first_token_received_ != absl::InfinitePast()) {
-    facts_.first_token = first_token_received_ - arrival_;
-    context_.metrics.FirstToken(facts_.first_token);
+    facts_->first_token = first_token_received_ - arrival_;
+    context_.metrics.FirstToken(facts_->first_token);
   }
   AppendHead(*body, head_, ObjectName(request_, /*chunk=*/false));
   body->append(R"("choices":[)");
@@ -264,12 +264,13 @@ bool CompletionCall::Stream(httplib::DataSink& sink) {
       changed_.wait(lock, [this] { return congested() || all_ended() || cause_ == Cause::kClientGone; });
       there = SendAndWait(lock);
     }
-    facts_.status = Failure();
+    facts_->status = Failure();
     if (!there) {
+      changed_.wait(lock, [this] { return all_ended(); });  // soon: they are cancelled
       return false;
     }
-    if (!facts_.status.ok()) {
-      absl::StrAppend(&last, "data: ", ErrorOf(facts_.status).Body(), "\n");
+    if (!facts_->status.ok()) {
+      absl::StrAppend(&last, "data: ", ErrorOf(facts_->status).Body(), "\n");
     } else if (request_.include_usage) {
       last.append("data: ");
       AppendHead(last, head_, ObjectName(request_, /*chunk=*/true));

@@ -77,8 +77,8 @@ class CompletionCall final : public client::AnswerListener {
   enum class Cause { kNone, kClientGone, kShutdown };
   void End(Cause cause);
 
-  // Once it has ended.
-  const CompletionFacts& facts() const { return facts_; }
+  // To be read once it has ended; outlives it.
+  std::shared_ptr<const CompletionFacts> facts() const { return facts_; }
 
   bool OnEvent(size_t index, const v1::GenerateStreamResponse& event) override;
   void OnPause() override;
@@ -117,7 +117,7 @@ class CompletionCall final : public client::AnswerListener {
   absl::Time first_token_received_ = absl::InfinitePast();
   Cause cause_ = Cause::kNone;
   absl::Status status_;  // of the first choice that failed
-  CompletionFacts facts_;
+  const std::shared_ptr<CompletionFacts> facts_ = std::make_shared<CompletionFacts>();
 };
 
 }  // namespace flexquant::gateway

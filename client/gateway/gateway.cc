@@ -14,6 +14,7 @@
 #include "client/gateway/completion_call.h"
 #include "client/gateway/disconnect_watch.h"
 #include "client/gateway/gateway_metrics.h"
+#include "client/gateway/openai_error.h"
 #include "client/gateway/replies.h"
 #include "client/gateway/request_translation.h"
 #include "client/gateway/server_json.h"
@@ -36,7 +37,7 @@ constexpr absl::Duration kLastWordsTime = absl::Seconds(1);
 struct AccessFacts {
   absl::Time arrival;
   std::string route = "other";
-  std::shared_ptr<const CompletionCall> call;
+  std::shared_ptr<const CompletionFacts> completion;
   absl::Status status;
 };
 thread_local AccessFacts facts;
@@ -275,7 +276,11 @@ class GatewayImpl final : public Gateway {
 
   absl::StatusOr<v1::ServerInfo> Info(const Request& req) const {
     FQ_ASSIGN_OR_RETURN(std::string token, TokenOf(req));
-    return client_->GetServerInfo({.timeout = kInfoTimeout, .token = std::move(token)});
+    absl::StatusOr<v1::ServerInfo> info = client_->GetServerInfo({.timeout = kInfoTimeout, .token = std::move(token)});
+    if (absl::IsCancelled(info.status())) {
+      return EndedByServer(options_.server);
+    }
+    return info;
   }
 
   void Models(const Request& req, Response& res) const {
@@ -306,8 +311,8 @@ class GatewayImpl final : public Gateway {
     const auto call =
         std::make_shared<CompletionCall>(CallContext{NextLoop(), *watch_, running_, metrics_}, *std::move(translated),
                                          *token, *HttpServer::CurrentConnection(), facts.arrival);
-    facts.call = call;
-    res.set_header("x-request-id", call->facts().id);
+    facts.completion = call->facts();
+    res.set_header("x-request-id", call->facts()->id);
     absl::Status status = call->Begin();
     if (status.ok() && stream) {
       res.set_header("Cache-Control", "no-store");
@@ -339,20 +344,19 @@ class GatewayImpl final : public Gateway {
     std::string line = absl::StrFormat(
         "method=%s path=\"%s\" status=%d ms=%.1f peer=%s:%d", LogWord(req.method), LogWord(req.path), res.status,
         absl::ToDoubleMilliseconds(absl::Now() - facts.arrival), req.remote_addr, req.remote_port);
-    if (facts.call != nullptr) {
-      const CompletionFacts& call = facts.call->facts();
-      absl::StrAppend(&line, " request_id=", call.id, " answer_tokens=", call.answer_tokens);
-      if (call.first_token != absl::InfiniteDuration()) {
-        absl::StrAppend(&line, absl::StrFormat(" ttft_ms=%.1f", absl::ToDoubleMilliseconds(call.first_token)));
+    absl::Status status = facts.status;
+    if (facts.completion != nullptr) {
+      const CompletionFacts& completion = *facts.completion;
+      absl::StrAppend(&line, " request_id=", completion.id, " answer_tokens=", completion.answer_tokens);
+      if (completion.first_token != absl::InfiniteDuration()) {
+        absl::StrAppend(&line, absl::StrFormat(" ttft_ms=%.1f", absl::ToDoubleMilliseconds(completion.first_token)));
       }
+      status.Update(completion.status);
     }
-    const absl::Status& status =
-        facts.call != nullptr && !facts.call->facts().status.ok() ? facts.call->facts().status : facts.status;
     if (!status.ok()) {
       absl::StrAppend(&line, " error=", absl::StatusCodeToString(status.code()));
     }
     spdlog::info("{}", line);
-    facts.call.reset();
   }
 
   const GatewayOptions options_;

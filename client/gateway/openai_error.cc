@@ -102,6 +102,10 @@ OpenAiError ErrorOf(const absl::Status& status) {
   return error;
 }
 
+absl::Status EndedByServer(absl::string_view server) {
+  return absl::UnavailableError(absl::StrCat("the server ", server, " ended the call; is it shutting down?"));
+}
+
 absl::Status BadParameter(absl::string_view param, absl::string_view problem) { return FieldViolation(param, problem); }
 
 }  // namespace flexquant::gateway

@@ -28,6 +28,9 @@ struct OpenAiError {
 // the fields of OpenAI's that they came from.
 OpenAiError ErrorOf(const absl::Status& status);
 
+// UNAVAILABLE: what a call that the client did not cancel means by CANCELLED.
+absl::Status EndedByServer(absl::string_view server);
+
 // INVALID_ARGUMENT about a field of the HTTP request.
 absl::Status BadParameter(absl::string_view param, absl::string_view problem);
 

@@ -29,6 +29,7 @@ std::string ServerJson(const v1::ServerInfo& info) {
                {"model_revision", info.model_revision()},
                {"server_version", info.server_version()},
                {"context_tokens", info.context_tokens()},
+               {"chat", info.has_chat_template()},
                {"precisions", std::vector<uint32_t>(info.precisions().begin(), info.precisions().end())}};
   Json plans = Json::array();
   bool calibrated = false;

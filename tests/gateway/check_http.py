@@ -119,12 +119,16 @@ class HttpTest(harness.CliTest):
         status, again, text = self.stack.request("GET", "/", headers={"If-None-Match": headers["ETag"]})
         self.assertEqual((status, text, again["ETag"]), (304, "", headers["ETag"]))
         self.assertEqual(self.stack.request("GET", "/assets/index.html")[1]["ETag"], headers["ETag"])
-        # All that the page names is there, as what it is.
-        types = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "svg": "image/svg+xml"}
-        source = (harness.SOURCE / "client/gateway/page/index.html").read_text()
-        for name in re.findall(r'(?:src|href)="(/assets/[^"]+)"', source):
-            status, headers, _ = self.stack.request("GET", name)
-            self.assertEqual((status, headers["Content-Type"]), (200, types[name.rsplit(".", 1)[-1]]), name)
+        # Every file is there, as what it is, and all that the page names.
+        types = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
+                 ".html": "text/html; charset=utf-8"}
+        folder = harness.SOURCE / "client/gateway/page"
+        for path in folder.iterdir():
+            status, headers, text = self.stack.request("GET", f"/assets/{path.name}")
+            self.assertEqual((status, headers["Content-Type"]), (200, types[path.suffix]), path)
+            self.assertEqual(text, path.read_text())
+        for name in re.findall(r'(?:src|href)="/?(assets/[^"]+)"', (folder / "index.html").read_text()):
+            self.assertEqual(self.stack.request("GET", f"/{name}")[0], 200, name)
 
     def test_server(self):
         status, headers, text = self.stack.request("GET", "/v1/flexquant/server")
@@ -134,6 +138,7 @@ class HttpTest(harness.CliTest):
         self.assertEqual((server["model"], server["context_tokens"], server["precisions"], server["calibrated"]),
                          ("stories260K", 512, [3, 4, 5, 6, 8], False))
         self.assertIn({"name": "uniform-4", "mean_bits": 4}, server["named_plans"])
+        self.assertIs(server["chat"], True)
         self.assertTrue(server["executors"][0]["ready"])
         self.assertGreater(server["executors"][0]["kv_blocks"], 0)
 
