@@ -18,6 +18,8 @@
 namespace flexquant::gateway {
 namespace {
 
+constexpr int kSendBufferBytes = 128 << 10;
+
 using NameFunction = int (*)(int, sockaddr*, socklen_t*);
 
 void NumericName(NameFunction function, int socket, std::string& ip, int& port) {
@@ -51,6 +53,8 @@ Connection::Connection(int socket, SSL_CTX* context, const ConnectionLimits& lim
   fcntl(socket_, F_SETFL, fcntl(socket_, F_GETFL, 0) | O_NONBLOCK);
   const int on = 1;
   setsockopt(socket_, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));  // a token is not worth waiting for the next one
+  // The system would let it grow to several MB for each client that does not read.
+  setsockopt(socket_, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof(kSendBufferBytes));
   if (context != nullptr) {
     tls_.reset(SSL_new(context));
     SSL_set_fd(tls_.get(), socket_);

@@ -235,16 +235,18 @@ class ManyTest(harness.CliTest):
                 connection.close()
 
     def test_a_client_that_reads_slowly(self):
-        # 512 tokens with everything about them are more than the sockets' buffers hold.
+        # 2.5 MB: more than the sockets' buffers hold.
         with stack.stack() as servers:
             body = {**LONG, "max_tokens": 500, "stream": True, "logprobs": 20, "n": 8, "seed": 3,
                     "flexquant": {"batch_mode": "isolated", "token_details": True}}
             expected = Open(servers.address, body).rest()
             slow = Open(servers.address, body, receive_buffer=4096)
             harness.wait_for(lambda: servers.load()["running"] > 0, "the request", limit=20)
-            # Others are served meanwhile.
-            other = texts(Open(servers.address, {**LONG, "stream": True, "max_tokens": 50}).rest())
-            self.assertTrue(other)
+            # Others are served meanwhile, also by the same thread of the gateway.
+            for _ in range(4):
+                self.assertTrue(texts(Open(servers.address, {**LONG, "stream": True, "max_tokens": 100}).rest()))
+            in_flight = "\nflexquant_gateway_completions_in_flight 1\n"
+            harness.wait_for(lambda: in_flight in servers.request("GET", "/metrics")[2], "the slow one alone", limit=20)
             self.assertEqual(choices(slow.rest()), choices(expected))
 
     def test_many_streams_at_a_time(self):
