@@ -226,7 +226,7 @@ std::shared_ptr<RunningAnswer> AnswerLoop::Start(const v1::GenerateRequest& requ
 
 void AnswerLoop::Run() {
   std::vector<AnswerListener*> waiting;  // for a pause
-  absl::Time since;  // the first of them waits
+  absl::Time since;                      // the first of them waits
   const auto pause = [&] {
     for (AnswerListener* listener : waiting) {
       listener->OnPause();
