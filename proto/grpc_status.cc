@@ -16,7 +16,7 @@ constexpr absl::string_view kTypePrefix = "type.googleapis.com/";
 
 template <typename Message>
 std::string TypeUrl() {
-  return absl::StrCat(kTypePrefix, Message::descriptor()->full_name());
+  return absl::StrCat(kTypePrefix, Message().GetTypeName());
 }
 
 template <typename Message>
@@ -123,6 +123,16 @@ std::string ViolatedField(const absl::Status& status) {
   const auto bad_request = GetDetail<google::rpc::BadRequest>(status);
   return bad_request.has_value() && bad_request->field_violations_size() > 0 ? bad_request->field_violations(0).field()
                                                                              : "";
+}
+
+std::vector<InvalidField> InvalidFields(const absl::Status& status) {
+  std::vector<InvalidField> fields;
+  if (const auto bad_request = GetDetail<google::rpc::BadRequest>(status)) {
+    for (const auto& violation : bad_request->field_violations()) {
+      fields.push_back({violation.field(), violation.description()});
+    }
+  }
+  return fields;
 }
 
 std::optional<absl::Duration> RetryDelay(const absl::Status& status) {

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -13,6 +14,13 @@ namespace flexquant {
 
 // Path of the first field that a BadRequest names; empty if there is none.
 std::string ViolatedField(const absl::Status& status);
+
+// The fields that a BadRequest names, with what is wrong with each.
+struct InvalidField {
+  std::string field;
+  std::string description;
+};
+std::vector<InvalidField> InvalidFields(const absl::Status& status);
 
 // The delay of a RetryInfo.
 std::optional<absl::Duration> RetryDelay(const absl::Status& status);

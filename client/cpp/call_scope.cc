@@ -7,8 +7,8 @@ namespace flexquant::client {
 void CancelToken::Cancel() {
   const std::lock_guard lock(mutex_);
   cancelled_ = true;
-  if (context_ != nullptr) {
-    context_->TryCancel();
+  for (grpc::ClientContext* context : contexts_) {
+    context->TryCancel();
   }
 }
 
@@ -26,7 +26,7 @@ CallScope::CallScope(const CallOptions& options, const std::string& authorizatio
   }
   if (cancel_ != nullptr) {
     const std::lock_guard lock(cancel_->mutex_);
-    cancel_->context_ = &context_;
+    cancel_->contexts_.insert(&context_);
     if (cancel_->cancelled_) {
       context_.TryCancel();
     }
@@ -36,7 +36,7 @@ CallScope::CallScope(const CallOptions& options, const std::string& authorizatio
 CallScope::~CallScope() {
   if (cancel_ != nullptr) {
     const std::lock_guard lock(cancel_->mutex_);
-    cancel_->context_ = nullptr;
+    cancel_->contexts_.erase(&context_);
   }
 }
 

@@ -1,11 +1,11 @@
 #include "client/cpp/client.h"
 
-#include <algorithm>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
-#include "client/cpp/answer_progress.h"
+#include "absl/strings/str_join.h"
+#include "client/cpp/answer_stream.h"
 #include "client/cpp/call_scope.h"
 #include "client/cpp/health.h"
 #include "common/status_macros.h"
@@ -20,11 +20,16 @@
 namespace flexquant::client {
 namespace {
 
-// Between two attempts to take a stream up again; Ctrl-C has to wait for it.
-constexpr absl::Duration kResumePause = absl::Milliseconds(200);
-
 // A whole answer of a long context with 20 log-probabilities a token has some 45 MB.
 constexpr int kMaxReceiveBytes = 64 << 20;
+
+// gRPC makes a call again only while no part of an answer, not even its headers, has come.
+constexpr char kRetryUnavailable[] = R"({"methodConfig": [{
+  "name": [{"service": "flexquant.v1.InferenceService"}, {"service": "flexquant.v1.ModelService"}],
+  "retryPolicy": {"maxAttempts": 5, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
+                  "retryableStatusCodes": ["UNAVAILABLE"]}}]})";
+// Larger requests would be sent once only; a request has at most 16 MiB.
+constexpr int kRetryBufferBytes = 16 << 20;
 
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
                                            const std::shared_ptr<grpc::ChannelCredentials>& credentials,
@@ -39,24 +44,63 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
   return grpc::CreateCustomChannel(address, credentials, arguments);
 }
 
+// gRPC's name of any of the addresses.
+absl::StatusOr<std::string> TargetOf(const std::vector<std::string>& addresses,
+                                     const transport::ConnectOptions& security) {
+  if (addresses.empty()) {
+    return absl::InvalidArgumentError("no address of a server; needed: HOST:PORT");
+  }
+  if (addresses.size() == 1) {
+    return addresses[0];
+  }
+  const bool ipv6 = absl::StartsWith(addresses[0], "[");
+  for (const std::string& address : addresses) {
+    const absl::string_view host = absl::string_view(address).substr(0, address.rfind(':'));
+    const bool is_ip = ipv6 ? absl::StartsWith(address, "[") && absl::EndsWith(host, "]")
+                            : host.size() < address.size() && !host.empty() &&
+                                  host.find_first_not_of("0123456789.") == absl::string_view::npos;
+    if (!is_ip) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("address '", address, "' of several is not ", ipv6 ? "[IPv6]:PORT" : "IPv4:PORT",
+                       "; for names, give one that has all addresses, as dns:///NAME:PORT"));
+    }
+  }
+  if (security.encrypted() && security.server_name.empty()) {
+    return absl::InvalidArgumentError("TLS with several addresses needs the name in the servers' certificates");
+  }
+  return absl::StrCat(ipv6 ? "ipv6:" : "ipv4:", absl::StrJoin(addresses, ","));
+}
+
 }  // namespace
 
 Client::Client(const std::string& address)
     : Client(MakeChannel(address, grpc::InsecureChannelCredentials(), grpc::ChannelArguments()), address) {}
 
 absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::string& address, const ConnectOptions& options) {
+  return Connect(std::vector<std::string>{address}, options);
+}
+
+absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const std::vector<std::string>& addresses,
+                                                        const ConnectOptions& options) {
+  FQ_ASSIGN_OR_RETURN(const std::string target, TargetOf(addresses, options.security));
   if (!options.token.empty()) {
     FQ_RETURN_IF_ERROR(transport::CheckToken(options.token));
-    if (!options.security.encrypted() && !options.allow_plaintext_token && !transport::IsLoopback(address)) {
-      return absl::InvalidArgumentError(absl::StrCat("the token would go to ", address,
-                                                     " without TLS, where others could read it; use TLS (--tls or "
-                                                     "--ca), or --allow-plaintext-token if the network is safe"));
+    for (const std::string& address : addresses) {
+      if (!options.security.encrypted() && !options.allow_plaintext_token && !transport::IsLoopback(address)) {
+        return absl::InvalidArgumentError(absl::StrCat("the token would go to ", address,
+                                                       " without TLS, where others could read it; use TLS (--tls or "
+                                                       "--ca), or --allow-plaintext-token if the network is safe"));
+      }
     }
   }
   FQ_ASSIGN_OR_RETURN(const auto credentials, transport::ChannelCredentials::Open(options.security));
   grpc::ChannelArguments arguments;
   credentials->AddArguments(arguments);
-  auto client = std::make_unique<Client>(MakeChannel(address, credentials->Current(), arguments), address);
+  if (options.retry_unavailable) {
+    arguments.SetServiceConfigJSON(kRetryUnavailable);
+    arguments.SetInt(GRPC_ARG_PER_RPC_RETRY_BUFFER_SIZE, kRetryBufferBytes);
+  }
+  auto client = std::make_unique<Client>(MakeChannel(target, credentials->Current(), arguments), target);
   if (!options.token.empty()) {
     client->authorization_ = transport::AuthorizationFor(options.token);
   }
@@ -99,55 +143,19 @@ absl::StatusOr<v1::ServerInfo> Client::GetServerInfo(const CallOptions& options)
   return std::move(*response.mutable_server_info());
 }
 
+std::unique_ptr<AnswerStream> Client::OpenStream(const v1::GenerateRequest& request, const CallOptions& options) const {
+  return std::unique_ptr<AnswerStream>(new AnswerStream(*this, request, options));
+}
+
 absl::Status Client::GenerateStream(const v1::GenerateRequest& request,
                                     absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event,
                                     const CallOptions& options) const {
-  if (resume_for_ <= absl::ZeroDuration()) {
-    return StreamOnce(request, on_event, options);
-  }
-  const absl::Time deadline = absl::Now() + options.timeout;
-  AnswerProgress progress(request);
-  absl::Time last_event = absl::Now();
-  while (true) {
-    CallOptions call = options;
-    call.timeout = deadline - absl::Now();
-    const absl::Status status = StreamOnce(
-        progress.request(),
-        [&](v1::GenerateStreamResponse event) {
-          last_event = absl::Now();
-          progress.Take(std::move(event), on_event);
-        },
-        call);
-    const bool cancelled = options.cancel != nullptr && options.cancel->cancelled();
-    if (status.ok() || cancelled || !progress.CanGoOnAfter(status) ||
-        absl::Now() + kResumePause > std::min(deadline, last_event + resume_for_)) {
-      return status;
-    }
-    absl::SleepFor(kResumePause);
-  }
-}
-
-absl::Status Client::StreamOnce(const v1::GenerateRequest& request,
-                                absl::FunctionRef<void(v1::GenerateStreamResponse)> on_event,
-                                const CallOptions& options) const {
-  CallScope scope(options, AuthorizationOf(options.token));
-  v1::GenerateStreamRequest stream_request;
-  *stream_request.mutable_request() = request;
-  const auto reader = inference_->GenerateStream(scope.context(), stream_request);
+  const std::unique_ptr<AnswerStream> stream = OpenStream(request, options);
   v1::GenerateStreamResponse event;
-  bool finished = false;
-  while (reader->Read(&event)) {
-    finished = event.has_finished();
+  while (stream->Next(&event)) {
     on_event(event);
   }
-  const grpc::Status status = reader->Finish();
-  if (!status.ok()) {
-    return ToStatus(status);
-  }
-  if (!finished) {
-    return absl::InternalError(absl::StrCat("server ", name_, " ended the answer without its last message"));
-  }
-  return absl::OkStatus();
+  return stream->status();
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request,
@@ -159,6 +167,25 @@ absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest&
     return ToStatus(status);
   }
   return response;
+}
+
+absl::StatusOr<v1::DetokenizeResponse> Client::Detokenize(const v1::DetokenizeRequest& request,
+                                                          const CallOptions& options) const {
+  CallScope scope(options, AuthorizationOf(options.token));
+  v1::DetokenizeResponse response;
+  const grpc::Status status = inference_->Detokenize(scope.context(), request, &response);
+  if (!status.ok()) {
+    return ToStatus(status);
+  }
+  return response;
+}
+
+absl::Status Client::Abort(const std::string& request_id, const CallOptions& options) const {
+  CallScope scope(options, AuthorizationOf(options.token));
+  v1::AbortRequest request;
+  request.set_request_id(request_id);
+  v1::AbortResponse response;
+  return ToStatus(inference_->Abort(scope.context(), request, &response));
 }
 
 }  // namespace flexquant::client
