@@ -27,8 +27,8 @@
 namespace flexquant::executor {
 
 struct CpuRunnerOptions {
-  int num_threads = 0;             // 0 = DefaultNumThreads()
-  bool pin = false;                // each thread to a core of its own, from core `first_core` of PhysicalCpus() on
+  int num_threads = 0;  // 0 = DefaultNumThreads()
+  bool pin = false;     // each thread to a core of its own, from core `first_core` of PhysicalCpus() on
   int first_core = 0;
   std::string isa;                 // empty = best; else a name that ParseIsa knows
   uint32_t kv_block_tokens = 16;   // in [1, 1024]
@@ -91,8 +91,7 @@ class CpuModelRunner : public ModelRunner {
 
  private:
   CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank, int num_threads,
-                 std::vector<int> cpus,
-                 const CpuKernels& kernels);
+                 std::vector<int> cpus, const CpuKernels& kernels);
   absl::Status Allocate(const KvCache::Shape& shape);
 
   // A token of the step: its sequence and position.

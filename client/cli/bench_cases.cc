@@ -39,14 +39,13 @@ v1::GenerateRequest MakeRequest(const BenchSizes& sizes, uint32_t vocab_size, co
 absl::StatusOr<v1::GenerationFinished> RunWhole(const client::Client& client, const v1::GenerateRequest& request,
                                                 client::CancelToken& cancel) {
   v1::GenerationFinished finished;
-  FQ_RETURN_IF_ERROR(client.GenerateStream(
-      request,
-      [&](const v1::GenerateStreamResponse& event) {
-        if (event.has_finished()) {
-          finished = event.finished();
-        }
-      },
-      {.cancel = &cancel}));
+  FQ_RETURN_IF_ERROR(client.GenerateStream(request,
+                                           [&](const v1::GenerateStreamResponse& event) {
+                                             if (event.has_finished()) {
+                                               finished = event.finished();
+                                             }
+                                           },
+                                           {.cancel = &cancel}));
   if (finished.usage().generated_tokens() != request.stop().max_tokens()) {
     return absl::FailedPreconditionError(absl::StrCat("the answer has ", finished.usage().generated_tokens(),
                                                       " tokens, not ", request.stop().max_tokens(),
@@ -66,10 +65,9 @@ absl::Status MeasureOurs(const client::Client& client, const BenchSizes& sizes, 
   });
   std::vector<std::future<absl::StatusOr<v1::GenerationFinished>>> answers;
   for (uint32_t sequence = 0; sequence < sequences; ++sequence) {
-    answers.push_back(std::async(std::launch::async, [&client, request = MakeRequest(sizes, vocab_size, row, sequence),
-                                                      &own = cancels[sequence]] {
-      return RunWhole(client, request, own);
-    }));
+    answers.push_back(
+        std::async(std::launch::async, [&client, request = MakeRequest(sizes, vocab_size, row, sequence),
+                                        &own = cancels[sequence]] { return RunWhole(client, request, own); }));
   }
   absl::Status status;
   double ns = 0;  // summed over the sequences
@@ -118,7 +116,8 @@ std::vector<BenchCase> MakeBenchCases(const BenchSizes& sizes, const v1::ServerI
       continue;
     }
     const auto add = [&](std::string name, bool is_rival, int bits) {
-      cases.push_back({.name = std::move(name), .work = work, .rival = is_rival, .bits = bits, .tokens_per_second = {}});
+      cases.push_back(
+          {.name = std::move(name), .work = work, .rival = is_rival, .bits = bits, .tokens_per_second = {}});
     };
     if (work == Work::kPrefill) {
       add(absl::StrCat(kTopPrecision, " bits"), false, kTopPrecision);

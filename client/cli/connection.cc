@@ -133,8 +133,9 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddEmbeddedFlags(app, flags.embedded);
   AddTensorParallelFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
-  ExcludeAll(server, app,
-             {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+  ExcludeAll(
+      server, app,
+      {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(

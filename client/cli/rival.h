@@ -20,7 +20,8 @@ class Rival {
                                                       const std::string& gguf, int threads);
   ~Rival();
 
-  // Tokens a second of one run; `what` is "prefill", "decode", or "decode-S" for S sequences together, each of `tokens`.
+  // Tokens a second of one run; `what` is "prefill", "decode", or "decode-S" for S sequences together, each of
+  // `tokens`.
   absl::StatusOr<double> Measure(const std::string& what, uint32_t tokens);
   // Version of llama-cpp-python.
   const std::string& version() const { return version_; }

@@ -212,8 +212,7 @@ absl::Status CudaForward::LaunchEmbedding(const PassInputs& inputs, int rows) {
 }
 
 absl::Status CudaForward::LaunchSum(const PassInputs& inputs, int rows) {
-  return LaunchOfRanks(
-      [&] { return rank_.peers->LaunchSum(config_.hidden_size, inputs.num_rows, rows, stream_); });
+  return LaunchOfRanks([&] { return rank_.peers->LaunchSum(config_.hidden_size, inputs.num_rows, rows, stream_); });
 }
 
 absl::Status CudaForward::LaunchBarrier() {

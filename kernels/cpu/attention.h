@@ -332,10 +332,10 @@ class AttentionBlock {
   int64_t slab_stride_ = 0;
   const uint16_t* value_rows_[kKeyTile] = {};
   uint16_t* gathered_ = nullptr;  // [kSlabs, head_dim, kSlabKeys]: slabs from blocks that do not hold whole ones
-  float* scores_ = nullptr;   // [rows, kKeyTile]
-  float* outputs_ = nullptr;  // [rows, padded]
-  float* maxima_ = nullptr;   // [rows]
-  float* sums_ = nullptr;     // [rows]
+  float* scores_ = nullptr;       // [rows, kKeyTile]
+  float* outputs_ = nullptr;      // [rows, padded]
+  float* maxima_ = nullptr;       // [rows]
+  float* sums_ = nullptr;         // [rows]
   int64_t head_ = 0;
   int64_t heads_ = 0;
   int64_t token_ = 0;

@@ -1,5 +1,4 @@
 #include "kernels/cuda/all_reduce.h"
-
 #include "kernels/cuda/ops_common.cuh"
 
 namespace flexquant::cuda {
@@ -44,9 +43,7 @@ __device__ bool GivesUp(const PeerGroup& group, int peer, uint64_t begin) {
 __device__ void MeetPeers(const PeerGroup& group, uint32_t epoch) {
   const int peer = static_cast<int>(threadIdx.x);
   if (peer < group.ranks && peer != group.rank) {
-    const auto flag = [&](int of, int from) {
-      return group.flags[of] + from * group.many_blocks + blockIdx.x;
-    };
+    const auto flag = [&](int of, int from) { return group.flags[of] + from * group.many_blocks + blockIdx.x; };
     __threadfence_system();
     StoreFlag(flag(peer, group.rank), epoch);
     const uint64_t begin = Nanoseconds();
@@ -207,9 +204,7 @@ __global__ void __launch_bounds__(kThreads, 8) SumFewKernel(const AllReduceParam
 
 }  // namespace
 
-size_t PeerWordBytes(int ranks) {
-  return 2 * static_cast<size_t>(ranks) * kMostPeerWords * sizeof(uint64_t);
-}
+size_t PeerWordBytes(int ranks) { return 2 * static_cast<size_t>(ranks) * kMostPeerWords * sizeof(uint64_t); }
 
 size_t PeerFlagBytes(const PeerGroup& group) {
   return static_cast<size_t>(group.ranks) * static_cast<size_t>(group.many_blocks) * sizeof(uint32_t);

@@ -6,8 +6,8 @@
 //
 // Few numbers: every rank writes its own into a place of each other's memory, with the operation's number in each word,
 // waits for the others' and adds. Many: each rank owns a share of them, waits until all ranks have come, reads that
-// share from every rank's buffer, adds, writes the sum into every rank's buffer and waits until all have. So each number
-// crosses a link once each way, whatever the number of ranks.
+// share from every rank's buffer, adds, writes the sum into every rank's buffer and waits until all have. So each
+// number crosses a link once each way, whatever the number of ranks.
 //
 // All ranks launch the same operations in the same order. A thread block of one rank waits only for the block of the
 // same number of the others, in every operation, and the words of two operations lie in different halves of the

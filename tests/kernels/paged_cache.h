@@ -21,7 +21,8 @@ class PagedCache {
   int64_t table_stride() const { return stride_; }
   const std::vector<uint32_t>& tables() const { return tables_; }  // [sequences, table_stride]
   const uint32_t* table(size_t sequence) const { return tables_.data() + sequence * static_cast<size_t>(stride_); }
-  const std::vector<uint16_t>& k() const { return k_; }  // [blocks, num_kv_heads, block_tokens, head_dim]; a CPU's are transposed
+  // [blocks, num_kv_heads, block_tokens, head_dim]; the CPU's kernels have the last two of keys exchanged.
+  const std::vector<uint16_t>& k() const { return k_; }
   const std::vector<uint16_t>& v() const { return v_; }
   // The same cache with this sequence's table alone.
   PagedCache Only(size_t sequence) const;

@@ -92,7 +92,8 @@ class PeerRanksTest : public testing::DeviceTest {
       int64_t cols;
     };
     // Odd columns; less than a thread's; many numbers, also with shares of unequal and odd sizes.
-    for (const auto& [ranks, rows, cols] : {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}, {3, 131, 1001}, {3, 500, 576}}) {
+    for (const auto& [ranks, rows, cols] :
+         {Case{2, 1, 4096}, {2, 64, 576}, {3, 5, 101}, {4, 1, 1}, {2, 2048, 4096}, {3, 131, 1001}, {3, 500, 576}}) {
       SCOPED_TRACE(::testing::Message() << ranks << " ranks, " << rows << " rows of " << cols << ", " << devices
                                         << " devices");
       Group all(ranks, devices);

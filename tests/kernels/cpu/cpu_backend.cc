@@ -175,7 +175,8 @@ class CpuBackend : public Backend {
     std::vector<uint16_t> to(from.size());
     for (size_t i = 0; i < from.size(); ++i) {
       const auto in_matrix = static_cast<int64_t>(i) % (rows * cols);
-      to[i - static_cast<size_t>(in_matrix) + static_cast<size_t>(in_matrix % cols * rows + in_matrix / cols)] = from[i];
+      const int64_t place = in_matrix % cols * rows + in_matrix / cols;
+      to[i - static_cast<size_t>(in_matrix) + static_cast<size_t>(place)] = from[i];
     }
     return to;
   }
