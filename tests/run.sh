@@ -18,7 +18,7 @@ failed=()
 run_ctest() {
   local preset=$1
   shift
-  ctest --test-dir "build/$preset" --output-on-failure --no-tests=error "$@" || failed+=("$preset")
+  ctest --test-dir "build/$preset" --parallel "$jobs" --output-on-failure --no-tests=error "$@" || failed+=("$preset")
 }
 
 # sanitize PRESET AREA...

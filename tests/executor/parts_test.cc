@@ -51,13 +51,14 @@ TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {
   const auto visit = [&](auto use) {
     next = 0;
     for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
-      for (uint16_t* data : {cache->keys(layer), cache->values(layer)}) {
-        for (uint32_t block = 0; block < shape.num_blocks; ++block) {
-          for (int64_t position = 6; position < 8; ++position) {
-            for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-              for (int64_t d = 0; d < shape.head_dim; ++d) {
-                use(data[cache->Offset(block, position) + head * cache->head_stride() + d], ++next);
-              }
+      for (uint32_t block = 0; block < shape.num_blocks; ++block) {
+        for (int64_t position = 6; position < 8; ++position) {
+          for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+            const int64_t key = cache->KeyOffset(block, position) + head * cache->head_stride();
+            const int64_t value = cache->ValueOffset(block, position) + head * cache->head_stride();
+            for (int64_t d = 0; d < shape.head_dim; ++d) {
+              use(cache->keys(layer)[key + d * shape.block_tokens], ++next);
+              use(cache->values(layer)[value + d], ++next);
             }
           }
         }
