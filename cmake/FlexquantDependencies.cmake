@@ -16,10 +16,11 @@ find_package(nlohmann_json REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
-# Debian has them as shared libraries only: static programs have no metrics and no gateway.
+# Debian has the first two as shared libraries only: static programs have no metrics, no gateway and no line editing.
 if(NOT FLEXQUANT_STATIC AND NOT FLEXQUANT_KERNELS_ONLY)
   find_package(prometheus-cpp REQUIRED)
   pkg_check_modules(CPP_HTTPLIB REQUIRED IMPORTED_TARGET cpp-httplib)
+  pkg_check_modules(LIBEDIT REQUIRED IMPORTED_TARGET libedit)
 endif()
 if(FLEXQUANT_TESTS)
   find_package(GTest REQUIRED)

@@ -1,19 +1,26 @@
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <memory>
-#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/answer.h"
+#include "client/cli/chat_stats.h"
 #include "client/cli/commands.h"
 #include "client/cli/connection.h"
-#include "client/cli/input.h"
 #include "client/cli/interrupt.h"
+#include "client/cli/message_reader.h"
 #include "client/cli/prompt.h"
 #include "client/cli/report.h"
 #include "client/cli/request_flags.h"
 #include "client/cli/terminal.h"
 #include "client/cli/token_printer.h"
+#include "common/precision.h"
 #include "common/status_macros.h"
 #include "proto/grpc_status.h"
 
@@ -21,8 +28,15 @@ namespace flexquant::cli {
 namespace {
 
 constexpr char kHelp[] =
-    "/help  this text\n/reset  forget the conversation\n/report  the last answer's precision report\n"
-    "/quit  leave (or Ctrl-D); Ctrl-C stops an answer\n";
+    "/bits N    every layer at N bits (3, 4, 5, 6, 8, 16) from the next answer on; /bits auto: as the chat began\n"
+    "/budget X  the fewest bits that keep the mean KL to 8 bits within X nats (calibrated models)\n"
+    "/stats     tokens, bits, speed and KL of the last answer and of all\n"
+    "/report    the last answer's precision report\n"
+    "/clear     forget the conversation\n"
+    "/help      this text\n"
+    "/quit      leave (or Ctrl-D)\n"
+    "A line that ends in \\ goes on in the next one; \"\"\" begins and ends a block of lines. Ctrl-C stops an "
+    "answer.\n";
 
 struct Flags {
   ConnectionFlags connection;
@@ -34,31 +48,40 @@ struct Flags {
 // A conversation at the terminal.
 class Chat {
  public:
-  Chat(const Flags& flags, const client::Client& client, v1::GenerateRequest request)
-      : flags_(flags), client_(client), request_(std::move(request)), color_(UseColor(flags.color, stdout)) {
-    Reset();
+  Chat(const Flags& flags, const client::Client& client, v1::GenerateRequest request, MessageReader& reader)
+      : flags_(flags),
+        client_(client),
+        request_(std::move(request)),
+        first_policy_(request_.precision()),
+        color_(UseColor(flags.color, stdout)),
+        reader_(reader) {
+    Clear();
   }
 
   absl::Status Run() {
-    if (color_ && UseColor(flags_.color, stderr)) {
-      PrintLegend();
-    }
-    while (true) {
-      std::fputs("> ", stderr);
-      FQ_ASSIGN_OR_RETURN(const std::optional<std::string> line, input_.ReadLine());
-      if (!line.has_value() || *line == "/quit") {
+    PrintColors();
+    while (!quit_) {
+      FQ_ASSIGN_OR_RETURN(const auto message, reader_.Read());
+      if (!message.has_value()) {
         return absl::OkStatus();
       }
-      if (!line->empty() && line->front() == '/') {
-        Command(*line);
-      } else if (!line->empty()) {
-        FQ_RETURN_IF_ERROR(Say(*line));
+      if (message->command) {
+        Command(message->text);
+      } else if (!message->text.empty()) {
+        FQ_RETURN_IF_ERROR(Say(message->text));
       }
     }
+    return absl::OkStatus();
   }
 
  private:
-  void Reset() {
+  void PrintColors() const {
+    if (color_ && UseColor(flags_.color, stderr)) {
+      PrintLegend();
+    }
+  }
+
+  void Clear() {
     request_.mutable_chat()->clear_messages();
     if (!flags_.system.empty()) {
       Add("system", flags_.system);
@@ -72,13 +95,56 @@ class Chat {
   }
 
   void Command(const std::string& line) {
-    if (line == "/reset") {
-      Reset();
-    } else if (line == "/report") {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::ByAnyChar(" \t\n"), absl::SkipEmpty());
+    const std::string whole = absl::StrJoin(words, " ");
+    const std::string argument = absl::StrJoin(words.begin() + 1, words.end(), " ");
+    if (words[0] == "/bits") {
+      SetBits(argument);
+    } else if (words[0] == "/budget") {
+      SetBudget(argument);
+    } else if (whole == "/stats") {
+      std::fputs(stats_.Text().c_str(), stderr);
+    } else if (whole == "/report") {
       std::fputs(ReportText(last_, UseColor(flags_.color, stderr)).c_str(), stderr);
+    } else if (whole == "/clear") {
+      Clear();
+    } else if (whole == "/quit") {
+      quit_ = true;
     } else {
+      if (whole != "/help") {
+        std::fprintf(stderr, "%s is no command. There are:\n", WithoutControls(whole).c_str());
+      }
       std::fputs(kHelp, stderr);
+      PrintColors();
     }
+  }
+
+  void SetBits(const std::string& text) {
+    int bits = 0;
+    if (text == "auto") {
+      *request_.mutable_precision() = first_policy_;
+      std::fputs("precision as the chat began\n", stderr);
+    } else if (absl::SimpleAtoi(text, &bits) && (IsQuantizedPrecision(bits) || bits == kReferencePrecision)) {
+      request_.mutable_precision()->Clear();
+      request_.mutable_precision()->set_fixed_bits(static_cast<uint32_t>(bits));
+      std::fprintf(stderr, "every layer at %d bits\n", bits);
+    } else {
+      std::fprintf(stderr, "/bits takes 3, 4, 5, 6, 8, 16 (if the model keeps its reference) or auto, not '%s'\n",
+                   WithoutControls(text).c_str());
+    }
+  }
+
+  void SetBudget(const std::string& text) {
+    double nats = 0;
+    if (!absl::SimpleAtod(text, &nats) || !std::isfinite(nats) || nats <= 0) {
+      std::fprintf(stderr, "/budget takes a mean KL in nats above 0, such as 0.01, not '%s'\n",
+                   WithoutControls(text).c_str());
+      return;
+    }
+    // The bounds that the chat began with hold for this policy, too.
+    *request_.mutable_precision() = first_policy_;
+    request_.mutable_precision()->set_max_mean_kl(nats);
+    std::fprintf(stderr, "mean KL to 8 bits within %g nats\n", nats);
   }
 
   // Only errors that end the chat; others are shown and the message is taken back.
@@ -93,6 +159,9 @@ class Chat {
     const absl::Status status = RunAnswer(
         client_, request_, [&printer](const v1::GenerationDelta& delta) { printer.Print(delta); }, last_);
     printer.Finish();
+    if (last_.response.tokens_size() > 0) {
+      stats_.Add(last_);
+    }
     const bool stopped = absl::IsCancelled(status) && Interrupt::Signal() == SIGINT;
     if (status.ok() || stopped) {
       Add("assistant", last_.response.text());
@@ -110,13 +179,17 @@ class Chat {
   const Flags& flags_;
   const client::Client& client_;
   v1::GenerateRequest request_;
+  const v1::PrecisionPolicy first_policy_;
   const bool color_;
-  Input input_;
+  MessageReader& reader_;
   Answer last_;
+  ChatStats stats_;
+  bool quit_ = false;
 };
 
 absl::Status RunChat(const Flags& flags, const v1::GenerateRequest& request) {
   FQ_RETURN_IF_ERROR(CheckUtf8(flags.system, "the system message"));
+  MessageReader reader;  // before there are threads
   FQ_ASSIGN_OR_RETURN(const auto connection, Connection::Open(flags.connection));
   FQ_ASSIGN_OR_RETURN(const v1::ServerInfo info, connection->client().GetServerInfo());
   if (!info.has_chat_template()) {
@@ -124,7 +197,7 @@ absl::Status RunChat(const Flags& flags, const v1::GenerateRequest& request) {
                                          " has no chat template of a known family; use `flexquant generate`");
   }
   std::fprintf(stderr, "%s. /help lists the commands.\n", info.model().c_str());
-  return Chat(flags, connection->client(), request).Run();
+  return Chat(flags, connection->client(), request, reader).Run();
 }
 
 }  // namespace

@@ -20,9 +20,12 @@ void AddChat(CLI::App& app, RunCommand& run);
 void AddServe(CLI::App& app, RunCommand& run);
 void AddToken(CLI::App& app, RunCommand& run);
 void AddInfo(CLI::App& app, RunCommand& run);
+void AddTop(CLI::App& app, RunCommand& run);
 void AddBench(CLI::App& app, RunCommand& run);
 void AddEvaluate(CLI::App& app, RunCommand& run);
 void AddLoadgen(CLI::App& app, RunCommand& run);
+void AddCompletion(CLI::App& app, RunCommand& run);
+void AddMan(CLI::App& app, RunCommand& run);
 
 // Throws CLI::ValidationError with the status's message unless it is OK.
 void RequireUsage(const absl::Status& status);

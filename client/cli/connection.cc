@@ -77,6 +77,12 @@ void ExcludeAll(CLI::Option* option, CLI::App& app, std::initializer_list<const 
   }
 }
 
+void AddLogLevelFlag(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
@@ -100,9 +106,7 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--kv-cache-gb", flags.kv_cache_gb, "Size of the KV cache in GB; 0 = chosen from the model and memory")
       ->check(CLI::Range(0.0, 1e5))
       ->capture_default_str();
-  app.add_option("--log-level", flags.log_level, "trace, debug, info, warn, error or off")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
-      ->capture_default_str();
+  AddLogLevelFlag(app, flags);
 }
 
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags) {
@@ -136,6 +140,13 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   ExcludeAll(
       server, app,
       {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+}
+
+void AddServerFlags(CLI::App& app, ConnectionFlags& flags) {
+  auto* server = app.add_option("--server", flags.server, "HOST:PORT of a flexquant-controller or flexquant serve");
+  server->required();
+  AddSecurityFlags(app, flags, server);
+  AddLogLevelFlag(app, flags.embedded);
 }
 
 absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(

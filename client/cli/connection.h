@@ -47,6 +47,9 @@ void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
 // --audit-rate.
 void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags);
 
+// Adds --server, required, what it needs for TLS and a token, and --log-level.
+void AddServerFlags(CLI::App& app, ConnectionFlags& flags);
+
 // A controller and an executor in this process, joined by an in-process channel: the network's code path without the
 // network.
 class EmbeddedServers {

@@ -34,9 +34,12 @@ int main(int argc, char** argv) {
   flexquant::cli::AddServe(app, run);
   flexquant::cli::AddToken(app, run);
   flexquant::cli::AddInfo(app, run);
+  flexquant::cli::AddTop(app, run);
   flexquant::cli::AddBench(app, run);
   flexquant::cli::AddEvaluate(app, run);
   flexquant::cli::AddLoadgen(app, run);
+  flexquant::cli::AddCompletion(app, run);
+  flexquant::cli::AddMan(app, run);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

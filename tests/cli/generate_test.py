@@ -181,19 +181,3 @@ class TextTest(harness.CliTest):
         self.assertEqual(process.wait(harness.LIMIT), 0)
         os.close(ours)
         return output.decode()
-
-
-class ChatTest(harness.CliTest):
-    def test_history_is_kept_and_reset(self):
-        lines = b"My name is Zoe.\n/report\nWhat is my name?\n/report\n/reset\nHi.\n/report\n/help\n/quit\nnever\n"
-        out, err = self.flexquant("chat", "--model", harness.smollm2(), "--max-tokens", 24, stdin=lines)
-        prompts = [int(count) for count in re.findall(r"(\d+) prompt \+", err)]
-        self.assertEqual(len(prompts), 3)
-        self.assertGreater(prompts[1], prompts[0] + 10)
-        self.assertLess(prompts[2], prompts[1])
-        self.assertIn("/quit", err)
-        self.assertGreaterEqual(len(out.splitlines()), 3)
-
-    def test_model_without_template(self):
-        _, err = self.flexquant("chat", "--model", harness.stories(), stdin=b"hi\n", status=1)
-        self.assertIn("template", err)

@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
@@ -21,6 +22,11 @@ STORIES = DATA.parent / "models/stories260K"
 CACHE = pathlib.Path(os.environ.get("FLEXQUANT_CACHE", SOURCE / ".cache"))
 SMOLLM2 = pathlib.Path(os.environ.get("FLEXQUANT_SMOLLM2_GGUF", CACHE / "SmolLM2-135M-Instruct.Q4_1.gguf"))
 LIMIT = 120  # seconds a process may take
+
+# Mistral's: its marks are plain text, so any tokenizer will do.
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+            "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
+            "{{ message['content'] + eos_token }}{% endif %}{% endfor %}")
 
 _folder = pathlib.Path(tempfile.mkdtemp(prefix="flexquant-cli-test-"))
 atexit.register(shutil.rmtree, _folder, ignore_errors=True)
@@ -136,6 +142,30 @@ def stories(reference=True):
         raise unittest.SkipTest(f"no {STORIES}/stories260K.bin")
     flags = ("--keep-reference",) if reference else ()
     return _convert(f"stories{int(reference)}", STORIES / "stories260K.bin", "--group-size", "32", *flags)
+
+
+def _gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def add_chat_template(package):
+    """To a package whose tokenizer has none."""
+    tokenizer = package / "tokenizer.gguf"
+    data = tokenizer.read_bytes()
+    magic, version, tensors, fields = struct.unpack_from("<4sIQQ", data)
+    string_type = struct.pack("<I", 8)
+    tokenizer.write_bytes(struct.pack("<4sIQQ", magic, version, tensors, fields + 1) +
+                          _gguf_string("tokenizer.chat_template") + string_type + _gguf_string(TEMPLATE) + data[24:])
+
+
+@functools.lru_cache(None)
+def chatty():
+    """Package of stories260K with a chat template."""
+    package = _folder / "chatty"
+    shutil.copytree(stories(), package)
+    add_chat_template(package)
+    return package
 
 
 def smollm2_gguf():

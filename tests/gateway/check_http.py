@@ -229,6 +229,6 @@ class TlsTest(harness.CliTest):
 
 @contextlib.contextmanager
 def stack_with_tls(*flags):
-    with harness.server("flexquant", "--model", stack.model()) as (_, server):
+    with harness.server("flexquant", "--model", harness.chatty()) as (_, server):
         with harness.server("flexquant-gateway", "--server", server, *flags) as (_, address):
             yield address

@@ -135,8 +135,8 @@ class ServerTest(harness.CliTest):
     def test_an_answer_goes_on_on_the_next_controller(self):
         port = harness.free_port()
         listen = f"127.0.0.1:{port}"
-        with harness.server("flexquant-executor", "--model", stack.model(), "--threads", 1) as (executor, address):
-            flags = ("flexquant-controller", "--model", stack.model(), "--executor", address)
+        with harness.server("flexquant-executor", "--model", harness.chatty(), "--threads", 1) as (executor, address):
+            flags = ("flexquant-controller", "--model", harness.chatty(), "--executor", address)
             with harness.server(*flags, listen=listen) as (first, _):
                 with harness.server("flexquant-gateway", "--server", listen) as (gateway, http):
                     servers = stack.Stack(gateway, http, first, listen, executor)

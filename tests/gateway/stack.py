@@ -1,40 +1,12 @@
 """A gateway, a controller and an executor as processes, over a model that can chat."""
 
 import contextlib
-import functools
 import http.client
 import json
 import pathlib
-import shutil
-import struct
 import unittest
 
 import harness
-
-# Mistral's: its marks are plain text, so any tokenizer will do.
-TEMPLATE = ("{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-            "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"
-            "{{ message['content'] + eos_token }}{% endif %}{% endfor %}")
-
-
-def _gguf_string(text):
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-@functools.lru_cache(None)
-def model():
-    """Package of stories260K with a chat template."""
-    package = harness.new_folder() / "chatty"
-    shutil.copytree(harness.stories(), package)
-    tokenizer = package / "tokenizer.gguf"
-    data = tokenizer.read_bytes()
-    magic, version, tensors, fields = struct.unpack_from("<4sIQQ", data)
-    string_type = struct.pack("<I", 8)
-    tokenizer.write_bytes(struct.pack("<4sIQQ", magic, version, tensors, fields + 1) +
-                          _gguf_string("tokenizer.chat_template") + string_type + _gguf_string(TEMPLATE) + data[24:])
-    return package
-
 
 class Stack:
     """Addresses and processes."""
@@ -84,9 +56,9 @@ class Stack:
 
 @contextlib.contextmanager
 def stack(*gateway_flags, controller_flags=(), executor_flags=()):
-    with harness.server("flexquant-executor", "--model", model(), "--threads", 1,
+    with harness.server("flexquant-executor", "--model", harness.chatty(), "--threads", 1,
                         *executor_flags) as (executor, executor_address):
-        with harness.server("flexquant-controller", "--model", model(), "--executor", executor_address,
+        with harness.server("flexquant-controller", "--model", harness.chatty(), "--executor", executor_address,
                             *controller_flags) as (controller, server):
             with harness.server("flexquant-gateway", "--server", server, *gateway_flags) as (gateway, address):
                 result = Stack(gateway, address, controller, server, executor)
