@@ -94,7 +94,7 @@ class LibeditEditor final : public LineEditor {
     if (file_.empty()) {
       return absl::OkStatus();
     }
-    const absl::Status saved = Save();
+    absl::Status saved = Save();
     if (!saved.ok()) {
       file_.clear();
     }

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "absl/strings/str_cat.h"
@@ -36,7 +37,7 @@ std::string Cut(const std::string& text, size_t width) {
 }
 
 std::string Bar(double fraction, int cells, bool color) {
-  const int full = std::clamp(static_cast<int>(fraction * cells + 0.5), 0, cells);
+  const int full = std::clamp(static_cast<int>(std::lround(fraction * cells)), 0, cells);
   const std::string marks(static_cast<size_t>(full), '#');
   const std::string rest(static_cast<size_t>(cells - full), '.');
   if (!color) {
