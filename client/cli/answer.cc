@@ -55,6 +55,7 @@ void SumUp(const Arrivals& arrivals, v1::GenerateResponse& response) {
 absl::Status RunAnswer(const client::Client& client, v1::GenerateRequest request,
                        absl::FunctionRef<void(const v1::GenerationDelta&)> on_delta, Answer& answer) {
   request.mutable_output()->set_token_info(true);
+  request.mutable_output()->set_token_text(true);
   v1::GenerateResponse& response = answer.response;
   Arrivals arrivals;
   client::CancelToken cancel;

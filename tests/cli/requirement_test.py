@@ -91,10 +91,13 @@ class RequirementTest(harness.CliTest):
         arguments = ("--prompt", "Once upon a time", "--max-tokens", 100, "--ignore-eos", "--max-mean-kl", 0.1)
         plain = self.generate(calibrated(), *arguments, "--audit-rate", 0)
         audited = self.generate(calibrated(), *arguments, "--audit-rate", 1)
+        self.assertEqual(plain["tokens"][0], audited["tokens"][0])  # the prefill computes it
+        kl = [token.pop("audit_kl") for token in audited["tokens"][1:]]
         self.assertEqual(plain["tokens"], audited["tokens"])
+        self.assertAlmostEqual(sum(kl) / len(kl), audited["precision"]["audit"]["mean_kl"], 6)
         self.assertNotIn("audit", plain["precision"])
         audit = audited["precision"]["audit"]
-        self.assertEqual(audit["tokens"], 99)  # the prefill computes the first
+        self.assertEqual(audit["tokens"], 99)
         self.assertTrue(0 < audit["low_kl"] < audit["mean_kl"] < audit["high_kl"] < 0.3, audit)
         _, text = self.flexquant("generate", "--model", calibrated(), *arguments, "--audit-rate", 1)
         self.assertRegex(text, r"audit    KL 0\.\d+ nats measured on 99 tokens \(95 %: 0\.\d+ to 0\.\d+\)")
