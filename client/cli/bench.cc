@@ -168,7 +168,7 @@ absl::Status RunBench(const Flags& flags) {
   std::unique_ptr<MemoryRead> memory;
   if (flags.connection.embedded.device == "cpu") {
     const int threads = flags.connection.embedded.threads;
-    memory = std::make_unique<MemoryRead>(kReadBytes, threads > 0 ? threads : DefaultNumThreads());
+    FQ_ASSIGN_OR_RETURN(memory, MemoryRead::Create(kReadBytes, threads > 0 ? threads : DefaultNumThreads()));
   }
   Results results;
   results.cases = MakeBenchCases(flags.sizes, info, rival != nullptr);
