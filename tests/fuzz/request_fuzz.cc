@@ -102,7 +102,7 @@ void Generate(const std::string& bytes, const ModelPackage& model, uint64_t kv_t
   const controller::GenerationSpec& spec = *validated->spec;
   FQ_CHECK(!spec.prompt.empty() && spec.max_tokens >= 1);
   FQ_CHECK(spec.prompt.size() + spec.max_tokens <= static_cast<uint64_t>(model.config.max_context));
-  FQ_CHECK(spec.resumed.size() < spec.max_tokens);
+  FQ_CHECK(spec.resumed.size() <= spec.max_tokens);
   FQ_CHECK(spec.prefill_plan.Validate(model.layer_groups->count(), model.policies.has_reference).ok());
   CheckEcho(request, *validated, model, kv_tokens);
   RunSequence(std::move(validated->spec), model);
