@@ -17,6 +17,16 @@ AttentionShape MakeAttentionShape(int64_t heads, int64_t kv_heads, int64_t head_
           window, heads * head_dim, heads * head_dim, 1.0F / std::sqrt(static_cast<float>(head_dim))};
 }
 
+std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t rows, int64_t cols) {
+  std::vector<uint16_t> to(from.size());
+  for (size_t i = 0; i < from.size(); ++i) {
+    const auto in_matrix = static_cast<int64_t>(i) % (rows * cols);
+    const int64_t place = in_matrix % cols * rows + in_matrix / cols;
+    to[i - static_cast<size_t>(in_matrix) + static_cast<size_t>(place)] = from[i];
+  }
+  return to;
+}
+
 PagedCache::PagedCache(const AttentionShape& shape, const std::vector<int64_t>& lengths, uint32_t seed,
                        float deviation) {
   int64_t blocks = 1;

@@ -12,6 +12,9 @@ namespace flexquant::testing {
 AttentionShape MakeAttentionShape(int64_t heads, int64_t kv_heads, int64_t head_dim, int64_t block_tokens,
                                   int64_t window);
 
+// [..., rows, cols] to [..., cols, rows]: how the CPU's kernels have keys, whose rows are positions here.
+std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t rows, int64_t cols);
+
 // Keys and values of one layer of sequences of `lengths` tokens, normal values in shuffled blocks; what no position
 // uses holds NaN.
 class PagedCache {
@@ -21,8 +24,7 @@ class PagedCache {
   int64_t table_stride() const { return stride_; }
   const std::vector<uint32_t>& tables() const { return tables_; }  // [sequences, table_stride]
   const uint32_t* table(size_t sequence) const { return tables_.data() + sequence * static_cast<size_t>(stride_); }
-  // [blocks, num_kv_heads, block_tokens, head_dim]; the CPU's kernels have the last two of keys exchanged.
-  const std::vector<uint16_t>& k() const { return k_; }
+  const std::vector<uint16_t>& k() const { return k_; }  // [blocks, num_kv_heads, block_tokens, head_dim]
   const std::vector<uint16_t>& v() const { return v_; }
   // The same cache with this sequence's table alone.
   PagedCache Only(size_t sequence) const;

@@ -170,17 +170,6 @@ class CpuBackend : public Backend {
     }
   }
 
-  // [..., rows, cols] to [..., cols, rows]: a CPU's keys have another layout than those of the tests.
-  static std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t rows, int64_t cols) {
-    std::vector<uint16_t> to(from.size());
-    for (size_t i = 0; i < from.size(); ++i) {
-      const auto in_matrix = static_cast<int64_t>(i) % (rows * cols);
-      const int64_t place = in_matrix % cols * rows + in_matrix / cols;
-      to[i - static_cast<size_t>(in_matrix) + static_cast<size_t>(place)] = from[i];
-    }
-    return to;
-  }
-
   std::vector<float> Attend(const AttentionInput& input) const {
     const AttentionShape& shape = input.shape;
     const std::vector<uint16_t> keys = ExchangeLastTwo(input.cache->k(), shape.block_tokens, shape.head_dim);
