@@ -148,7 +148,11 @@ void HttpServer::Close() {
   if (closing_ >= 0) {
     eventfd_write(closing_, 1);
   }
-  stop();
+  // Not stop(): after it cpp-httplib leaves out the body of an answer whose head it has just sent. With its socket shut
+  // down, accepting fails and the server ends once its connections have.
+  if (port_ > 0 && !closed_.exchange(true)) {
+    ::shutdown(svr_sock_, SHUT_RDWR);
+  }
 }
 
 void HttpServer::Abort() {

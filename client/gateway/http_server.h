@@ -56,6 +56,7 @@ class HttpServer : public httplib::Server {
 
   const HttpServerOptions options_;
   int port_ = 0;
+  std::atomic<bool> closed_{false};
   int closing_ = -1;  // eventfd: readable once there are no further requests
   std::thread thread_;
   std::atomic<size_t> connections_{0};
