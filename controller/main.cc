@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -14,6 +13,7 @@
 #include "common/log.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
+#include "common/stop_signals.h"
 #include "controller/executor_directory.h"
 #include "controller/server.h"
 #include "spdlog/spdlog.h"
@@ -57,6 +57,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--model", flags.options.model_dir, "Folder made by `flexquant convert`")->required();
   flags.options.listen.address = "127.0.0.1:50051";
   flexquant::transport::AddListenFlags(app, flags.options.listen);
+  flexquant::transport::AddHealthListenFlag(app, flags.options.listen);
   app.add_option(
       "--tokens", flags.options.tokens_file,
       "JSON file of the tokens that callers must have and their tenants' limits; read again when it changes");
@@ -163,14 +164,7 @@ int Serve(const Flags& flags, const sigset_t& signals) {
       !WritePort("--metrics-port-file", flags.metrics_port_file, (*server)->metrics_port())) {
     return EXIT_FAILURE;
   }
-  int signal = 0;
-  sigwait(&signals, &signal);
-  spdlog::info("draining; a second signal ends at once");
-  std::thread([signals] {
-    int second = 0;
-    sigwait(&signals, &second);
-    std::_Exit(128 + second);
-  }).detach();
+  flexquant::WaitForStopSignal(signals, [](int second) { std::_Exit(128 + second); });
   (*server)->Shutdown(absl::Seconds(flags.drain_seconds));
   spdlog::info("stopped");
   return EXIT_SUCCESS;
@@ -179,12 +173,7 @@ int Serve(const Flags& flags, const sigset_t& signals) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Blocked before any thread exists, so that only sigwait sees them.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const sigset_t signals = flexquant::BlockStopSignals();
 
   CLI::App app("FlexQuant controller: serves text generation and schedules executors.");
   Flags flags;

@@ -45,6 +45,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   flags.options.listen.address = "127.0.0.1:50061";
   app.add_option("--model", flags.options.model_dir, "Model package: a folder made by `flexquant convert`")->required();
   transport::AddListenFlags(app, flags.options.listen);
+  transport::AddHealthListenFlag(app, flags.options.listen);
   app.add_option("--allow-client", flags.options.allowed_clients,
                  "With TLS: name that a client's certificate must carry; repeat for several")
       ->capture_default_str();

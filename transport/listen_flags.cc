@@ -17,6 +17,9 @@ void AddListenFlags(CLI::App& app, ListenOptions& options) {
   app.add_flag("--allow-plaintext", options.allow_plaintext,
                "Serve without TLS where others can connect too: only on a network that is safe by itself")
       ->excludes(certificate);
+}
+
+void AddHealthListenFlag(CLI::App& app, ListenOptions& options) {
   app.add_option("--health-listen", options.health_address,
                  "HOST:PORT to answer grpc.health.v1 on too, and nothing else, without TLS: for probes that have no "
                  "certificate");

@@ -6,9 +6,10 @@
 
 namespace flexquant::transport {
 
-// Adds --listen, --tls-cert, --tls-key, --tls-client-ca, --allow-plaintext and --health-listen; the address in
-// `options` is the default.
+// Adds --listen, --tls-cert, --tls-key, --tls-client-ca and --allow-plaintext; the address in `options` is the default.
 void AddListenFlags(CLI::App& app, ListenOptions& options);
+// Adds --health-listen, for servers of gRPC.
+void AddHealthListenFlag(CLI::App& app, ListenOptions& options);
 
 }  // namespace flexquant::transport
 

@@ -65,6 +65,7 @@ void AddServe(CLI::App& app, RunCommand& run) {
   command->add_option("--model", flags->embedded.model_dir, "Folder made by `flexquant convert`")->required();
   flags->listen.address = "127.0.0.1:50051";
   transport::AddListenFlags(*command, flags->listen);
+  transport::AddHealthListenFlag(*command, flags->listen);
   command->add_option("--tokens", flags->embedded.tokens_file,
                       "JSON file of the tokens that callers must have and their tenants' limits; read again when it "
                       "changes");

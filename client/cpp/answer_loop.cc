@@ -6,7 +6,6 @@
 #include <mutex>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cpp/answer_progress.h"
 #include "client/cpp/call_scope.h"
@@ -15,8 +14,6 @@
 namespace flexquant::client {
 namespace {
 
-// Between two attempts to take a stream up again.
-constexpr absl::Duration kResumePause = absl::Milliseconds(200);
 // So long an event waits for a pause at most when more and more come: long enough that a loop with too much to do
 // passes several tokens of an answer on together, which costs less, and short for whoever waits.
 constexpr absl::Duration kMaxTimeWithoutPause = absl::Milliseconds(1);
@@ -32,12 +29,8 @@ class AnswerLoop::Answer final : public RunningAnswer {
         listener_(listener),
         index_(index),
         authorization_(loop.client_.AuthorizationOf(token)),
-        progress_(request),
-        last_event_(absl::Now()) {
-    if (!resumes()) {
-      request_ = request;
-    }
-  }
+        progress_(request, loop.client_.resume_for_),
+        last_event_(absl::Now()) {}
 
   void Begin(std::shared_ptr<Answer> self) {
     self_ = std::move(self);
@@ -124,10 +117,7 @@ class AnswerLoop::Answer final : public RunningAnswer {
     std::unique_ptr<grpc::ClientAsyncReader<v1::GenerateStreamResponse>> reader;
     v1::GenerateStreamResponse event;
     grpc::Status status;
-    bool finished = false;  // its last message has come
   };
-
-  bool resumes() const { return loop_.client_.resume_for_ > absl::ZeroDuration(); }
 
   // With mutex_ held, as all that follow but TakeEvent.
   void Open() {
@@ -137,7 +127,7 @@ class AnswerLoop::Answer final : public RunningAnswer {
       call_->scope.context()->TryCancel();
     }
     v1::GenerateStreamRequest request;
-    *request.mutable_request() = resumes() ? progress_.request() : request_;
+    *request.mutable_request() = progress_.request();
     call_->reader =
         loop_.client_.inference_->PrepareAsyncGenerateStream(call_->scope.context(), request, &loop_.queue_);
     call_->reader->StartCall(this);
@@ -150,22 +140,12 @@ class AnswerLoop::Answer final : public RunningAnswer {
 
   bool TakeEvent() {
     last_event_ = absl::Now();
-    call_->finished = call_->event.has_finished();
-    bool told = false;
-    bool more = true;
     {
       const std::lock_guard lock(mutex_);
       read_on_ = false;
     }
-    const auto tell = [&](const v1::GenerateStreamResponse& event) {
-      told = true;
-      more = listener_->OnEvent(index_, event);
-    };
-    if (resumes()) {
-      progress_.Take(std::move(call_->event), tell);
-    } else {
-      tell(call_->event);
-    }
+    const bool told = progress_.Take(call_->event);
+    const bool more = !told || listener_->OnEvent(index_, call_->event);
     const std::lock_guard lock(mutex_);
     if (more || cancelled_ || read_on_) {
       Read();
@@ -176,13 +156,8 @@ class AnswerLoop::Answer final : public RunningAnswer {
   }
 
   void Close() {
-    // After `finished` there is nothing left to lose.
-    status_ = call_->finished ? absl::OkStatus() : loop_.client_.ToStatus(call_->status);
-    if (status_.ok() && !call_->finished) {
-      status_ = absl::InternalError("the server ended the answer without its last message");
-    }
-    if (status_.ok() || cancelled_ || !resumes() || !progress_.CanGoOnAfter(status_) ||
-        absl::Now() + kResumePause > last_event_ + loop_.client_.resume_for_) {
+    status_ = progress_.EndOf(loop_.client_.ToStatus(call_->status), loop_.client_.name_);
+    if (cancelled_ || !progress_.GoesOnAfter(status_)) {
       state_ = State::kEnded;
       return;
     }
@@ -195,7 +170,6 @@ class AnswerLoop::Answer final : public RunningAnswer {
   const size_t index_;
   const std::string authorization_;
   AnswerProgress progress_;
-  v1::GenerateRequest request_;   // without resuming
   std::shared_ptr<Answer> self_;  // until the end
   absl::Time last_event_;
   absl::Status status_;

@@ -1,21 +1,33 @@
 #include "client/cpp/answer_progress.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "proto/grpc_status.h"
 
 namespace flexquant::client {
 
-AnswerProgress::AnswerProgress(const v1::GenerateRequest& request)
-    : request_(request), wants_token_info_(request.output().token_info()) {
-  request_.mutable_output()->set_token_info(true);
+AnswerProgress::AnswerProgress(const v1::GenerateRequest& request, absl::Duration resume_for)
+    : request_(request),
+      resume_for_(resume_for),
+      wants_token_info_(request.output().token_info()),
+      last_event_(absl::Now()) {
+  if (resumes()) {
+    request_.mutable_output()->set_token_info(true);
+  }
 }
 
-void AnswerProgress::Take(v1::GenerateStreamResponse event,
-                          absl::FunctionRef<void(const v1::GenerateStreamResponse&)> on_event) {
+bool AnswerProgress::Take(v1::GenerateStreamResponse& event) {
+  last_event_ = absl::Now();
+  finished_ = event.has_finished();
+  if (!resumes()) {
+    return true;
+  }
   if (event.has_started()) {
     if (std::exchange(started_, true)) {
-      return;
+      return false;
     }
     const v1::GenerationStarted& started = event.started();
     request_.set_request_id(started.request_id());
@@ -35,12 +47,20 @@ void AnswerProgress::Take(v1::GenerateStreamResponse event,
       event.mutable_delta()->clear_tokens();
     }
   }
-  on_event(event);
+  return true;
 }
 
-bool AnswerProgress::CanGoOnAfter(const absl::Status& status) const {
+absl::Status AnswerProgress::EndOf(const absl::Status& call, const std::string& server) const {
+  if (finished_ || !call.ok()) {
+    return finished_ ? absl::OkStatus() : call;
+  }
+  return absl::InternalError(absl::StrCat("server ", server, " ended the answer without its last message"));
+}
+
+bool AnswerProgress::GoesOnAfter(const absl::Status& status, absl::Time deadline) const {
   const bool executor_lost = absl::IsAborted(status) && ErrorReason(status) == "EXECUTOR_LOST";
-  return started_ && (absl::IsUnavailable(status) || executor_lost);
+  return resumes() && started_ && (absl::IsUnavailable(status) || executor_lost) &&
+         absl::Now() + kResumePause <= std::min(deadline, last_event_ + resume_for_);
 }
 
 }  // namespace flexquant::client

@@ -2,7 +2,6 @@
 #define FLEXQUANT_CLIENT_CPP_ANSWER_STREAM_H_
 
 #include <memory>
-#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -31,17 +30,11 @@ class AnswerStream {
   AnswerStream(const Client& client, const v1::GenerateRequest& request, CallOptions options);
   void Open();
   absl::Status Close();
-  // Makes of the event what the user sees; false = nothing.
-  bool TakeEvent(v1::GenerateStreamResponse& event);
-  // Whether a call that ended like this is to be followed by another one.
-  bool GoesOnAfter(const absl::Status& status) const;
 
   const Client& client_;
   const CallOptions options_;
   const absl::Time deadline_;
-  v1::GenerateRequest request_;             // without resuming
-  std::optional<AnswerProgress> progress_;  // with it
-  absl::Time last_event_;
+  AnswerProgress progress_;
   std::unique_ptr<Call> call_;  // null between two calls
   bool ended_ = false;
   absl::Status status_;

@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <string>
-#include <thread>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/ascii.h"
@@ -13,8 +12,10 @@
 #include "common/log.h"
 #include "common/mapped_file.h"
 #include "common/status_macros.h"
+#include "common/stop_signals.h"
 #include "spdlog/spdlog.h"
 #include "transport/bearer_token.h"
+#include "transport/listen_flags.h"
 
 namespace {
 
@@ -30,24 +31,6 @@ struct Flags {
   double drain_seconds = 25;  // below Kubernetes' 30 s of grace
   double max_body_mb = 8;
 };
-
-void AddListenFlags(CLI::App& app, flexquant::transport::ListenOptions& listen) {
-  listen.address = "127.0.0.1:8080";
-  app.add_option("--listen", listen.address, "Address to serve on, HOST:PORT; port 0 takes any free one")
-      ->capture_default_str();
-  auto* certificate = app.add_option("--tls-cert", listen.tls.certificate,
-                                     "PEM file of the gateway's certificate and its chain: serve with TLS; this and "
-                                     "the other TLS files are read again when they change");
-  auto* key = app.add_option("--tls-key", listen.tls.key, "PEM file of its key, without a passphrase");
-  certificate->needs(key);
-  key->needs(certificate);
-  app.add_option("--tls-client-ca", listen.tls.ca,
-                 "PEM file of authorities: clients must show a certificate of one of them")
-      ->needs(certificate);
-  app.add_flag("--allow-plaintext", listen.allow_plaintext,
-               "Serve without TLS where others can connect too: only on a network that is safe by itself")
-      ->excludes(certificate);
-}
 
 void AddServerFlags(CLI::App& app, Flags& flags) {
   app.add_option("--server", flags.options.server, "HOST:PORT of a flexquant-controller or flexquant serve")
@@ -76,7 +59,8 @@ void AddServerFlags(CLI::App& app, Flags& flags) {
 void AddFlags(CLI::App& app, Flags& flags) {
   app.set_version_flag("--version", FLEXQUANT_VERSION);
   AddServerFlags(app, flags);
-  AddListenFlags(app, flags.options.http.listen);
+  flags.options.http.listen.address = "127.0.0.1:8080";
+  flexquant::transport::AddListenFlags(app, flags.options.http.listen);
   app.add_option("--cors-origin", flags.options.cors_origins,
                  "Origin of pages that may call from browsers, such as https://chat.example.com, or *; repeat for "
                  "several; default: only the gateway's own page");
@@ -123,14 +107,7 @@ absl::Status Serve(Flags& flags, const sigset_t& signals) {
   if (!flags.port_file.empty()) {
     FQ_RETURN_IF_ERROR(flexquant::WriteFile(flags.port_file, std::to_string(gateway->port()) + "\n"));
   }
-  int signal = 0;
-  sigwait(&signals, &signal);
-  spdlog::info("draining; a second signal ends at once");
-  std::thread([signals] {
-    int second = 0;
-    sigwait(&signals, &second);
-    std::_Exit(128 + second);
-  }).detach();
+  flexquant::WaitForStopSignal(signals, [](int second) { std::_Exit(128 + second); });
   gateway->Shutdown(absl::Seconds(flags.drain_seconds));
   spdlog::info("stopped");
   return absl::OkStatus();
@@ -139,12 +116,7 @@ absl::Status Serve(Flags& flags, const sigset_t& signals) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Blocked before any thread exists, so that only sigwait sees them.
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  const sigset_t signals = flexquant::BlockStopSignals();
 
   CLI::App app("FlexQuant gateway: OpenAI's API over HTTP, and a page, in front of a FlexQuant server.");
   Flags flags;

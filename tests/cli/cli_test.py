@@ -28,11 +28,7 @@ def main():
     else:
         suite = loader.discover(str(folder), pattern="*_test.py")
     result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(suite)
-    for test, reason in result.skipped:
-        print(f"SKIPPED {test.id()}: {reason}")
-    if not result.wasSuccessful():
-        return 1
-    return 77 if len(result.skipped) == result.testsRun else 0
+    return harness.exit_status(result)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,15 @@ def finish(process, limit=LIMIT):
     return process.returncode, out.decode(), err.decode()
 
 
+def exit_status(result):
+    """Of a run of tests: 0 passed, 1 failed, 77 all skipped; says what was skipped."""
+    for test, reason in result.skipped:
+        print(f"SKIPPED {test.id()}: {reason}")
+    if not result.wasSuccessful():
+        return 1
+    return 77 if len(result.skipped) == result.testsRun else 0
+
+
 def flexquant(*arguments, stdin=None, env=None):
     """Runs the command line to its end."""
     completed = subprocess.run([str(BIN / "flexquant"), *map(os.fsencode, map(str_or_bytes, arguments))],

@@ -143,11 +143,7 @@ class ReferenceTest(unittest.TestCase):
 
 def main():
     result = unittest.main(verbosity=2, exit=False).result
-    for test, reason in result.skipped:
-        print(f"SKIPPED {test.id()}: {reason}")
-    if not result.wasSuccessful():
-        return 1
-    return 77 if len(result.skipped) == result.testsRun else 0
+    return harness.exit_status(result)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def main():
             python = sys.executable
         os.environ["FLEXQUANT_GATEWAY_CLIENT"] = str(python)
         os.execv(python, [str(python), "-B", __file__, *sys.argv[1:]])
-    import cli_test  # needs the path above
+    import cli_test  # need the path above
+    import harness
 
     loader = unittest.TestLoader()
     if len(sys.argv) > 1:
@@ -64,11 +65,7 @@ def main():
     else:
         suite = loader.discover(str(FOLDER), pattern="check_*.py")
     result = unittest.TextTestRunner(verbosity=2, resultclass=cli_test.Result).run(suite)
-    for test, reason in result.skipped:
-        print(f"SKIPPED {test.id()}: {reason}")
-    if not result.wasSuccessful():
-        return 1
-    return 77 if len(result.skipped) == result.testsRun else 0
+    return harness.exit_status(result)
 
 
 if __name__ == "__main__":

@@ -26,11 +26,7 @@ def main():
         suite = loader.discover(str(FOLDER), pattern="check_*.py")
     with fixture.RUNNING:
         result = unittest.TextTestRunner(verbosity=2).run(suite)
-    for test, reason in result.skipped:
-        print(f"SKIPPED {test.id()}: {reason}")
-    if not result.wasSuccessful():
-        return 1
-    return SKIPPED if len(result.skipped) == result.testsRun else 0
+    return fixture.harness.exit_status(result)
 
 
 if __name__ == "__main__":
