@@ -400,10 +400,12 @@ TEST_F(ServiceTest, ServerInfoSaysTheLoad) {
     return response.server_info();
   };
   const absl::Time deadline = absl::Now() + absl::FromChrono(kPatience);
-  while (info().waiting_requests() == 0 && absl::Now() < deadline) {
+  // A request waits, if shortly, before it runs.
+  v1::ServerInfo loaded = info();
+  while ((loaded.waiting_requests() != 1 || loaded.running_requests() != 1) && absl::Now() < deadline) {
     std::this_thread::yield();
+    loaded = info();
   }
-  const v1::ServerInfo loaded = info();
   EXPECT_EQ(loaded.waiting_requests(), 1U);
   EXPECT_EQ(loaded.running_requests(), 1U);
   EXPECT_EQ(loaded.executors(0).running_sequences(), 1U);
