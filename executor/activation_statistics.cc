@@ -26,6 +26,39 @@ void AddSquares(absl::Span<const float> inputs, size_t rows, ThreadPool& pool, s
   });
 }
 
+// Adds the products of inputs [rows, cols] to each block's sums: each thread takes rows of them, so that every sum has
+// one order.
+void AddProducts(absl::Span<const float> inputs, int64_t rows, ThreadPool& pool, InputMoments& sums) {
+  constexpr int64_t kAtOnce = 4;
+  const int64_t cols = sums.cols();
+  pool.ParallelChunks(cols, 16, [&](int64_t begin, int64_t end, int /*thread*/) {
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t block = at / sums.size(0);
+      const int64_t first = sums.begin(block);
+      const int64_t size = sums.size(block);
+      float* const out = sums.row(block, at - first);
+      int64_t t = 0;
+      for (; t + kAtOnce <= rows; t += kAtOnce) {
+        const float* x = inputs.data() + t * cols + first;
+        const float a = x[at - first];
+        const float b = x[cols + at - first];
+        const float c = x[2 * cols + at - first];
+        const float d = x[3 * cols + at - first];
+        for (int64_t k = 0; k < size; ++k) {
+          out[k] += (a * x[k] + b * x[cols + k]) + (c * x[2 * cols + k] + d * x[3 * cols + k]);
+        }
+      }
+      for (; t < rows; ++t) {
+        const float* x = inputs.data() + t * cols + first;
+        const float a = x[at - first];
+        for (int64_t k = 0; k < size; ++k) {
+          out[k] += a * x[k];
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<ActivationStatistics> MeasureActivations(const ModelStore& store,
@@ -53,11 +86,14 @@ absl::StatusOr<ActivationStatistics> MeasureActivations(const ModelStore& store,
   FQ_ASSIGN_OR_RETURN(const auto runner, CpuModelRunner::Create(store, runner_options));
 
   std::vector<std::vector<double>> sums;
+  ActivationStatistics statistics;
   for (int group = 0; group < store.num_layer_groups(); ++group) {
     sums.emplace_back(static_cast<size_t>(store.layer_group(group).cols));
+    statistics.moments.emplace_back(store.layer_group(group).cols);
   }
   runner->set_input_observer([&](int group, int64_t rows, absl::Span<const float> inputs) {
     AddSquares(inputs, static_cast<size_t>(rows), runner->pool(), sums[static_cast<size_t>(group)]);
+    AddProducts(inputs, rows, runner->pool(), statistics.moments[static_cast<size_t>(group)]);
   });
   const PrecisionPlan plan = PrecisionPlan::Uniform(kReferencePrecision, store.num_layer_groups());
   std::vector<uint32_t> block_table(shape.num_blocks);
@@ -80,7 +116,9 @@ absl::StatusOr<ActivationStatistics> MeasureActivations(const ModelStore& store,
       options.progress(i + 1, windows.size());
     }
   }
-  ActivationStatistics statistics;
+  for (InputMoments& moments : statistics.moments) {
+    moments.Scale(1.0F / static_cast<float>(tokens));
+  }
   for (const std::vector<double>& sum : sums) {
     std::vector<float>& mean = statistics.mean_square.emplace_back();
     std::transform(sum.begin(), sum.end(), std::back_inserter(mean),

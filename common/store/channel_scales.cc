@@ -226,6 +226,19 @@ class Folded : public ModelSource {
   const std::vector<ChannelScales> scales_;
 };
 
+void FoldMoments(const std::vector<float>& columns, InputMoments& moments) {
+  for (int64_t block = 0; block < moments.num_blocks(); ++block) {
+    const float* scales = columns.data() + moments.begin(block);
+    const int64_t size = moments.size(block);
+    for (int64_t j = 0; j < size; ++j) {
+      float* const row = moments.row(block, j);
+      for (int64_t k = 0; k < size; ++k) {
+        row[k] /= scales[j] * scales[k];
+      }
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<ChannelScales>> FindChannelScales(ModelSource& source,
@@ -242,6 +255,9 @@ ActivationStatistics FoldStatistics(const ModelConfig& config, const std::vector
         ColumnScales(config, static_cast<LayerGroupKind>(kind), scales[group / kLayerGroupsPerBlock][kind]);
     for (size_t j = 0; j < columns.size(); ++j) {
       statistics.mean_square[group][j] /= columns[j] * columns[j];
+    }
+    if (!columns.empty() && group < statistics.moments.size()) {
+      FoldMoments(columns, statistics.moments[group]);
     }
   }
   return statistics;

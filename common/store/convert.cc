@@ -114,6 +114,13 @@ class Converter {
     return options_.activations->mean_square[index];
   }
 
+  const InputMoments* Moments(size_t index) const {
+    if (options_.activations == nullptr || index >= options_.activations->moments.size()) {
+      return nullptr;
+    }
+    return &options_.activations->moments[index];
+  }
+
   absl::Status WriteMatrix(const MatrixSpec& spec, size_t index, WeightsFileWriter& writer) {
     FQ_ASSIGN_OR_RETURN(const std::vector<float> weights, ReadMatrix(spec));
     if (!options_.only_reference) {
@@ -124,8 +131,8 @@ class Converter {
 
   absl::Status WritePlanes(const MatrixSpec& spec, size_t index, const std::vector<float>& weights,
                            WeightsFileWriter& writer) {
-    const NestedMatrixBuffers planes =
-        QuantizeNested(weights, spec.rows, spec.cols, options_.group_size, options_.num_threads, Importance(index));
+    const NestedMatrixBuffers planes = QuantizeNested(weights, spec.rows, spec.cols, options_.group_size,
+                                                      options_.num_threads, Importance(index), Moments(index));
     AddErrors(weights, planes.view());
     const auto write_bytes = [&](const char* suffix, const std::vector<uint8_t>& plane) {
       stored_bytes_ += plane.size();

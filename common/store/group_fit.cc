@@ -22,15 +22,6 @@ constexpr int kShifts = 16;
 // distance at best.
 constexpr float kMaxZero = 1800;
 
-// Squared errors count in units of the width's step, 4^bits; 3 and 4 bits twice.
-struct Width {
-  int mask;
-  float mid;
-  float weight;
-};
-constexpr std::array<Width, 5> kWidths = {
-    {{0xE0, 15.5F, 128}, {0xF0, 7.5F, 512}, {0xF8, 3.5F, 1024}, {0xFC, 1.5F, 4096}, {0xFF, 0, 65536}}};
-
 float RoundUpToHalf(float value) {
   const uint16_t half = FloatToHalf(value);
   return HalfToFloat(HalfToFloat(half) < value ? static_cast<uint16_t>(half + 1) : half);
@@ -40,7 +31,7 @@ float RoundUpToHalf(float value) {
 inline float PositionCost(float position) {
   const int code = CodeAt(position);
   float cost = 0;
-  for (const Width& width : kWidths) {
+  for (const NestedWidth& width : kNestedWidths) {
     const float error = static_cast<float>(code & width.mask) + (width.mid - position);
     cost += width.weight * error * error;
   }

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_COMMON_STORE_GROUP_FIT_H_
 #define FLEXQUANT_COMMON_STORE_GROUP_FIT_H_
 
+#include <array>
 #include <cstdint>
 
 #include "absl/types/span.h"
@@ -28,6 +29,16 @@ struct GroupFit {
 // (SmolLM2), at 5 and 6 bits by 3 to 6 % and at 8 bits by 2 to 5 %, and leaves 3 bits; in groups of 32 it lowers it at
 // 3 bits by 5 % and at 4 bits by 9 %. Nothing gets worse.
 GroupFit FitGroup(absl::Span<const float> weights, absl::Span<const float> importance = {});
+
+// A width as a part of nested codes: its bits, the middle of what they leave out, and how much its squared error counts
+// (in units of the step of the width, 4^bits; 3 and 4 bits twice).
+struct NestedWidth {
+  int mask;
+  float mid;
+  float weight;
+};
+inline constexpr std::array<NestedWidth, 5> kNestedWidths = {
+    {{0xE0, 15.5F, 128}, {0xF0, 7.5F, 512}, {0xF8, 3.5F, 1024}, {0xFC, 1.5F, 4096}, {0xFF, 0, 65536}}};
 
 // Nearest code to a position on the scale of codes. Clips as an integer: compilers put that in vector lanes.
 inline int CodeAt(float position) {

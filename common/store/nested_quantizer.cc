@@ -4,9 +4,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "common/check.h"
 #include "common/half.h"
+#include "common/store/code_descent.h"
 #include "common/store/group_fit.h"
 #include "common/thread_pool.h"
 
@@ -47,36 +49,110 @@ void PackUnit(const UnitCodes& f, const UnitPlanes& out) {
   }
 }
 
+// What PackUnit packed, of unit `index` of a whole matrix.
+UnitCodes UnpackUnit(const NestedMatrix& matrix, int64_t index) {
+  const uint8_t* base3 = matrix.base3 + 3 * index * kPlaneWordBytes;
+  const uint8_t* bit4 = matrix.bit4 + index * kPlaneWordBytes;
+  const uint8_t* bit5 = matrix.bit5 + index * kPlaneWordBytes;
+  const uint8_t* bit6 = matrix.bit6 + index * kPlaneWordBytes;
+  const uint8_t* bits78 = matrix.bits78 + 2 * index * kPlaneWordBytes;
+  UnitCodes codes;
+  for (size_t i = 0; i < kPlaneWordBytes; ++i) {
+    const unsigned a = base3[i];
+    const unsigned b = base3[kPlaneWordBytes + i];
+    const unsigned c = base3[2 * kPlaneWordBytes + i];
+    const unsigned top3[kUnitRegisters] = {a >> 5U,
+                                           a >> 2U & 7U,
+                                           b >> 5U,
+                                           b >> 2U & 7U,
+                                           c >> 5U,
+                                           c >> 2U & 7U,
+                                           (a & 3U) << 1U | (c >> 1U & 1U),
+                                           (b & 3U) << 1U | (c & 1U)};
+    for (unsigned r = 0; r < kUnitRegisters; ++r) {
+      const unsigned low = bits78[(r / 4) * kPlaneWordBytes + i];
+      codes[r][i] = static_cast<uint8_t>(top3[r] << 5U | (bit4[i] >> r & 1U) << 4U | (bit5[i] >> r & 1U) << 3U |
+                                         (bit6[i] >> r & 1U) << 2U | (low >> (2 * (r % 4)) & 3U));
+    }
+  }
+  return codes;
+}
+
+struct Source {
+  absl::Span<const float> weights;     // [rows, cols]
+  absl::Span<const float> importance;  // [cols] or empty
+  const InputMoments* moments = nullptr;
+};
+
+// One row's codes, and what they stand for.
+class RowQuantizer {
+ public:
+  RowQuantizer(const Source& source, int64_t cols, int64_t group_size)
+      : source_(source),
+        group_size_(group_size),
+        positions_(static_cast<size_t>(cols)),
+        scales_(positions_.size()),
+        codes_(positions_.size()) {
+    if (source.moments != nullptr) {
+      descent_.emplace(*source.moments);
+    }
+  }
+
+  // Scales and zeros go to `pairs`, a group 2 * kTileRows further than the one before; those of zeros stay as they are.
+  const std::vector<uint8_t>& Quantize(int64_t row, uint16_t* pairs) {
+    const auto cols = static_cast<int64_t>(codes_.size());
+    for (int64_t begin = 0; begin < cols; begin += group_size_, pairs += 2 * kTileRows) {
+      FitRange(row, begin, std::min(begin + group_size_, cols), pairs);
+    }
+    if (descent_.has_value()) {
+      descent_->Refine(positions_, scales_, absl::MakeSpan(codes_));
+    }
+    return codes_;
+  }
+
+ private:
+  void FitRange(int64_t row, int64_t begin, int64_t end, uint16_t* pair) {
+    const auto size = static_cast<size_t>(end - begin);
+    const auto values =
+        source_.weights.subspan(static_cast<size_t>(row) * codes_.size() + static_cast<size_t>(begin), size);
+    const GroupFit fit =
+        FitGroup(values, source_.importance.empty() ? source_.importance
+                                                    : source_.importance.subspan(static_cast<size_t>(begin), size));
+    std::fill(scales_.begin() + begin, scales_.begin() + end, fit.scale);
+    std::fill(codes_.begin() + begin, codes_.begin() + end, 0);
+    if (fit.scale == 0) {
+      return;
+    }
+    pair[0] = FloatToHalf(fit.scale);
+    pair[kTileRows] = FloatToHalf(fit.zero);
+    const float inverse = 1 / fit.scale;
+    for (size_t i = 0; i < size; ++i) {
+      const size_t k = static_cast<size_t>(begin) + i;
+      positions_[k] = values[i] * inverse + fit.zero;
+      codes_[k] = static_cast<uint8_t>(CodeAt(positions_[k]));
+    }
+  }
+
+  const Source& source_;
+  const int64_t group_size_;
+  std::vector<float> positions_;
+  std::vector<float> scales_;
+  std::vector<uint8_t> codes_;
+  std::optional<CodeDescent> descent_;
+};
+
 // Quantises the rows of one tile and packs them.
-void QuantizeTile(absl::Span<const float> weights, absl::Span<const float> importance, int64_t tile,
-                  NestedMatrixBuffers& out) {
+void QuantizeTile(RowQuantizer& quantizer, int64_t tile, NestedMatrixBuffers& out) {
   const NestedMatrix shape = out.view();
   const int64_t units = shape.units();
   std::vector<UnitCodes> codes(static_cast<size_t>(units), UnitCodes{});
-  for (int64_t row = 0; row < kTileRows; ++row) {
-    const int64_t n = tile * kTileRows + row;
-    if (n >= out.rows) {
-      break;
-    }
-    for (int64_t group = 0; group < shape.groups(); ++group) {
-      const int64_t begin = group * out.group_size;
-      const int64_t end = std::min(begin + out.group_size, out.cols);
-      const auto values = weights.subspan(static_cast<size_t>(n * out.cols + begin), static_cast<size_t>(end - begin));
-      const GroupFit fit = FitGroup(
-          values, importance.empty() ? importance : importance.subspan(static_cast<size_t>(begin), values.size()));
-      if (fit.scale == 0) {
-        continue;
-      }
-      uint16_t* scales = &out.scales[static_cast<size_t>((tile * shape.groups() + group) * 2 * kTileRows)];
-      scales[row] = FloatToHalf(fit.scale);
-      scales[kTileRows + row] = FloatToHalf(fit.zero);
-      const float inverse = 1 / fit.scale;
-      for (int64_t k = begin; k < end; ++k) {
-        const int64_t in_unit = k % kUnitCols;
-        codes[static_cast<size_t>(k / kUnitCols)][static_cast<size_t>(in_unit / kRegisterCols)]
-             [static_cast<size_t>(row * kRegisterCols + in_unit % kRegisterCols)] =
-                 static_cast<uint8_t>(CodeAt(values[static_cast<size_t>(k - begin)] * inverse + fit.zero));
-      }
+  for (int64_t row = 0; row < std::min(kTileRows, out.rows - tile * kTileRows); ++row) {
+    const std::vector<uint8_t>& row_codes = quantizer.Quantize(
+        tile * kTileRows + row, &out.scales[static_cast<size_t>(tile * shape.groups() * 2 * kTileRows + row)]);
+    for (int64_t k = 0; k < out.cols; ++k) {
+      const int64_t in_unit = k % kUnitCols;
+      codes[static_cast<size_t>(k / kUnitCols)][static_cast<size_t>(in_unit / kRegisterCols)]
+           [static_cast<size_t>(row * kRegisterCols + in_unit % kRegisterCols)] = row_codes[static_cast<size_t>(k)];
     }
   }
   for (int64_t unit = 0; unit < units; ++unit) {
@@ -103,9 +179,10 @@ NestedMatrix NestedMatrixBuffers::view() const {
 }
 
 NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows, int64_t cols, int64_t group_size,
-                                   int num_threads, absl::Span<const float> importance) {
+                                   int num_threads, absl::Span<const float> importance, const InputMoments* moments) {
   FQ_CHECK(weights.size() == static_cast<size_t>(rows * cols));
   FQ_CHECK(importance.empty() || importance.size() == static_cast<size_t>(cols));
+  FQ_CHECK(moments == nullptr || moments->cols() == cols);
   FQ_CHECK(group_size > 0 && group_size % kUnitCols == 0);
   NestedMatrixBuffers out;
   out.rows = rows;
@@ -119,13 +196,28 @@ NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows
   out.bit6.resize(words);
   out.bits78.resize(2 * words);
   out.scales.resize(static_cast<size_t>(shape.tiles() * shape.groups() * 2 * kTileRows));
+  const Source source = {weights, importance, moments};
   ThreadPool pool(num_threads);
   pool.ParallelFor(shape.tiles(), [&](int64_t begin, int64_t end, int /*thread*/) {
+    RowQuantizer quantizer(source, cols, group_size);
     for (int64_t tile = begin; tile < end; ++tile) {
-      QuantizeTile(weights, importance, tile, out);
+      QuantizeTile(quantizer, tile, out);
     }
   });
   return out;
+}
+
+void DecodeTile(const NestedMatrix& matrix, int64_t tile, uint8_t* codes, int64_t stride) {
+  FQ_CHECK(tile >= 0 && tile < matrix.tiles());
+  for (int64_t unit = 0; unit < matrix.units(); ++unit) {
+    const UnitCodes registers = UnpackUnit(matrix, tile * matrix.units() + unit);
+    for (int64_t r = 0; r < kUnitRegisters; ++r) {
+      for (int64_t row = 0; row < kTileRows; ++row) {
+        std::memcpy(codes + row * stride + unit * kUnitCols + r * kRegisterCols,
+                    registers[static_cast<size_t>(r)].data() + row * kRegisterCols, kRegisterCols);
+      }
+    }
+  }
 }
 
 void DequantizeRow(const NestedMatrix& matrix, int64_t row, int bits, absl::Span<float> out) {

@@ -6,6 +6,7 @@
 
 #include "absl/types/span.h"
 #include "common/nested_matrix.h"
+#include "common/store/input_moments.h"
 
 namespace flexquant {
 
@@ -22,9 +23,14 @@ struct NestedMatrixBuffers {
 };
 
 // Quantises row-major `weights` [rows, cols], finite. Errors in column k count by importance[k] (FitGroup); empty = all
-// alike. Thread-safe. `num_threads` >= 1.
+// alike. With `moments` of the inputs codes then move to where the errors of products are least (CodeDescent).
+// Thread-safe. `num_threads` >= 1.
 NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows, int64_t cols, int64_t group_size,
-                                   int num_threads = 1, absl::Span<const float> importance = {});
+                                   int num_threads = 1, absl::Span<const float> importance = {},
+                                   const InputMoments* moments = nullptr);
+
+// The 8-bit codes of a tile: 16 rows, `stride` bytes apart, padded to whole units of columns.
+void DecodeTile(const NestedMatrix& matrix, int64_t tile, uint8_t* codes, int64_t stride);
 
 // Slow, plain decoding of one row at `bits` in {3, 4, 5, 6, 8} into out [cols]; the definition the kernels are tested
 // against.

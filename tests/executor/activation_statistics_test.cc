@@ -86,10 +86,39 @@ TEST(MeasureActivationsTest, AreTheMeanSquaresOfWhatEntersALayer) {
   for (size_t j = 0; j < hidden; ++j) {
     EXPECT_NEAR(static_cast<double>(measured->mean_square[0][j]), expected[j], 1e-5 * expected[j]) << j;
   }
+  // Products of two columns; their diagonal is the mean squares.
+  ASSERT_EQ(measured->moments.size(), 9U);
+  for (size_t group = 0; group < 9; ++group) {
+    const InputMoments& moments = measured->moments[group];
+    const std::vector<float>& squares = measured->mean_square[group];
+    ASSERT_EQ(moments.cols(), static_cast<int64_t>(squares.size()));
+    ASSERT_EQ(moments.num_blocks(), 1);
+    for (int64_t j = 0; j < moments.cols(); ++j) {
+      const float square = squares[static_cast<size_t>(j)];
+      EXPECT_NEAR(moments.row(0, j)[j], square, 1e-5F * square) << "group " << group << ", column " << j;
+      EXPECT_EQ(moments.row(0, j)[0], moments.row(0, 0)[j]) << "group " << group << ", column " << j;
+    }
+  }
+  double product = 0;
+  for (const std::vector<uint32_t>& window : windows) {
+    for (const uint32_t token : window) {
+      const float* row = embedding + token * hidden;
+      double square = config.rms_norm_eps;
+      for (size_t j = 0; j < hidden; ++j) {
+        square += std::pow(static_cast<double>(row[j]), 2) / static_cast<double>(hidden);
+      }
+      const absl::Span<const float> norm = model->store().block(0).attention_norm;
+      product += static_cast<double>(row[2]) * static_cast<double>(norm[2]) * static_cast<double>(row[5]) *
+                 static_cast<double>(norm[5]) / square / 42;
+    }
+  }
+  EXPECT_NEAR(static_cast<double>(measured->moments[0].row(0, 2)[5]), product,
+              1e-5 * std::sqrt(expected[2] * expected[5]));
   options.num_threads = 1;
   const auto alone = MeasureActivations(model->store(), windows, options);
   ASSERT_TRUE(alone.ok()) << alone.status();
   EXPECT_EQ(alone->mean_square, measured->mean_square);
+  EXPECT_EQ(alone->moments, measured->moments);
 }
 
 TEST(MeasureActivationsTest, RefusesWhatItCannotMeasure) {

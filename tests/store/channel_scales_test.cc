@@ -63,10 +63,16 @@ TEST(ChannelScalesTest, LargeActivationsGetFinerStepsInPowersOfTwo) {
   EXPECT_EQ(scales[0][kQkv], std::vector<float>(64, 1.0F));
   EXPECT_EQ(scales, Find(source, statistics, 1));
 
+  for (const std::vector<float>& squares : statistics.mean_square) {
+    statistics.moments.emplace_back(static_cast<int64_t>(squares.size()));
+  }
+  statistics.moments[4].row(0, 7)[9] = 6;
   const ActivationStatistics folded = FoldStatistics(source.config(), scales, statistics);
   EXPECT_EQ(folded.mean_square[4][7], 10000 / (scales[1][kQkv][7] * scales[1][kQkv][7]));
   EXPECT_EQ(folded.mean_square[5][16 + 3], 20000 / (scales[1][kO][3] * scales[1][kO][3]));
   EXPECT_EQ(folded.mean_square.back(), statistics.mean_square.back());
+  const std::vector<float>& qkv = scales[1][kQkv];
+  EXPECT_EQ(folded.moments[4].row(0, 7)[9], 6 / (qkv[7] * qkv[9]));
 }
 
 TEST(ChannelScalesTest, StopsWhenAsked) {
