@@ -1,6 +1,7 @@
 #include "controller/layer_groups.h"
 
 #include "common/check.h"
+#include "common/rescoring.h"
 
 namespace flexquant::controller {
 
@@ -25,6 +26,10 @@ LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype re
     add(config.hidden_size, config.intermediate_size);
   }
   add(config.vocab_size, config.hidden_size);
+  const auto again = RescoredBytes(config.vocab_size, config.hidden_size, group_size);
+  for (const int bits : kPrecisions) {
+    bytes_.back()[static_cast<size_t>(bits)] += IsRescored(bits) ? static_cast<uint64_t>(again) : 0;
+  }
 }
 
 uint64_t LayerGroups::BytesRead(const PrecisionPlan& plan) const {

@@ -26,7 +26,8 @@ class LayerGroups {
 
   // Mean bits a weight. `plan` has count() entries.
   double MeanBits(const PrecisionPlan& plan) const { return plan.MeanBits(num_weights_); }
-  // Bytes of planes and scales that one pass at `plan` reads.
+  // Bytes of planes and scales that one pass of one token at `plan` reads, rows that are scored again included
+  // (common/rescoring.h).
   uint64_t BytesRead(const PrecisionPlan& plan) const;
   // Of one layer group; `bits` in [0, kReferencePrecision].
   uint64_t BytesRead(int group, int bits) const {

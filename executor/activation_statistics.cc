@@ -83,6 +83,7 @@ absl::StatusOr<ActivationStatistics> MeasureActivations(const ModelStore& store,
   runner_options.kv_cache_bytes = shape.Bytes();
   runner_options.max_sequences = 1;
   runner_options.max_step_tokens = static_cast<uint32_t>(longest);
+  runner_options.rescore = false;  // nothing runs below 8 bits
   FQ_ASSIGN_OR_RETURN(const auto runner, CpuModelRunner::Create(store, runner_options));
 
   std::vector<std::vector<double>> sums;

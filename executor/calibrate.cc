@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/calibration/ladder_builder.h"
 #include "common/calibration/requirement_builder.h"
+#include "common/rescoring.h"
 #include "common/status_macros.h"
 #include "executor/calibration_forward.h"
 #include "executor/calibration_work.h"
@@ -99,6 +100,7 @@ absl::Status Calibrator::Start() {
   CalibrationForward::Options options;
   options.num_threads = options_.num_threads;
   options.isa = options_.isa;
+  options.rescore = options_.rescore;
   options.cancelled = options_.cancelled;
   size_t longest = 0;
   for (const auto* windows : {&windows_.sensitivity, &windows_.holdout}) {
@@ -246,8 +248,11 @@ void Calibrator::Report(double done, const std::string& what) {
 std::vector<Rung> Calibrator::PlanRungs() const {
   std::vector<GroupBytes> bytes(progress_.sums.size());
   for (size_t group = 0; group < bytes.size(); ++group) {
+    const bool head = options_.rescore && group + 1 == bytes.size();
     for (size_t level = 0; level < kPrecisions.size(); ++level) {
-      bytes[group][level] = store_.layer_group(static_cast<int>(group)).BytesRead(kPrecisions[level]);
+      const NestedMatrix& matrix = store_.layer_group(static_cast<int>(group));
+      const int bits = kPrecisions[level];
+      bytes[group][level] = head ? HeadBytesRead(matrix, bits) : matrix.BytesRead(bits);
     }
   }
   return ThinOut(GreedyPath(progress_.Sensitivities(), bytes), options_.num_rungs);

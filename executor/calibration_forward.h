@@ -40,6 +40,7 @@ class CalibrationForward {
     int num_threads = 0;  // as in CpuRunnerOptions
     std::string isa;
     int64_t max_positions = 512;  // of a window, in [1, the model's context]
+    bool rescore = true;          // as in CpuRunnerOptions
     // Polled before every block; true ends a pass with CANCELLED. May be empty.
     std::function<bool()> cancelled;
   };

@@ -10,6 +10,7 @@
 #include "common/half.h"
 #include "common/status_macros.h"
 #include "common/store/nested_quantizer.h"
+#include "executor/cpu_choice.h"
 #include "executor/for_rows.h"
 #include "executor/rope.h"
 
@@ -46,40 +47,6 @@ bool AllFinite(absl::Span<const float> values) {
 
 bool UsesReference(const SequenceInput& sequence) { return sequence.plan->bits[0] == kReferencePrecision; }
 
-// Empty unless threads are to be pinned.
-absl::StatusOr<std::vector<int>> ChooseCpus(const CpuRunnerOptions& options, int num_threads) {
-  if (!options.pin) {
-    return std::vector<int>();
-  }
-  const std::vector<int> cores = PhysicalCpus();
-  if (options.first_core + num_threads > static_cast<int>(cores.size())) {
-    return absl::InvalidArgumentError(absl::StrCat("pinning ", options.first_core + num_threads,
-                                                   " threads to cores of their own: this process may use ",
-                                                   cores.size(), "; lower --threads or leave out --pin"));
-  }
-  const auto first = cores.begin() + options.first_core;
-  return std::vector<int>(first, first + num_threads);
-}
-
-absl::StatusOr<Isa> ChooseIsa(const std::string& name) {
-  if (name.empty()) {
-    return BestIsa();
-  }
-  const std::optional<Isa> isa = ParseIsa(name);
-  if (isa.has_value() && IsaSupported(*isa)) {
-    return *isa;
-  }
-  std::vector<std::string> usable;
-  for (const Isa candidate : AllIsas()) {
-    if (IsaSupported(candidate)) {
-      usable.emplace_back(IsaName(candidate));
-    }
-  }
-  return absl::InvalidArgumentError(absl::StrCat("instruction set '", name, "' ",
-                                                 isa.has_value() ? "is not supported by this machine" : "is unknown",
-                                                 "; usable here: ", absl::StrJoin(usable, ", ")));
-}
-
 absl::Status CheckRange(absl::string_view what, int64_t value, int64_t low, int64_t high) {
   if (value < low || value > high) {
     return absl::InvalidArgumentError(absl::StrCat(what, " is ", value, "; allowed: ", low, " to ", high));
@@ -109,10 +76,10 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const
   FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
                       KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
   const int num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
-  FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options, num_threads));
+  FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options.pin, options.first_core, num_threads));
   auto runner = std::unique_ptr<CpuModelRunner>(
       new CpuModelRunner(store, options, rank, num_threads, std::move(cpus), GetCpuKernels(isa)));
-  FQ_RETURN_IF_ERROR(runner->Allocate(shape));
+  FQ_RETURN_IF_ERROR(runner->Allocate(shape, options.rescore));
   return runner;
 }
 
@@ -124,14 +91,15 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
       rank_(rank),
       pool_(num_threads, std::move(cpus)),
       linear_(kernels, pool_),
+      rescorer_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
       qkv_order_(options.max_step_tokens),
       o_order_(options.max_step_tokens),
       gate_up_order_(options.max_step_tokens),
       down_order_(options.max_step_tokens),
       head_order_(options.max_step_tokens) {
-  info_.device =
-      absl::StrCat("cpu ", IsaName(kernels.isa), ", ", num_threads, num_threads == 1 ? " thread" : " threads");
+  info_.device = absl::StrCat("cpu ", IsaName(kernels.isa), ", ", num_threads,
+                              num_threads == 1 ? " thread" : " threads", options.rescore ? "" : ", head not rescored");
   info_.num_layer_groups = store.num_layer_groups();
   info_.has_reference = store.has_reference();
   info_.vocab_size = rank.config.vocab_size;
@@ -156,7 +124,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
   attention_tasks_.reserve(options.max_step_tokens / kAttentionTokens + options.max_sequences);
 }
 
-absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
+absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore) {
   info_.kv_blocks = shape.num_blocks;
   FQ_ASSIGN_OR_RETURN(cache_, KvCache::Create(shape));
 
@@ -181,6 +149,10 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape) {
   };
   for (const auto& [buffer, bytes] : buffers) {
     FQ_ASSIGN_OR_RETURN(*buffer, LazyBuffer::Allocate(bytes, "activations"));
+  }
+  if (rescore) {
+    FQ_RETURN_IF_ERROR(
+        rescorer_.Allocate(store_.lm_head(), rank_.shard.vocab.begin, info_.vocab_size, info_.max_step_tokens));
   }
   return linear_.Allocate(store_, info_.max_step_tokens);
 }
@@ -411,6 +383,7 @@ absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output)
   bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, all_logits + rank_.shard.vocab.begin, vocab,
                                   [](int64_t, int64_t) {});
   FQ_RETURN_IF_ERROR(WaitForRanks());
+  FQ_RETURN_IF_ERROR(RescoreHead(all_logits));
 
   pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
     for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
@@ -424,6 +397,17 @@ absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output)
     }
   });
   return absl::OkStatus();
+}
+
+absl::Status CpuModelRunner::RescoreHead(float* all_logits) {
+  if (!rescorer_.Wanted(head_order_)) {
+    return absl::OkStatus();
+  }
+  // Ranks choose from all logits and so alike; none may write before all have chosen.
+  rescorer_.Choose(head_order_, all_logits);
+  FQ_RETURN_IF_ERROR(WaitForRanks());
+  bytes_read_ += rescorer_.Rescore(head_order_, linear_.Inputs(store_.lm_head(), head_order_), all_logits);
+  return WaitForRanks();
 }
 
 void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread,

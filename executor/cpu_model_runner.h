@@ -16,6 +16,7 @@
 #include "common/store/model_store.h"
 #include "common/thread_pool.h"
 #include "executor/cpu_linear.h"
+#include "executor/head_rescorer.h"
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
 #include "executor/model_runner.h"
@@ -35,6 +36,7 @@ struct CpuRunnerOptions {
   uint64_t kv_cache_bytes = 0;     // as in KvCache::Plan
   uint32_t max_sequences = 64;     // in [1, 4096]
   uint32_t max_step_tokens = 512;  // in [1, 65536]
+  bool rescore = true;             // heads below 8 bits: common/rescoring.h
 };
 
 // What makes a runner one rank of a group, whose store is the rank's share of a model.
@@ -92,7 +94,7 @@ class CpuModelRunner : public ModelRunner {
  private:
   CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank, int num_threads,
                  std::vector<int> cpus, const CpuKernels& kernels);
-  absl::Status Allocate(const KvCache::Shape& shape);
+  absl::Status Allocate(const KvCache::Shape& shape, bool rescore);
 
   // A token of the step: its sequence and position.
   struct Row {
@@ -111,6 +113,7 @@ class CpuModelRunner : public ModelRunner {
   void LookUpEmbeddings(const StepBatch& batch);
   absl::Status RunBlock(const StepBatch& batch, int64_t layer);
   absl::Status RunHead(const StepBatch& batch, StepOutput* output);
+  absl::Status RescoreHead(float* all_logits);
   absl::Status PrepareO(const NestedMatrix& o, int group);
   absl::Status PrepareDown(const NestedMatrix& down, int group);
   // Until every rank has written what all read.
@@ -135,6 +138,7 @@ class CpuModelRunner : public ModelRunner {
   RunnerInfo info_;
   ThreadPool pool_;
   CpuLinear linear_;
+  HeadRescorer rescorer_;
   KvCache cache_;
   AttentionShape attention_shape_;
   std::vector<double> rope_frequencies_;

@@ -58,7 +58,7 @@ struct DecodeResult {
   std::string plan;
   int batch = 0;
   int64_t context = 0;
-  double weight_bytes = 0;  // read once for all sequences, at the largest width
+  double weight_bytes = 0;  // read once for all sequences, at the largest width; rescored rows of the head for each
   double kv_bytes = 0;
   StepTime graph;       // the captured graph alone
   StepTime held;        // with the inputs copied before every step, the plan the same

@@ -29,6 +29,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   runner.kv_cache_bytes = options.kv_cache_bytes;
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
+  runner.rescore = options.rescore;
   if (options.tensor_parallel != 1) {
     TensorParallelOptions parallel;
     parallel.ranks = options.tensor_parallel;
@@ -75,6 +76,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCudaRunner(const ModelStore& 
   runner.kv_cache_bytes = options.kv_cache_bytes;
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
+  runner.rescore = options.rescore;
   if (devices.size() > 1) {
     return CreateCudaRanks(store, runner, devices, TensorParallelOptions());
   }

@@ -119,9 +119,19 @@ struct CpuKernels {
   // gives it. An error of log_sum_exp counts only squared, so that distributions that hardly differ are measured to
   // about 1e-6.
   double (*kl_divergence)(const float* p, float p_log_sum_exp, const float* q, float q_log_sum_exp, int64_t n);
+
+  // Tokens of logits [n], n >= 1, that rescoring scores again (common/rescoring.h), at most `limit`, into tokens
+  // [limit], in no order; returns how many. `workspace` has LikeliestWorkspaceBytes(n, limit) bytes, aligned to 4.
+  // Logits that are not finite are never among them.
+  int64_t (*likeliest)(const float* logits, int64_t n, int64_t limit, uint32_t* tokens, void* workspace);
+
+  // Sum over k of scale * (code - zero) * x[k], fp32, for a row of 8-bit codes padded to whole units of 32 columns;
+  // scales [groups][2]: scale and zero.
+  float (*dot_codes)(const uint8_t* codes, const float* scales, const float* x, int64_t cols, int64_t group_size);
 };
 
 size_t NestedGemmWorkspaceBytes(const NestedMatrix& w);
+size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit);
 size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t max_positions);
 
 // Best instruction set of this machine.

@@ -336,7 +336,8 @@ void AddReplayFlags(CLI::App& decode, ReplayFlags& flags) {
                   "is run, beside the steps")
       ->needs(schedule);
   AddEmbeddedFlags(decode, flags.embedded);
-  for (const char* name : {"--device", "--threads", "--isa", "--lookahead", "--kv-cache-gb", "--log-level"}) {
+  for (const char* name :
+       {"--device", "--threads", "--isa", "--no-rescoring", "--lookahead", "--kv-cache-gb", "--log-level"}) {
     decode.get_option(name)->needs(schedule);
   }
   for (CLI::Option* option : decode.get_options()) {
@@ -374,12 +375,7 @@ absl::Status RunReplay(const ReplayFlags& flags) {
   if (flags.random) {
     FQ_ASSIGN_OR_RETURN(stepper, executor::MakeDeviceStepper(flags.device));
   } else {
-    executor::ExecutorOptions options;
-    options.device = flags.embedded.device;
-    options.num_threads = flags.embedded.threads;
-    options.isa = flags.embedded.isa;
-    options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
-    FQ_ASSIGN_OR_RETURN(runner, executor::CreateRunner(*store, options));
+    FQ_ASSIGN_OR_RETURN(runner, executor::CreateRunner(*store, ExecutorOptionsOf(flags.embedded)));
     size_t longest = 0;
     for (const auto& window : plans) {
       longest = std::max(longest, window.size());

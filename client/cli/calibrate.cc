@@ -35,9 +35,9 @@ struct Flags {
 
 // Everything that changes a measured number, but not the machine.
 std::string ProgressKey(const Flags& flags, const ModelStore& store, const std::string& text_checksum) {
-  const std::string settings =
-      absl::StrCat(FLEXQUANT_VERSION, " ", store.revision(), " ", text_checksum, " ", flags.share.tokens, " ",
-                   flags.share.holdout, " ", flags.share.window, " ", flags.rungs);
+  const std::string settings = absl::StrCat(FLEXQUANT_VERSION, " ", store.revision(), " ", text_checksum, " ",
+                                            flags.share.tokens, " ", flags.share.holdout, " ", flags.share.window, " ",
+                                            flags.rungs, flags.embedded.no_rescoring ? " not rescored" : "");
   return Checksum(settings.data(), settings.size());
 }
 
@@ -65,6 +65,7 @@ absl::StatusOr<executor::CalibrateResult> Measure(const Flags& flags, const Mode
   options.num_rungs = flags.rungs;
   options.num_threads = flags.embedded.threads;
   options.isa = flags.embedded.isa;
+  options.rescore = !flags.embedded.no_rescoring;
   options.cancelled = [] { return Interrupt::Requested(); };
   options.save = [&folder](const CalibrationProgress& progress) { return SaveProgress(folder, progress); };
   absl::StatusOr<executor::CalibrateResult> result;

@@ -99,6 +99,8 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
   }
   app.add_option("--isa", flags.isa, "Instruction set of the CPU; default: the best there is")
       ->check(CLI::IsMember(isas));
+  app.add_flag("--no-rescoring", flags.no_rescoring,
+               "Do not score the likeliest tokens again at 8 bits where the head has fewer; for comparisons");
   app.add_option("--lookahead", flags.lookahead,
                  "1: send a step before the result of the one before it; 0: wait for every result")
       ->check(CLI::Range(0, 1))
@@ -107,6 +109,19 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
       ->check(CLI::Range(0.0, 1e5))
       ->capture_default_str();
   AddLogLevelFlag(app, flags);
+}
+
+executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags) {
+  executor::ExecutorOptions options;
+  options.model_dir = flags.model_dir;
+  options.num_threads = flags.threads;
+  options.pin_threads = flags.pin;
+  options.device = flags.device;
+  options.tensor_parallel = flags.tensor_parallel;
+  options.isa = flags.isa;
+  options.rescore = !flags.no_rescoring;
+  options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
+  return options;
 }
 
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags) {
@@ -137,9 +152,9 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddEmbeddedFlags(app, flags.embedded);
   AddTensorParallelFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
-  ExcludeAll(
-      server, app,
-      {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+  ExcludeAll(server, app,
+             {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--no-rescoring", "--lookahead",
+              "--kv-cache-gb", "--audit-rate"});
 }
 
 void AddServerFlags(CLI::App& app, ConnectionFlags& flags) {
@@ -154,14 +169,7 @@ absl::StatusOr<std::unique_ptr<EmbeddedServers>> EmbeddedServers::Start(
     std::function<void(const absl::Status&)> on_failure) {
   ConfigureLog(flags.log_level);
   auto servers = std::unique_ptr<EmbeddedServers>(new EmbeddedServers);
-  executor::ExecutorOptions executor_options;
-  executor_options.model_dir = flags.model_dir;
-  executor_options.num_threads = flags.threads;
-  executor_options.pin_threads = flags.pin;
-  executor_options.device = flags.device;
-  executor_options.tensor_parallel = flags.tensor_parallel;
-  executor_options.isa = flags.isa;
-  executor_options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
+  executor::ExecutorOptions executor_options = ExecutorOptionsOf(flags);
   executor_options.on_failure = std::move(on_failure);
   FQ_ASSIGN_OR_RETURN(servers->executor_, executor::ExecutorServer::Create(executor_options));
   FQ_RETURN_IF_ERROR(Interrupt::Check());

@@ -23,6 +23,7 @@ struct EmbeddedFlags {
   std::string isa;
   int lookahead = 1;
   double kv_cache_gb = 0;
+  bool no_rescoring = false;
   double audit_rate = 0.01;
   std::string log_level = "error";
   std::string tokens_file;  // of a server that listens; empty = everybody may use it
@@ -37,8 +38,9 @@ struct ConnectionFlags {
   std::string token_file = {};          // empty = the environment's FLEXQUANT_TOKEN, if any
 };
 
-// Adds --device, --threads, --isa, --lookahead, --kv-cache-gb and --log-level.
+// Adds --device, --threads, --pin, --isa, --no-rescoring, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
+executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags);
 // Of commands that start EmbeddedServers.
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --audit-rate, for commands that start a controller.

@@ -107,12 +107,7 @@ void PrintAsJson(const Flags& flags, const ModelStore& store, size_t num_windows
 absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool all) {
   ConfigureLog(flags.embedded.log_level);
   FQ_ASSIGN_OR_RETURN(const auto store, ModelStore::Open(flags.embedded.model_dir));
-  executor::ExecutorOptions options;
-  options.device = flags.embedded.device;
-  options.num_threads = flags.embedded.threads;
-  options.isa = flags.embedded.isa;
-  options.kv_cache_bytes = static_cast<uint64_t>(flags.embedded.kv_cache_gb * 1e9);
-  FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, options));
+  FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, ExecutorOptionsOf(flags.embedded)));
   if (!flags.policies.empty() || !flags.report.folder.empty()) {
     FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
     PolicyFlags policy = flags.policy;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/precision.h"
+#include "common/rescoring.h"
 #include "common/status_macros.h"
 #include "common/store/manifest.h"
 
@@ -18,7 +19,7 @@ uint64_t BytesAtPrecision(const ModelStore& store, int bits) {
   for (int group = 0; group < store.num_layer_groups(); ++group) {
     bytes += store.layer_group(group).BytesRead(bits);
   }
-  return bytes;
+  return bytes - store.lm_head().BytesRead(bits) + HeadBytesRead(store.lm_head(), bits);
 }
 
 Json ShapeJson(const ModelConfig& config) {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "common/precision.h"
+#include "common/rescoring.h"
 #include "common/status_macros.h"
 
 namespace flexquant::executor {
@@ -122,6 +123,9 @@ BytesByKind CudaBenchModel::SetWidths(int batch, const std::string& plan) {
     const LayerGroupKind kind = LayerGroupKindOf(group, static_cast<int>(config_.num_layers));
     bytes[static_cast<size_t>(kind)] += static_cast<double>(weights_->layer_group(group).BytesRead(most));
   }
+  const uint8_t* head = arrays_->widths() + (groups_ - 1) * kMaxRows;
+  bytes[static_cast<size_t>(LayerGroupKind::kLmHead)] +=
+      static_cast<double>(forward_->RescoringBytes(std::count_if(head, head + batch, IsRescored)));
   return bytes;
 }
 

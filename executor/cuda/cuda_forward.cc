@@ -7,12 +7,14 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
+#include "common/rescoring.h"
 #include "common/status_macros.h"
 #include "executor/rope.h"
 #include "kernels/cuda/activation_blocks.h"
 #include "kernels/cuda/attention_decode.h"
 #include "kernels/cuda/embedding.h"
 #include "kernels/cuda/prefill_fused.h"
+#include "kernels/cuda/rescoring.h"
 #include "kernels/cuda/rope_kv.h"
 
 namespace flexquant::executor {
@@ -21,6 +23,8 @@ namespace {
 constexpr size_t kGemmWorkspaceBytes = size_t{64} << 20;
 constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
 constexpr int kMaxRows = cuda::kMaxGemvRows;
+static_assert(cuda::kRescoringSteps == kRescoringSteps && cuda::kRescoringStepsPerNat == kRescoringStepsPerNat &&
+              IsRescored(cuda::kRescoredBits - 1) && !IsRescored(cuda::kRescoredBits));
 
 // Widths whose activations have 15 bits, as a mask.
 uint32_t FineWidths() {
@@ -54,7 +58,7 @@ absl::Status CublasStatus(cublasStatus_t status, const char* what) {
 
 // What Allocate takes beside the KV cache, by the same list.
 struct ForwardSizes {
-  size_t rope, hidden, qkv, inner, attended, half, row_scale, logits, counts, gemv, attention, sampling;
+  size_t rope, hidden, qkv, inner, attended, half, row_scale, logits, counts, gemv, attention, sampling, rescoring;
 
   ForwardSizes(const ModelConfig& c, const CudaForwardShape& shape, const ForwardRank& rank) {
     const int64_t sampled = rank.peers == nullptr ? c.vocab_size : rank.rank == 0 ? rank.vocab_size : 0;
@@ -82,10 +86,12 @@ struct ForwardSizes {
     consider(c.vocab_size, c.hidden_size, false);
     attention = cuda::AttentionDecodeWorkspaceBytes(DecodeShape(c, shape));
     sampling = sampled == 0 ? 0 : cuda::SamplingWorkspaceBytes(kMaxRows, static_cast<int>(sampled));
+    const int64_t vocab = rank.peers == nullptr ? c.vocab_size : rank.vocab_size;
+    rescoring = shape.rescore ? cuda::RescoringWorkspaceBytes(kMaxRows, static_cast<int>(RescoredRows(vocab))) : 0;
   }
   size_t Total() const {
     return rope + hidden + qkv + inner + attended + half + row_scale + logits + counts + gemv + attention + sampling +
-           kGemmWorkspaceBytes + kCublasWorkspaceBytes;
+           rescoring + kGemmWorkspaceBytes + kCublasWorkspaceBytes;
   }
 };
 
@@ -143,6 +149,7 @@ absl::Status CudaForward::Allocate() {
       {&gemv_workspace_, sizes.gemv},
       {&attention_workspace_, sizes.attention},
       {&sampling_workspace_, sizes.sampling},
+      {&rescoring_workspace_, sizes.rescoring},
       {&gemm_workspace_, kGemmWorkspaceBytes},
       {&cublas_workspace_, kCublasWorkspaceBytes},
   };
@@ -161,6 +168,15 @@ absl::Status CudaForward::Allocate() {
   FQ_RETURN_IF_CUDA_ERROR(cuda::LaunchRopeTable(device.as<double>(), static_cast<int>(frequencies.size()),
                                                 static_cast<int>(shape_.max_context), rope_.as<float2>(), stream_));
   return CudaStatus(cudaStreamSynchronize(stream_), "the rotary table");
+}
+
+uint64_t CudaForward::RescoringBytes(int64_t tokens) const {
+  if (!shape_.rescore) {
+    return 0;
+  }
+  const cuda::DeviceNestedMatrix& head = weights_.lm_head();
+  return static_cast<uint64_t>(
+      CeilDiv(tokens * RescoredBytes(Vocab(), head.cols, head.group_size) * head.rows, Vocab()));
 }
 
 uint16_t* CudaForward::Keys(int64_t layer) const {
@@ -382,6 +398,7 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   head.y = rank_logits_ + rank_.vocab_begin;
   head.ldy = Vocab();
   FQ_RETURN_IF_ERROR(LaunchGemv("lm_head", head));
+  FQ_RETURN_IF_ERROR(LaunchRescoring(inputs, hidden, rows));
   FQ_RETURN_IF_ERROR(LaunchBarrier());
   if (!FirstRank()) {
     return absl::OkStatus();
@@ -398,6 +415,35 @@ absl::Status CudaForward::LaunchHeadRows(const PassInputs& inputs, const float* 
   sampling.max_rows = rows;
   sampling.workspace = sampling_workspace_.as<void>();
   return Launch("sampling", [&] { return cuda::LaunchSampling(sampling, stream_, DependentLaunch()); });
+}
+
+absl::Status CudaForward::LaunchRescoring(const PassInputs& inputs, const float* hidden, int rows) {
+  const auto limit = static_cast<int>(RescoredRows(Vocab()));
+  if (!shape_.rescore || limit == 0) {
+    return absl::OkStatus();
+  }
+  cuda::RescoringParams params;
+  params.head = weights_.lm_head();
+  params.vocab_begin = rank_.vocab_begin;
+  params.vocab = static_cast<int>(Vocab());
+  params.limit = limit;
+  params.x = hidden;
+  params.ldx = config_.hidden_size;
+  params.norm_weight = weights_.final_norm();
+  params.norm_eps = static_cast<float>(config_.rms_norm_eps);
+  params.widths = inputs.widths + static_cast<int64_t>(LmHeadIndex(static_cast<int>(config_.num_layers))) * kMaxRows;
+  params.logits = rank_logits_;
+  params.stride = Vocab();
+  params.num_rows = inputs.num_rows;
+  params.max_rows = rows;
+  params.portable = shape_.portable;
+  params.workspace = rescoring_workspace_.as<void>();
+  // Every rank chooses from all ranks' logits, and so the same tokens; none may write before all have chosen.
+  FQ_RETURN_IF_ERROR(LaunchBarrier());
+  FQ_RETURN_IF_ERROR(
+      Launch("rescoring choice", [&] { return cuda::LaunchRescoringChoice(params, stream_, DependentLaunch()); }));
+  FQ_RETURN_IF_ERROR(LaunchBarrier());
+  return Launch("rescoring", [&] { return cuda::LaunchRescoring(params, stream_, DependentLaunch()); });
 }
 
 }  // namespace flexquant::executor

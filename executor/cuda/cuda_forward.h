@@ -28,6 +28,7 @@ struct CudaForwardShape {
   int64_t max_rows = 0;           // tokens of a prefill chunk
   bool portable = false;          // kernels for sm_80 and up instead of Hopper's
   bool keep_low_columns = false;  // cuda::GemvTuning
+  bool rescore = true;            // heads below 8 bits: common/rescoring.h
 };
 
 // What makes a pass one rank's of a group: `config` and `weights` are the rank's share then.
@@ -89,6 +90,9 @@ class CudaForward {
   // Adds a sequence's tokens to the counts that penalties read, in `slot` < kMaxGemvRows.
   absl::Status LaunchCounts(int slot, bool clear, const uint32_t* tokens, int num_tokens, bool answer);
 
+  // Bytes of the head that rescoring `tokens` rows of logits reads, at most; of a rank: its share.
+  uint64_t RescoringBytes(int64_t tokens) const;
+
   // [kMaxGemvRows, vocab] of the last LaunchDecode or LaunchHead.
   const float* logits() const { return logits_.as<float>(); }
 
@@ -121,6 +125,8 @@ class CudaForward {
   absl::Status LaunchLargeBlock(const PassInputs& inputs, int64_t layer, int rows, absl::Span<const uint8_t> bits);
   absl::Status LaunchRopeKv(const PassInputs& inputs, int64_t layer, int rows, const float* bias, bool one_sequence);
   absl::Status LaunchHeadRows(const PassInputs& inputs, const float* hidden, int rows, cuda::RowSample* results);
+  // Behind the head's product of `hidden`.
+  absl::Status LaunchRescoring(const PassInputs& inputs, const float* hidden, int rows);
   // Rotates and stores the new keys and values, too.
   absl::Status LaunchAttentionDecode(const PassInputs& inputs, int64_t layer, int rows);
   absl::Status LaunchAttentionPrefill(const PassInputs& inputs, int64_t layer, int rows, AttentionOutput output);
@@ -153,7 +159,8 @@ class CudaForward {
   DeviceBuffer gemv_workspace_;
   DeviceBuffer attention_workspace_;
   DeviceBuffer sampling_workspace_;
-  DeviceBuffer gemm_workspace_;  // dequantised tiles
+  DeviceBuffer rescoring_workspace_;  // every rank's own
+  DeviceBuffer gemm_workspace_;       // dequantised tiles
   DeviceBuffer cublas_workspace_;
   float* rank_logits_ = nullptr;  // logits_ of rank 0, which samples: every rank writes its columns
 };

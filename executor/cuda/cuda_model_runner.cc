@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/precision.h"
+#include "common/rescoring.h"
 #include "common/status_macros.h"
 #include "executor/kv_cache.h"
 
@@ -140,6 +141,7 @@ absl::Status CudaModelRunner::Initialise(CudaRunnerOptions options, const CudaRa
   shape.max_context = config.max_context;
   shape.max_rows = options.max_step_tokens;
   shape.portable = options.portable || !cuda::HopperPathSupported();
+  shape.rescore = options.rescore;
   FQ_RETURN_IF_ERROR(Load(options, rank, shape));
 
   info_.device =
@@ -469,6 +471,13 @@ void CudaModelRunner::CountBytes(const StepBatch& batch, const std::vector<size_
     }
     output->weight_bytes_read += static_cast<uint64_t>(weights_->layer_group(group).BytesRead(bits));
   }
+  // But each row of logits has tokens of its own that are scored again.
+  int64_t rescored = 0;
+  for (const size_t s : sequences) {
+    const SequenceInput& sequence = batch.sequences[s];
+    rescored += IsRescored(sequence.plan->bits.back()) ? sequence.NumHeadRows() : 0;
+  }
+  output->weight_bytes_read += forward_->RescoringBytes(rescored);
 }
 
 }  // namespace flexquant::executor

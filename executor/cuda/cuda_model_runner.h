@@ -30,6 +30,7 @@ struct CudaRunnerOptions {
   uint32_t max_sequences = 64;      // in [1, 64]
   uint32_t max_step_tokens = 2048;  // in [1, 65536]
   bool portable = false;            // the kernels for sm_80 and up even where Hopper's would run
+  bool rescore = true;              // heads below 8 bits: common/rescoring.h
 };
 
 // What makes a runner one rank of a group; its store is the whole model's.

@@ -37,6 +37,11 @@ size_t NestedGemmWorkspaceBytes(const NestedMatrix& /*w*/) {
   return static_cast<size_t>(kUnpackedBytes + kChunkSumsBytes + kWorkspaceAlignment);
 }
 
+size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit) {
+  // A maximum a block, then the tokens of `limit` blocks and of less than 16 vectors of at most 16 lanes behind them.
+  return static_cast<size_t>(n / 16 + 16 * limit + 16 * 16) * sizeof(uint32_t);
+}
+
 size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t /*max_positions*/) {
   return static_cast<size_t>(AttentionWorkspaceFloats(shape.head_dim)) * sizeof(float) +
          static_cast<size_t>(kWorkspaceAlignment);

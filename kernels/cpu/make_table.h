@@ -6,6 +6,7 @@
 #include "kernels/cpu/kl_divergence.h"
 #include "kernels/cpu/logit_stats.h"
 #include "kernels/cpu/reference_gemm.h"
+#include "kernels/cpu/rescoring.h"
 #include "kernels/cpu/tables.h"
 
 namespace flexquant {
@@ -26,7 +27,9 @@ constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested
           &StoreValues<F32>,
           &Attention<F32>,
           &ComputeLogitStats<F32>,
-          &KlDivergence<F32>};
+          &KlDivergence<F32>,
+          &Likeliest<F32>,
+          &DotCodes<F32>};
 }
 
 }  // namespace flexquant

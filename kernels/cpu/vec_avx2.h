@@ -33,6 +33,9 @@ struct F32 {
   static F32 FromBf16(__m128i x) { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16))}; }
   static F32 LoadBf16(const uint16_t* p) { return FromBf16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static F32 LoadBf16N(const uint16_t* p, int64_t n) { return FromBf16(LoadShorts(p, n)); }
+  static F32 LoadBytes(const uint8_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+  }
   void Store(float* p) const { _mm256_storeu_ps(p, v); }
   void StoreN(float* p, int64_t n) const { _mm256_maskstore_ps(p, First(n), v); }
   void StoreHalfN(uint16_t* p, int64_t n) const {

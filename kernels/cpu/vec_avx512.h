@@ -26,6 +26,9 @@ struct F32 {
   static F32 FromBf16(__m256i x) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16))}; }
   static F32 LoadBf16(const uint16_t* p) { return FromBf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static F32 LoadBf16N(const uint16_t* p, int64_t n) { return FromBf16(_mm256_maskz_loadu_epi16(First(n), p)); }
+  static F32 LoadBytes(const uint8_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
   void Store(float* p) const { _mm512_storeu_ps(p, v); }
   void StoreN(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, First(n), v); }
   void StoreHalfN(uint16_t* p, int64_t n) const {

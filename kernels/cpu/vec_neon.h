@@ -29,6 +29,11 @@ struct F32 {
   static F32 LoadHalfN(const uint16_t* p, int64_t n) { return LoadHalf(Padded<uint16_t>(p, n).values); }
   static F32 LoadBf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
   static F32 LoadBf16N(const uint16_t* p, int64_t n) { return LoadBf16(Padded<uint16_t>(p, n).values); }
+  static F32 LoadBytes(const uint8_t* p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))))};
+  }
   void Store(float* p) const { vst1q_f32(p, v); }
   void StoreN(float* p, int64_t n) const {
     float padded[kLanes];

@@ -83,6 +83,9 @@ struct F32 {
   static F32 LoadBf16N(const uint16_t* p, int64_t n) {
     return Make([p, n](int64_t i) { return i < n ? BitsToFloat(static_cast<uint32_t>(p[i]) << 16) : 0.0F; });
   }
+  static F32 LoadBytes(const uint8_t* p) {
+    return Make([p](int64_t i) { return static_cast<float>(p[i]); });
+  }
   void Store(float* p) const { std::memcpy(p, v, sizeof(v)); }
   void StoreN(float* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) {

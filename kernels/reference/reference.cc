@@ -5,6 +5,9 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <utility>
+
+#include "common/rescoring.h"
 
 namespace flexquant::reference {
 namespace {
@@ -289,6 +292,24 @@ std::vector<double> Attention(const AttentionShape& shape, const AttentionSequen
     }
   }
   return out;
+}
+
+std::vector<int64_t> Likeliest(const float* logits, int64_t n, int64_t limit) {
+  const float largest = *std::max_element(logits, logits + n);
+  std::vector<int64_t> kept;
+  for (int k = 1; k <= kRescoringSteps; ++k) {
+    std::vector<int64_t> within;
+    for (int64_t i = 0; i < n; ++i) {
+      if (std::floor((largest - logits[i]) * kRescoringStepsPerNat) < static_cast<float>(k)) {
+        within.push_back(i);
+      }
+    }
+    if (static_cast<int64_t>(within.size()) > limit) {
+      break;
+    }
+    kept = std::move(within);
+  }
+  return kept;
 }
 
 Stats LogitStats(const float* logits, int64_t n) {

@@ -54,6 +54,9 @@ std::vector<double> SiluMul(const float* gate, const float* up, int64_t n);
 std::vector<double> Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                               const uint16_t* v_cache);
 
+// Tokens that rescoring scores again, ascending (common/rescoring.h).
+std::vector<int64_t> Likeliest(const float* logits, int64_t n, int64_t limit);
+
 struct Stats {
   double max_logit = 0;
   double log_sum_exp = 0;

@@ -3,9 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <numeric>
 
 #include "common/half.h"
+#include "common/rescoring.h"
 #include "common/store/nested_quantizer.h"
+#include "kernels/reference/reference.h"
 
 namespace flexquant::executor {
 namespace {
@@ -54,6 +57,14 @@ Vector Multiply(const NestedMatrix& w, int bits, const Vector& x, absl::Span<con
     }
   }
   return y;
+}
+
+void Rescore(const NestedMatrix& head, const Vector& input, Vector& logits) {
+  const std::vector<float> floats(logits.begin(), logits.end());
+  for (const int64_t token : reference::Likeliest(floats.data(), head.rows, RescoredRows(head.rows))) {
+    const std::vector<float> weights = WeightRow(head, token, kTopPrecision);
+    logits[static_cast<size_t>(token)] = std::inner_product(input.begin(), input.end(), weights.begin(), 0.0);
+  }
 }
 
 Vector Normed(const Vector& x, absl::Span<const float> weight, double eps) {
@@ -194,8 +205,11 @@ std::vector<double> NaiveForward(const ModelStore& store, const std::vector<uint
   }
   std::vector<double> logits;
   for (const Vector& token : x) {
-    const Vector row =
-        Multiply(store.lm_head(), plan.bits[group], Normed(token, store.final_norm(), config.rms_norm_eps), {});
+    const Vector input = Normed(token, store.final_norm(), config.rms_norm_eps);
+    Vector row = Multiply(store.lm_head(), plan.bits[group], input, {});
+    if (IsRescored(plan.bits[group])) {
+      Rescore(store.lm_head(), input, row);
+    }
     logits.insert(logits.end(), row.begin(), row.end());
   }
   return logits;

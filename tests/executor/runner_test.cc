@@ -4,9 +4,11 @@
 #include <cmath>
 #include <random>
 
+#include "common/rescoring.h"
 #include "executor/evaluate.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/reference/reference.h"
 #include "tests/executor/test_model.h"
 
 namespace flexquant::executor {
@@ -111,7 +113,7 @@ TEST_F(RunnerTest, SequencesMayShareBlocks) {
             std::vector<float>(alone.begin() + static_cast<ptrdiff_t>(8 * vocab), alone.end()));
 }
 
-TEST_F(RunnerTest, CountsEachWidthOnce) {
+TEST_F(RunnerTest, CountsEachWidthOnceAndRescoredRowsForEachToken) {
   const auto bytes = [&](int bits) {
     uint64_t sum = 0;
     for (int group = 0; group < model_->store().num_layer_groups(); ++group) {
@@ -131,13 +133,50 @@ TEST_F(RunnerTest, CountsEachWidthOnce) {
   const std::vector<uint32_t> b = {1};
   const std::vector<uint32_t> c = {2};
   EXPECT_EQ(read({{Input(tokens, 0, eight, a)}}), bytes(8));
-  EXPECT_EQ(read({{Input(tokens, 0, three, a), Input(tokens, 0, three, b)}}), bytes(3));
+  // Of every token whose logits are wanted.
+  const NestedMatrix& head = model_->store().lm_head();
+  const uint64_t again = 3 * (HeadBytesRead(head, 3) - head.BytesRead(3));
+  EXPECT_GT(again, 0U);
+  EXPECT_EQ(read({{Input(tokens, 0, three, a), Input(tokens, 0, three, b)}}), bytes(3) + 2 * again);
   EXPECT_EQ(read({{Input(tokens, 0, eight, a), Input(tokens, 0, three, b), Input(tokens, 0, eight, c)}}),
-            bytes(3) + bytes(8));
+            bytes(3) + bytes(8) + again);
   SequenceInput without_logits = Input(tokens, 0, eight, a);
   without_logits.num_logits = 0;
   EXPECT_EQ(read({{without_logits}}), bytes(8) - model_->store().lm_head().BytesRead(8));
   EXPECT_TRUE(output.sequences[0].logits.empty());
+}
+
+// The likeliest tokens by the head's few bits get the logits that the head has at 8 bits, the others keep theirs.
+TEST_F(RunnerTest, ScoresTheLikeliestTokensAgain) {
+  const auto tokens = model_->Tokens(20);
+  CpuRunnerOptions options = SmallOptions(model_->store());
+  options.rescore = false;
+  const auto plain_runner = MakeRunner(model_->store(), options);
+  const int64_t vocab = model_->store().config().vocab_size;
+  const int64_t limit = RescoredRows(vocab);
+  const auto top = AllLogits(*runner_, tokens, model_->Uniform(8), Blocks(0, 5), {20});
+  EXPECT_EQ(AllLogits(*plain_runner, tokens, model_->Uniform(8), Blocks(0, 5), {20}), top);
+  for (const uint8_t bits : {3, 6}) {
+    PrecisionPlan plan = model_->Uniform(8);
+    plan.bits.back() = bits;
+    const auto rescored = AllLogits(*runner_, tokens, plan, Blocks(0, 5), {20});
+    const auto plain = AllLogits(*plain_runner, tokens, plan, Blocks(0, 5), {20});
+    size_t changed = 0;
+    for (int64_t t = 0; t < 20; ++t) {
+      const auto likeliest = reference::Likeliest(plain.data() + t * vocab, vocab, limit);
+      for (int64_t n = 0; n < vocab; ++n) {
+        const auto at = static_cast<size_t>(t * vocab + n);
+        if (std::binary_search(likeliest.begin(), likeliest.end(), n)) {
+          // Activations of the head at 8 bits have 15 bits, those of rescoring are fp32.
+          EXPECT_NEAR(rescored[at], top[at], 1e-3) << bits << " bits, position " << t << ", token " << n;
+          changed += rescored[at] != plain[at] ? 1 : 0;
+        } else {
+          EXPECT_EQ(rescored[at], plain[at]) << bits << " bits, position " << t << ", token " << n;
+        }
+      }
+    }
+    EXPECT_GT(changed, 10U) << bits;
+  }
 }
 
 TEST_F(RunnerTest, SamplesAndKeepsRawLogits) {

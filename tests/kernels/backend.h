@@ -109,6 +109,10 @@ class Backend {
 
   // y = W x of up to 64 rows, [rows, w.rows].
   virtual std::vector<float> Product(const NestedMatrix& w, const ProductInput& input) = 0;
+  // Logits [rows, w.rows] of x [rows, w.cols] after rescoring up to `limit` of each row whose head has widths[row] bits
+  // (common/rescoring.h); of a head of 8 bits as they were.
+  virtual std::vector<float> Rescore(const NestedMatrix& w, const std::vector<float>& x, const std::vector<int>& widths,
+                                     const std::vector<float>& logits, int64_t limit) = 0;
   // Rows of w at 8 bits, [tokens, w.cols].
   virtual std::vector<float> Embedding(const NestedMatrix& w, const std::vector<uint32_t>& tokens) = 0;
   // m rows of x, `ldx` apart: [m, weight.size()].

@@ -9,6 +9,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/executor/cuda/rescored.h"
 #include "tests/executor/test_model.h"
 #include "tests/kernels/cuda/device_test.h"
 
@@ -74,8 +75,9 @@ class CudaRanksTest : public testing::DeviceTest, public ::testing::WithParamInt
 
   // Null, and a failure, if they cannot be made.
   static std::unique_ptr<TensorParallelRunner> Ranks(const ModelStore& store, int ranks,
-                                                     const TensorParallelOptions& parallel = {}) {
-    auto runner = CreateCudaRanks(store, Options(), Devices(ranks), parallel);
+                                                     const TensorParallelOptions& parallel = {},
+                                                     const CudaRunnerOptions& options = Options()) {
+    auto runner = CreateCudaRanks(store, options, Devices(ranks), parallel);
     EXPECT_TRUE(runner.ok()) << runner.status();
     return runner.ok() ? *std::move(runner) : nullptr;
   }
@@ -134,6 +136,29 @@ TEST_P(CudaRanksTest, BiasesNormsAndSharedKvHeads) {
   config.mlp_bias = true;
   config.qk_norm = true;
   ExpectAgrees(config, {2, 4});
+}
+
+// Each rank those of its own share, chosen among all.
+TEST_P(CudaRanksTest, LikeliestTokensAreScoredAt8Bits) {
+  ModelConfig config = Config();
+  config.vocab_size = 4000;
+  const auto model = Model(config);
+  const auto tokens = model->Tokens(30);
+  const PrecisionPlan low = WithHead(model->Mixed(1), 4);
+  const PrecisionPlan top = WithHead(low, kTopPrecision);
+  CudaRunnerOptions plain_options = Options();
+  plain_options.rescore = false;
+  for (const int ranks : {2, 3}) {
+    SCOPED_TRACE(ranks);
+    const auto together = Ranks(model->store(), ranks);
+    const auto plain = Ranks(model->store(), ranks, {}, plain_options);
+    ASSERT_TRUE(together != nullptr && plain != nullptr);
+    for (const std::vector<size_t>& chunks : {std::vector<size_t>{1}, {30}}) {
+      ExpectRescored(AllLogits(*together, tokens, low, Blocks(0, 2), chunks),
+                     AllLogits(*plain, tokens, low, Blocks(0, 2), chunks),
+                     AllLogits(*plain, tokens, top, Blocks(0, 2), chunks), config.vocab_size);
+    }
+  }
 }
 
 // Greedy tokens, and a graph that serves any plan.

@@ -7,6 +7,7 @@
 #include "executor/cuda/cuda_model_runner.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/executor/cuda/rescored.h"
 #include "tests/executor/test_model.h"
 #include "tests/kernels/cuda/device_test.h"
 
@@ -158,8 +159,9 @@ struct Batch {
     }
   }
 
+  // `bytes`: what the step says it has read.
   std::vector<std::vector<float>> Decode(ModelRunner& runner, const std::vector<size_t>& which,
-                                         const std::vector<PrecisionPlan>& plans) const {
+                                         const std::vector<PrecisionPlan>& plans, uint64_t* bytes = nullptr) const {
     StepBatch batch;
     for (const size_t s : which) {
       SequenceInput input;
@@ -173,6 +175,9 @@ struct Batch {
     StepOutput output;
     const absl::Status status = runner.RunStep(batch, &output);
     EXPECT_TRUE(status.ok()) << status;
+    if (bytes != nullptr) {
+      *bytes = output.weight_bytes_read;
+    }
     std::vector<std::vector<float>> logits;
     for (const SequenceOutput& sequence : output.sequences) {
       EXPECT_TRUE(sequence.status.ok()) << sequence.status;
@@ -265,6 +270,57 @@ TEST_F(CudaRunnerTest, AThousandPlansThroughOneGraphEqualFreshCaptures) {
   for (uint32_t step = 0; step < 50; ++step) {
     const std::vector<PrecisionPlan> plans = {model->Mixed(2 * step), model->Mixed(2 * step + 1)};
     EXPECT_EQ(batch.Decode(*runner, {0, 1}, plans)[0], seen[step]) << "plan " << step << " again";
+  }
+}
+
+// A batch whose heads have all widths, and a chunk, with and without rescoring.
+TEST_F(CudaRunnerTest, LikeliestTokensAreScoredAt8Bits) {
+  ModelConfig config = Config();
+  config.hidden_size = 192;
+  config.vocab_size = 4000;
+  const auto model = Model(config);
+  const std::vector<int> heads = {4, 8, 3, 6, 5, 8, 4};
+  std::vector<size_t> which;
+  std::vector<PrecisionPlan> plans;
+  std::vector<PrecisionPlan> top_plans;
+  for (uint32_t s = 0; s < heads.size(); ++s) {
+    which.push_back(s);
+    plans.push_back(WithHead(model->Mixed(s), heads[s]));
+    top_plans.push_back(WithHead(model->Mixed(s), kTopPrecision));
+  }
+  const Batch batch(*model, static_cast<uint32_t>(heads.size()));
+  const auto tokens = model->Tokens(40);
+  for (const bool portable : {false, true}) {
+    SCOPED_TRACE(portable ? "portable" : "");
+    CudaRunnerOptions options = Options(portable);
+    const auto runner = Runner(model->store(), options);
+    options.rescore = false;
+    const auto plain_runner = Runner(model->store(), options);
+    batch.Prefill(*runner, model->Uniform(kTopPrecision));
+    batch.Prefill(*plain_runner, model->Uniform(kTopPrecision));
+    uint64_t bytes = 0;
+    uint64_t plain_bytes = 0;
+    const auto top = batch.Decode(*runner, which, top_plans, &bytes);
+    EXPECT_EQ(batch.Decode(*plain_runner, which, top_plans, &plain_bytes), top);
+    EXPECT_EQ(bytes, plain_bytes);
+    const auto found = batch.Decode(*runner, which, plans, &bytes);
+    const auto plain = batch.Decode(*plain_runner, which, plans, &plain_bytes);
+    for (size_t s = 0; s < heads.size(); ++s) {
+      SCOPED_TRACE(::testing::Message() << "sequence " << s << ", head of " << heads[s] << " bits");
+      if (IsRescored(heads[s])) {
+        ExpectRescored(found[s], plain[s], top[s], config.vocab_size);
+      } else {
+        EXPECT_EQ(found[s], plain[s]);
+      }
+    }
+    const auto rescored = static_cast<uint64_t>(std::count_if(heads.begin(), heads.end(), IsRescored));
+    const NestedMatrix& head = model->store().lm_head();
+    EXPECT_EQ(bytes - plain_bytes, rescored * (HeadBytesRead(head, 4) - head.BytesRead(4)));
+
+    const auto blocks = Blocks(100, 3);
+    ExpectRescored(AllLogits(*runner, tokens, plans[0], blocks, {40}),
+                   AllLogits(*plain_runner, tokens, plans[0], blocks, {40}),
+                   AllLogits(*plain_runner, tokens, top_plans[0], blocks, {40}), config.vocab_size);
   }
 }
 

@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "common/half.h"
 #include "common/precision.h"
+#include "common/rescoring.h"
 #include "common/store/nested_quantizer.h"
 #include "tests/kernels/backend.h"
 
@@ -39,6 +41,36 @@ class CpuBackend : public Backend {
       begin = end;
     }
     return y.Take();
+  }
+
+  std::vector<float> Rescore(const NestedMatrix& w, const std::vector<float>& x, const std::vector<int>& widths,
+                             const std::vector<float>& logits, int64_t limit) override {
+    std::vector<float> result = logits;
+    std::vector<uint32_t> tokens(static_cast<size_t>(limit));
+    std::vector<uint8_t> workspace(LikeliestWorkspaceBytes(w.rows, limit));
+    const int64_t stride = w.units() * kUnitCols;
+    std::vector<uint8_t> tile(static_cast<size_t>(kTileRows * stride));
+    std::vector<float> scales(static_cast<size_t>(2 * w.groups()));
+    for (size_t t = 0; t < widths.size(); ++t) {
+      const int64_t row = static_cast<int64_t>(t) * w.rows;
+      const int64_t count = IsRescored(widths[t]) ? kernels_.likeliest(logits.data() + row, w.rows, limit,
+                                                                       tokens.data(), workspace.data())
+                                                  : 0;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t token = tokens[static_cast<size_t>(i)];
+        DecodeTile(w, token / kTileRows, tile.data(), stride);
+        for (int64_t group = 0; group < w.groups(); ++group) {
+          const uint16_t* pair =
+              w.scales + (token / kTileRows * w.groups() + group) * 2 * kTileRows + token % kTileRows;
+          scales[static_cast<size_t>(2 * group)] = HalfToFloat(pair[0]);
+          scales[static_cast<size_t>(2 * group + 1)] = HalfToFloat(pair[kTileRows]);
+        }
+        result[static_cast<size_t>(row + token)] =
+            kernels_.dot_codes(tile.data() + token % kTileRows * stride, scales.data(),
+                               x.data() + static_cast<int64_t>(t) * w.cols, w.cols, w.group_size);
+      }
+    }
+    return result;
   }
 
   std::vector<float> Embedding(const NestedMatrix& w, const std::vector<uint32_t>& tokens) override {

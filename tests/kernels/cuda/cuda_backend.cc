@@ -7,6 +7,7 @@
 #include "common/precision.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/embedding.h"
+#include "kernels/cuda/rescoring.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sampling.h"
 #include "tests/kernels/cuda/attention_calls.h"
@@ -100,6 +101,46 @@ class CudaBackend : public Backend {
     linear.params().portable = portable_;
     linear.params().fine_widths = input.fine ? FineMask() : 0;
     return linear.Run(0, {input.widths.begin(), input.widths.end()});
+  }
+
+  // By a cluster a row and by one block, which must agree.
+  std::vector<float> Rescore(const NestedMatrix& w, const std::vector<float>& x, const std::vector<int>& widths,
+                             const std::vector<float>& logits, int64_t limit) override {
+    const DeviceMatrix matrix(w);
+    const auto m = static_cast<int64_t>(widths.size());
+    const RowCount rows(m);
+    const DeviceBuffer<float> device_x(x);
+    std::vector<uint8_t> padded(widths.begin(), widths.end());
+    padded.push_back(3);
+    const DeviceBuffer<uint8_t> device_widths(padded);
+    std::vector<std::vector<float>> results;
+    for (const bool portable : {false, true}) {
+      GuardedRows start(m, w.rows);
+      for (int64_t t = 0; t < m; ++t) {
+        std::copy_n(logits.begin() + t * w.rows, w.rows, start.row(t));
+      }
+      DeviceRows scored(std::move(start));
+      const DeviceBuffer<uint8_t> workspace(
+          std::vector<uint8_t>(cuda::RescoringWorkspaceBytes(rows.room(), static_cast<int>(limit)), uint8_t{0xFF}));
+      cuda::RescoringParams p;
+      p.head = matrix.view();
+      p.vocab = static_cast<int>(w.rows);
+      p.limit = static_cast<int>(limit);
+      p.x = device_x.data();
+      p.ldx = w.cols;
+      p.widths = device_widths.data();
+      p.logits = scored.data();
+      p.stride = scored.stride();
+      p.num_rows = rows.data();
+      p.max_rows = rows.room();
+      p.portable = portable;
+      p.workspace = workspace.data();
+      CheckCuda(cuda::LaunchRescoringChoice(p, nullptr), "choice");
+      CheckCuda(cuda::LaunchRescoring(p, nullptr), "rescoring");
+      results.push_back(scored.Take());
+    }
+    EXPECT_EQ(results[0], results[1]) << "a cluster and a block of a row differ";
+    return results[0];
   }
 
   std::vector<float> Embedding(const NestedMatrix& w, const std::vector<uint32_t>& tokens) override {

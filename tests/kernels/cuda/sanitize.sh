@@ -27,7 +27,8 @@ declare -A filters=(
   [attention]='On/AttentionTest.ManyHeadsAKeyHead/* On/AttentionTest.EveryHeadSize/*
     AttentionDecodeTest.* AttentionPrefillTest.*'
   [sampling]='On/SamplingTest.VocabularyOfOne/* CudaSamplingTest.NotFinite* CudaSamplingTest.Counts*
-    CudaSamplingTest.SampledTokens*'
+    CudaSamplingTest.SampledTokens*
+    On/RescoringTest.OnlyHeads* CudaRescoringTest.*'
   [rows]='On/ElementwiseTest.* On/RopeTest.* ActivationBlocksTest.* RowOpsTest.RmsNorm* RowOpsTest.SiluMul*
     RowOpsTest.Halves* RowOpsTest.Add*'
   [runner]='CudaRunnerTest.UntiedHeadAndOneKvHead CudaRunnerTest.Biases CudaRunnerTest.SamplesAndScoresAsTheCpu'
