@@ -14,11 +14,13 @@ namespace flexquant {
 // Vectors whose lanes' maxima are kept: a lane of them is a block of tokens that stands or falls together at first.
 inline constexpr int64_t kBlockVectors = 16;
 
-// Steps that a logit lies below the largest; kRescoringSteps for all that are too far, not numbers among them.
+// Steps that a logit lies below the largest; kRescoringSteps for all that are too far, not numbers among them. Beside a
+// NaN the largest may have been lost, so a logit may lie above it.
 template <class F32>
 inline int StepsBelow(float largest, float logit) {
   const float steps = (largest - logit) * kRescoringStepsPerNat;
-  return static_cast<int>(steps < static_cast<float>(kRescoringSteps) ? steps : static_cast<float>(kRescoringSteps));
+  const float near = steps < static_cast<float>(kRescoringSteps) ? steps : static_cast<float>(kRescoringSteps);
+  return static_cast<int>(near > 0 ? near : 0.0F);
 }
 
 // The largest k for which at most `limit` of those counted lie fewer than k steps below the largest.

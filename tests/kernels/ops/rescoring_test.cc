@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "common/precision.h"
@@ -122,6 +123,28 @@ TEST_P(RescoringTest, TokensEightNatsBelowAreLeft) {
   // Two would be one too many within the step that holds the second one.
   ASSERT_EQ(reference::Likeliest(logits.data(), 64, 1), (std::vector<int64_t>{5}));
   Check(w.view(), {3}, logits, 1, 9);
+}
+
+// A NaN may be anywhere when the largest is looked for; whatever is chosen beside it, it stays where it is.
+TEST_P(RescoringTest, WhatIsNotFiniteIsLeft) {
+  const int64_t n = 1000;
+  const RandomMatrix w(n, 64, 64, 7);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float bad : {nan, infinity, -infinity}) {
+    for (const size_t first : {size_t{0}, size_t{255}, size_t{500}, size_t{999}}) {
+      std::vector<float> logits = RandomFloats(n, 8, 3.0F);
+      logits[17] = 50.0F;
+      for (size_t i = first; i < static_cast<size_t>(n); i += 61) {
+        logits[i] = bad;
+      }
+      const auto got = backend().Rescore(w.view(), RandomFloats(64, 9), {3}, logits, 40);
+      for (size_t i = first; i < static_cast<size_t>(n); i += 61) {
+        EXPECT_EQ(std::isnan(got[i]), std::isnan(bad)) << i;
+        EXPECT_TRUE(std::isnan(bad) || got[i] == bad) << i;
+      }
+    }
+  }
 }
 
 TEST_P(RescoringTest, AWholeVocabulary) {
