@@ -49,6 +49,18 @@ void PackUnit(const UnitCodes& f, const UnitPlanes& out) {
   }
 }
 
+// The leading three bits of every register's code, from a byte each of base3's words A, B and C.
+std::array<unsigned, kUnitRegisters> Top3(unsigned a, unsigned b, unsigned c) {
+  return {a >> 5U,
+          a >> 2U & 7U,
+          b >> 5U,
+          b >> 2U & 7U,
+          c >> 5U,
+          c >> 2U & 7U,
+          (a & 3U) << 1U | (c >> 1U & 1U),
+          (b & 3U) << 1U | (c & 1U)};
+}
+
 // What PackUnit packed, of unit `index` of a whole matrix.
 UnitCodes UnpackUnit(const NestedMatrix& matrix, int64_t index) {
   const uint8_t* base3 = matrix.base3 + 3 * index * kPlaneWordBytes;
@@ -61,14 +73,7 @@ UnitCodes UnpackUnit(const NestedMatrix& matrix, int64_t index) {
     const unsigned a = base3[i];
     const unsigned b = base3[kPlaneWordBytes + i];
     const unsigned c = base3[2 * kPlaneWordBytes + i];
-    const unsigned top3[kUnitRegisters] = {a >> 5U,
-                                           a >> 2U & 7U,
-                                           b >> 5U,
-                                           b >> 2U & 7U,
-                                           c >> 5U,
-                                           c >> 2U & 7U,
-                                           (a & 3U) << 1U | (c >> 1U & 1U),
-                                           (b & 3U) << 1U | (c & 1U)};
+    const auto top3 = Top3(a, b, c);
     for (unsigned r = 0; r < kUnitRegisters; ++r) {
       const unsigned low = bits78[(r / 4) * kPlaneWordBytes + i];
       codes[r][i] = static_cast<uint8_t>(top3[r] << 5U | (bit4[i] >> r & 1U) << 4U | (bit5[i] >> r & 1U) << 3U |
@@ -234,14 +239,7 @@ void DequantizeRow(const NestedMatrix& matrix, int64_t row, int bits, absl::Span
     const unsigned a = matrix.base3[3 * word + byte];
     const unsigned b = matrix.base3[3 * word + kPlaneWordBytes + byte];
     const unsigned c = matrix.base3[3 * word + 2 * kPlaneWordBytes + byte];
-    const std::array<unsigned, kUnitRegisters> top3 = {a >> 5U,
-                                                       a >> 2U & 7U,
-                                                       b >> 5U,
-                                                       b >> 2U & 7U,
-                                                       c >> 5U,
-                                                       c >> 2U & 7U,
-                                                       (a & 3U) << 1U | (c >> 1U & 1U),
-                                                       (b & 3U) << 1U | (c & 1U)};
+    const auto top3 = Top3(a, b, c);
     unsigned code = top3[r] << 5U;
     code |= (matrix.bit4[word + byte] >> r & 1U) << 4U;
     code |= (matrix.bit5[word + byte] >> r & 1U) << 3U;
