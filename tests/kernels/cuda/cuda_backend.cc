@@ -10,6 +10,7 @@
 #include "kernels/cuda/rescoring.h"
 #include "kernels/cuda/rope_kv.h"
 #include "kernels/cuda/sampling.h"
+#include "tests/kernels/compare.h"
 #include "tests/kernels/cuda/attention_calls.h"
 #include "tests/kernels/cuda/device_buffer.h"
 #include "tests/kernels/cuda/device_matrix.h"
@@ -139,7 +140,7 @@ class CudaBackend : public Backend {
       CheckCuda(cuda::LaunchRescoring(p, nullptr), "rescoring");
       results.push_back(scored.Take());
     }
-    EXPECT_EQ(results[0], results[1]) << "a cluster and a block of a row differ";
+    EXPECT_EQ(Bits(results[0]), Bits(results[1])) << "a cluster and a block of a row differ";
     return results[0];
   }
 
