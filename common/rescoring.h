@@ -13,22 +13,29 @@
 #include <cstdint>
 
 #include "common/nested_matrix.h"
-#include "common/precision.h"
 
 namespace flexquant {
 
 inline constexpr int kRescoringSteps = 128;
 inline constexpr float kRescoringStepsPerNat = 16.0F;
+// kTopPrecision, which kernels cannot include.
+inline constexpr int kRescoredBits = 8;
 
 // Rows of a head that are scored again at most, for a vocabulary of the whole model.
 constexpr int64_t RescoredRows(int64_t vocab_size) { return std::min<int64_t>(512, vocab_size / 64); }
 
-constexpr bool IsRescored(int head_bits) { return head_bits < kTopPrecision; }
+constexpr bool IsRescored(int head_bits) { return head_bits < kRescoredBits; }
 
 // Bytes of the rows that are scored again for one token, at most.
 constexpr int64_t RescoredBytes(int64_t vocab_size, int64_t hidden_size, int64_t group_size) {
   const int64_t groups = CeilDiv(hidden_size, group_size);
   return RescoredRows(vocab_size) * (CeilDiv(hidden_size, kUnitCols) * kUnitCols + groups * 2 * int64_t{sizeof(float)});
+}
+
+// Of `tokens` tokens, for the `rows` tokens of the vocabulary that one rank's head has.
+constexpr uint64_t RescoredShareBytes(int64_t tokens, int64_t rows, int64_t vocab_size, int64_t hidden_size,
+                                      int64_t group_size) {
+  return static_cast<uint64_t>(CeilDiv(tokens * RescoredBytes(vocab_size, hidden_size, group_size) * rows, vocab_size));
 }
 
 // Bytes that a pass of one token at `bits` reads of a whole model's head, rows that are scored again included.

@@ -26,9 +26,12 @@ LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype re
     add(config.hidden_size, config.intermediate_size);
   }
   add(config.vocab_size, config.hidden_size);
-  const auto again = RescoredBytes(config.vocab_size, config.hidden_size, group_size);
+  NestedMatrix head;
+  head.rows = config.vocab_size;
+  head.cols = config.hidden_size;
+  head.group_size = group_size;
   for (const int bits : kPrecisions) {
-    bytes_.back()[static_cast<size_t>(bits)] += IsRescored(bits) ? static_cast<uint64_t>(again) : 0;
+    bytes_.back()[static_cast<size_t>(bits)] = HeadBytesRead(head, bits);
   }
 }
 

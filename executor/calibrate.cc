@@ -248,12 +248,12 @@ void Calibrator::Report(double done, const std::string& what) {
 std::vector<Rung> Calibrator::PlanRungs() const {
   std::vector<GroupBytes> bytes(progress_.sums.size());
   for (size_t group = 0; group < bytes.size(); ++group) {
-    const bool head = options_.rescore && group + 1 == bytes.size();
     for (size_t level = 0; level < kPrecisions.size(); ++level) {
-      const NestedMatrix& matrix = store_.layer_group(static_cast<int>(group));
-      const int bits = kPrecisions[level];
-      bytes[group][level] = head ? HeadBytesRead(matrix, bits) : matrix.BytesRead(bits);
+      bytes[group][level] = store_.layer_group(static_cast<int>(group)).BytesRead(kPrecisions[level]);
     }
+  }
+  for (size_t level = 0; level < kPrecisions.size() && options_.rescore; ++level) {
+    bytes.back()[level] = HeadBytesRead(store_.lm_head(), kPrecisions[level]);
   }
   return ThinOut(GreedyPath(progress_.Sensitivities(), bytes), options_.num_rungs);
 }

@@ -2,13 +2,15 @@
 
 #include <algorithm>
 
-#include "common/half.h"
+#include "common/precision.h"
 #include "common/rescoring.h"
 #include "common/status_macros.h"
 #include "common/store/nested_quantizer.h"
 
 namespace flexquant::executor {
 namespace {
+
+static_assert(kRescoredBits == kTopPrecision);
 
 constexpr int64_t kCacheLine = 64;
 // Tokens that a thread takes at a time: a few microseconds.
@@ -46,13 +48,8 @@ absl::Status HeadRescorer::Allocate(const NestedMatrix& head, int64_t first, int
 void HeadRescorer::CopyTile(const NestedMatrix& head, int64_t tile) {
   uint8_t* const rows = rows_.as<uint8_t>() + tile * kTileRows * stride_;
   DecodeTile(head, tile, rows, stride_);
-  for (int64_t group = 0; group < groups_; ++group) {
-    const uint16_t* pair = head.scales + (tile * groups_ + group) * 2 * kTileRows;
-    for (int64_t row = 0; row < kTileRows; ++row) {
-      auto* scales = reinterpret_cast<float*>(rows + row * stride_ + padded_cols_);
-      scales[2 * group] = HalfToFloat(pair[row]);
-      scales[2 * group + 1] = HalfToFloat(pair[kTileRows + row]);
-    }
+  for (int64_t row = 0; row < kTileRows; ++row) {
+    DecodeScales(head, tile * kTileRows + row, reinterpret_cast<float*>(rows + row * stride_ + padded_cols_));
   }
 }
 
@@ -98,9 +95,7 @@ uint64_t HeadRescorer::Rescore(const RowOrder& order, absl::Span<const float> in
   for (const RowOrder::Run& run : order.runs()) {
     rescored += IsRescored(run.bits) ? run.end - run.begin : 0;
   }
-  // Of a rank: its share.
-  return static_cast<uint64_t>(
-      CeilDiv(rescored * RescoredBytes(vocab_size_, cols_, group_size_) * num_rows_, vocab_size_));
+  return RescoredShareBytes(rescored, num_rows_, vocab_size_, cols_, group_size_);
 }
 
 }  // namespace flexquant::executor

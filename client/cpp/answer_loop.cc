@@ -29,8 +29,7 @@ class AnswerLoop::Answer final : public RunningAnswer {
         listener_(listener),
         index_(index),
         authorization_(loop.client_.AuthorizationOf(token)),
-        progress_(request, loop.client_.resume_for_),
-        last_event_(absl::Now()) {}
+        progress_(request, loop.client_.resume_for_) {}
 
   void Begin(std::shared_ptr<Answer> self) {
     self_ = std::move(self);
@@ -64,7 +63,7 @@ class AnswerLoop::Answer final : public RunningAnswer {
   }
 
   AnswerListener* listener() const { return listener_; }
-  absl::Time last_event() const { return last_event_; }
+  absl::Time last_event() const { return progress_.last_event(); }
 
   // The operation in the queue is done. True if the listener got an event.
   bool Advance(bool ok) {
@@ -139,7 +138,6 @@ class AnswerLoop::Answer final : public RunningAnswer {
   }
 
   bool TakeEvent() {
-    last_event_ = absl::Now();
     {
       const std::lock_guard lock(mutex_);
       read_on_ = false;
@@ -171,7 +169,6 @@ class AnswerLoop::Answer final : public RunningAnswer {
   const std::string authorization_;
   AnswerProgress progress_;
   std::shared_ptr<Answer> self_;  // until the end
-  absl::Time last_event_;
   absl::Status status_;
   grpc::Alarm alarm_;
 

@@ -23,6 +23,8 @@ class AnswerProgress {
   const v1::GenerateRequest& request() const { return request_; }
   // Takes an event and makes of it what the user of one uninterrupted stream would see; false = nothing.
   bool Take(v1::GenerateStreamResponse& event);
+  // When the newest event came; before the first one, when this was made.
+  absl::Time last_event() const { return last_event_; }
   // What the end of a call to `server` means for the answer: after `finished` there is nothing left to lose, and
   // without it even OK is an error.
   absl::Status EndOf(const absl::Status& call, const std::string& server) const;

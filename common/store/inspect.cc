@@ -15,11 +15,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 uint64_t BytesAtPrecision(const ModelStore& store, int bits) {
-  uint64_t bytes = 0;
-  for (int group = 0; group < store.num_layer_groups(); ++group) {
+  uint64_t bytes = HeadBytesRead(store.lm_head(), bits);
+  for (int group = 0; group + 1 < store.num_layer_groups(); ++group) {
     bytes += store.layer_group(group).BytesRead(bits);
   }
-  return bytes - store.lm_head().BytesRead(bits) + HeadBytesRead(store.lm_head(), bits);
+  return bytes;
 }
 
 Json ShapeJson(const ModelConfig& config) {

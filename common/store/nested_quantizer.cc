@@ -225,6 +225,15 @@ void DecodeTile(const NestedMatrix& matrix, int64_t tile, uint8_t* codes, int64_
   }
 }
 
+void DecodeScales(const NestedMatrix& matrix, int64_t row, float* scales) {
+  FQ_CHECK(row >= 0 && row < matrix.tiles() * kTileRows);
+  const uint16_t* pairs = matrix.scales + row / kTileRows * matrix.groups() * 2 * kTileRows + row % kTileRows;
+  for (int64_t group = 0; group < matrix.groups(); ++group, pairs += 2 * kTileRows) {
+    scales[2 * group] = HalfToFloat(pairs[0]);
+    scales[2 * group + 1] = HalfToFloat(pairs[kTileRows]);
+  }
+}
+
 void DequantizeRow(const NestedMatrix& matrix, int64_t row, int bits, absl::Span<float> out) {
   FQ_CHECK(row >= 0 && row < matrix.rows && out.size() == static_cast<size_t>(matrix.cols));
   const int64_t tile = row / kTileRows;

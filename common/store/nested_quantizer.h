@@ -32,6 +32,9 @@ NestedMatrixBuffers QuantizeNested(absl::Span<const float> weights, int64_t rows
 // The 8-bit codes of a tile: 16 rows, `stride` bytes apart, padded to whole units of columns.
 void DecodeTile(const NestedMatrix& matrix, int64_t tile, uint8_t* codes, int64_t stride);
 
+// Scale and zero of each group of one row, [groups][2].
+void DecodeScales(const NestedMatrix& matrix, int64_t row, float* scales);
+
 // Slow, plain decoding of one row at `bits` in {3, 4, 5, 6, 8} into out [cols]; the definition the kernels are tested
 // against.
 void DequantizeRow(const NestedMatrix& matrix, int64_t row, int bits, absl::Span<float> out);

@@ -23,8 +23,6 @@ namespace {
 constexpr size_t kGemmWorkspaceBytes = size_t{64} << 20;
 constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
 constexpr int kMaxRows = cuda::kMaxGemvRows;
-static_assert(cuda::kRescoringSteps == kRescoringSteps && cuda::kRescoringStepsPerNat == kRescoringStepsPerNat &&
-              IsRescored(cuda::kRescoredBits - 1) && !IsRescored(cuda::kRescoredBits));
 
 // Widths whose activations have 15 bits, as a mask.
 uint32_t FineWidths() {
@@ -175,8 +173,7 @@ uint64_t CudaForward::RescoringBytes(int64_t tokens) const {
     return 0;
   }
   const cuda::DeviceNestedMatrix& head = weights_.lm_head();
-  return static_cast<uint64_t>(
-      CeilDiv(tokens * RescoredBytes(Vocab(), head.cols, head.group_size) * head.rows, Vocab()));
+  return RescoredShareBytes(tokens, head.rows, Vocab(), head.cols, head.group_size);
 }
 
 uint16_t* CudaForward::Keys(int64_t layer) const {

@@ -245,16 +245,6 @@ __global__ void __launch_bounds__(kScoreThreads) ScoreKernel(const RescoringPara
   }
 }
 
-int ChoiceBlocks() {
-  int device = 0;
-  int major = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
-    return 1;
-  }
-  return major >= 9 ? sampling::kMaxBlocks : 1;
-}
-
 // Of the activations, padded as in LoadActivations.
 size_t SharedBytes(int64_t cols) { return static_cast<size_t>(CeilDiv(cols, kBlockCols) * kBlockCols) * sizeof(float); }
 
@@ -268,7 +258,7 @@ cudaError_t LaunchRescoringChoice(const RescoringParams& params, cudaStream_t st
   if (params.vocab < 1 || params.limit < 0 || params.max_rows < 1) {
     return cudaErrorInvalidValue;
   }
-  const int cluster = params.portable ? 1 : ChoiceBlocks();
+  const int cluster = params.portable ? 1 : sampling::ClusterSize();
   const dim3 grid(static_cast<unsigned>(cluster), static_cast<unsigned>(params.max_rows));
   return LaunchGrid(ChoiceKernel, grid, dim3(kChoiceThreads), 0, stream, programmatic, cluster, params);
 }

@@ -14,14 +14,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "common/rescoring.h"
 #include "kernels/cuda/nested_layout.h"
 
 namespace flexquant::cuda {
-
-// As common/rescoring.h and common/precision.h have them; kernels do without their headers.
-inline constexpr int kRescoringSteps = 128;
-inline constexpr float kRescoringStepsPerNat = 16.0F;
-inline constexpr int kRescoredBits = 8;
 
 // Columns of a head at most: fp32 activations of a row are in the shared memory that every device of compute capability
 // 8.0 and later has.

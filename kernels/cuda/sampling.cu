@@ -208,16 +208,6 @@ __global__ void CountTokensKernel(const CountTokensParams p) {
 
 constexpr int kMaxVocab = 1 << 18;
 
-int ClusterSize() {
-  int device = 0;
-  int major = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
-    return 1;
-  }
-  return major >= 9 ? kMaxBlocks : 1;
-}
-
 // Of a block of a cluster.
 size_t SharedBytes(int vocab, int cluster) {
   return static_cast<size_t>((vocab + 4 * cluster - 1) / (4 * cluster)) * 4 * sizeof(float);

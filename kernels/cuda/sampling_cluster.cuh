@@ -48,6 +48,17 @@ struct Cluster {
   int phase = 0;  // exchanges and histograms so far; they alternate between two buffers
 };
 
+// Blocks of a row on the current device.
+inline int ClusterSize() {
+  int device = 0;
+  int major = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess) {
+    return 1;
+  }
+  return major >= 9 ? kMaxBlocks : 1;
+}
+
 __device__ inline void ClusterSync() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.arrive.aligned;\n barrier.cluster.wait.aligned;" ::: "memory");

@@ -9,7 +9,7 @@ import harness
 
 
 # The servers have sessions of their own, but the script's environment; other tests' servers may run beside them.
-MARK = f"FLEXQUANT_TEST_RUN={os.getpid()}"
+MARK = ("FLEXQUANT_TEST_RUN", str(os.getpid()))
 
 
 def servers():
@@ -21,7 +21,7 @@ def servers():
             program = os.path.basename((process / "cmdline").read_bytes().split(b"\0")[0].decode())
         except OSError:
             continue  # it has just ended
-        if MARK.encode() in environment and program in ("flexquant-controller", "flexquant-executor"):
+        if "=".join(MARK).encode() in environment and program in ("flexquant-controller", "flexquant-executor"):
             found.append(program)
     return sorted(found)
 
@@ -35,7 +35,7 @@ class QuickstartTest(harness.CliTest):
         return subprocess.Popen([str(harness.SOURCE / "deploy/quickstart.sh"), *prompt], cwd="/", text=True,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 env={**os.environ, "FLEXQUANT_CACHE": str(harness.CACHE),
-                                     **dict([MARK.split("=")])}, start_new_session=True)
+                                     **dict([MARK])}, start_new_session=True)
 
     def test_answers(self):
         self.start().communicate(timeout=300)  # makes what is missing

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "common/half.h"
 #include "common/precision.h"
 #include "common/rescoring.h"
 #include "common/store/nested_quantizer.h"
@@ -59,12 +58,7 @@ class CpuBackend : public Backend {
       for (int64_t i = 0; i < count; ++i) {
         const int64_t token = tokens[static_cast<size_t>(i)];
         DecodeTile(w, token / kTileRows, tile.data(), stride);
-        for (int64_t group = 0; group < w.groups(); ++group) {
-          const uint16_t* pair =
-              w.scales + (token / kTileRows * w.groups() + group) * 2 * kTileRows + token % kTileRows;
-          scales[static_cast<size_t>(2 * group)] = HalfToFloat(pair[0]);
-          scales[static_cast<size_t>(2 * group + 1)] = HalfToFloat(pair[kTileRows]);
-        }
+        DecodeScales(w, token, scales.data());
         result[static_cast<size_t>(row + token)] =
             kernels_.dot_codes(tile.data() + token % kTileRows * stride, scales.data(),
                                x.data() + static_cast<int64_t>(t) * w.cols, w.cols, w.group_size);
