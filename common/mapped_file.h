@@ -26,6 +26,9 @@ class MappedFile {
   absl::Span<const uint8_t> bytes() const { return {data_, size_}; }
   const std::string& path() const { return path_; }
 
+  // Lets go of the pages read so far: they no longer count as this process's, and are read again when they are needed.
+  void ReleasePages() const;
+
  private:
   const uint8_t* data_ = nullptr;
   size_t size_ = 0;

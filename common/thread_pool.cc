@@ -42,7 +42,10 @@ void PinThisThread(int cpu) {
 }  // namespace
 
 ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus)
-    : num_threads_(std::max(1, num_threads)), cpus_(std::move(cpus)), joined_(kClosed) {
+    : num_threads_(std::max(1, num_threads)),
+      cpus_(std::move(cpus)),
+      joined_(kClosed),
+      cursors_(static_cast<size_t>(num_threads_)) {
   FQ_CHECK(cpus_.empty() || static_cast<int>(cpus_.size()) == num_threads_);
   for (int thread = 1; thread < num_threads_; ++thread) {
     workers_.emplace_back([this, thread] { Work(thread); });
@@ -103,11 +106,18 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
     }
     return;
   }
-  next_.store(0, std::memory_order_relaxed);
+  for (int thread = 0; thread < num_threads_; ++thread) {
+    cursors_[static_cast<size_t>(thread)].next.store(ShareBegin(count, chunk, thread), std::memory_order_relaxed);
+  }
   const auto take_chunks = [&](int thread) {
-    for (int64_t begin = next_.fetch_add(chunk, std::memory_order_relaxed); begin < count;
-         begin = next_.fetch_add(chunk, std::memory_order_relaxed)) {
-      body(begin, std::min(count, begin + chunk), thread);
+    for (int turn = 0; turn < num_threads_; ++turn) {
+      const int owner = (thread + turn) % num_threads_;
+      std::atomic<int64_t>& next = cursors_[static_cast<size_t>(owner)].next;
+      const int64_t share_end = ShareBegin(count, chunk, owner + 1);
+      for (int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed); begin < share_end;
+           begin = next.fetch_add(chunk, std::memory_order_relaxed)) {
+        body(begin, std::min(share_end, begin + chunk), thread);
+      }
     }
   };
   const absl::FunctionRef<void(int)> region = take_chunks;
@@ -115,6 +125,11 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
   take_chunks(0);
   joined_.fetch_add(kClosed, std::memory_order_acq_rel);
   SpinUntil([this] { return joined_.load(std::memory_order_acquire) == kClosed; });
+}
+
+int64_t ThreadPool::ShareBegin(int64_t count, int64_t chunk, int thread) const {
+  const int64_t chunks = (count + chunk - 1) / chunk;
+  return std::min(count, chunks * thread / num_threads_ * chunk);
 }
 
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int64_t, int)> body) {

@@ -33,11 +33,14 @@ class ThreadPool {
   // Splits [0, count) into contiguous ranges of near-equal size, one a thread; empty ranges are not called.
   void ParallelFor(int64_t count, absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
 
-  // Cuts [0, count) into chunks of `chunk` >= 1 that the caller and the workers take in turn. Unlike Run and
-  // ParallelFor it never waits for a worker that has not begun, so that on a busy machine a region lasts no longer than
-  // the caller alone would need.
+  // Cuts [0, count) into chunks of `chunk` >= 1. Each thread takes those of its own share in order, so that what it
+  // reads is one stream, and then what is left of the others'. Unlike Run and ParallelFor it never waits for a worker
+  // that has not begun, so that on a busy machine a region lasts no longer than the caller alone would need.
   void ParallelChunks(int64_t count, int64_t chunk,
                       absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
+
+  // Where in [0, count) a thread's own share of ParallelChunks begins; thread = num_threads(): count.
+  int64_t ShareBegin(int64_t count, int64_t chunk, int thread) const;
 
  private:
   void Work(int thread);
@@ -56,7 +59,11 @@ class ThreadPool {
   std::atomic<int> running_{0};  // workers that a region of Run still needs
   // Workers inside a region that they may miss; negative when none may enter.
   std::atomic<int> joined_;
-  std::atomic<int64_t> next_{0};  // of ParallelChunks
+  // The next chunk of a thread's share, or one behind it. A cache line each: owners count without contention.
+  struct alignas(64) Cursor {
+    std::atomic<int64_t> next{0};
+  };
+  std::vector<Cursor> cursors_;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;

@@ -101,6 +101,7 @@ absl::Status Calibrator::Start() {
   options.num_threads = options_.num_threads;
   options.isa = options_.isa;
   options.rescore = options_.rescore;
+  options.mapped_weights = options_.mapped_weights;
   options.cancelled = options_.cancelled;
   size_t longest = 0;
   for (const auto* windows : {&windows_.sensitivity, &windows_.holdout}) {

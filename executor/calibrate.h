@@ -26,7 +26,8 @@ struct CalibrateOptions {
   int num_rungs = 16;   // wanted, >= 2; fewer if the model has fewer plans or rungs turn out not to pay
   int num_threads = 0;  // as in CpuRunnerOptions
   std::string isa;
-  bool rescore = true;  // as in CpuRunnerOptions
+  bool rescore = true;  // as in CpuRunnerOptions, and the next
+  bool mapped_weights = false;
   // Work done and in all, in billions of multiply-accumulates, and what is being measured. Calling thread; may be
   // empty.
   std::function<void(uint64_t done, uint64_t total, const std::string& what)> progress;

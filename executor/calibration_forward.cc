@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<CalibrationForward>> CalibrationForward::Create(c
   runner_options.num_threads = options.num_threads;
   runner_options.isa = options.isa;
   runner_options.rescore = options.rescore;
+  runner_options.mapped_weights = options.mapped_weights;
   runner_options.kv_block_tokens = kKvBlockTokens;
   runner_options.kv_cache_bytes = shape.Bytes();
   runner_options.max_sequences = 1;

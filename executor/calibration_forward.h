@@ -40,7 +40,8 @@ class CalibrationForward {
     int num_threads = 0;  // as in CpuRunnerOptions
     std::string isa;
     int64_t max_positions = 512;  // of a window, in [1, the model's context]
-    bool rescore = true;          // as in CpuRunnerOptions
+    bool rescore = true;          // as in CpuRunnerOptions, and the next
+    bool mapped_weights = false;
     // Polled before every block; true ends a pass with CANCELLED. May be empty.
     std::function<bool()> cancelled;
   };

@@ -1,6 +1,7 @@
 #include "executor/cpu_linear.h"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -10,6 +11,8 @@ namespace flexquant::executor {
 namespace {
 
 constexpr size_t kCacheLine = 64;
+// Units of a thread's first tiles that are fetched ahead of a product: 34 KiB at 8 bits, a small part of an L2.
+constexpr int64_t kFetchedUnits = 64;
 
 }  // namespace
 
@@ -67,22 +70,52 @@ void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::Func
   });
 }
 
-uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
-                             absl::FunctionRef<void(int64_t, int64_t)> finish) {
+int64_t CpuLinear::Chunk(const NestedMatrix& w) const {
   // Small enough to even out the threads, even so that kernels may take tiles in pairs.
-  const int64_t chunk = std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
+  return std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
+}
+
+uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
+                             absl::FunctionRef<void(int64_t, int64_t)> finish) {
+  const int64_t chunk = Chunk(w);
   pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
     void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
     for (const RowOrder::Run& run : order.runs()) {
       MultiplyRun(w, run, y, stride, begin, end, workspace);
     }
     finish(begin * kTileRows, std::min(w.rows, end * kTileRows));
+    if (end == pool_.ShareBegin(w.tiles(), chunk, thread + 1)) {
+      FetchShare(next, thread);
+    }
   });
   uint64_t bytes_read = 0;
   for (const RowOrder::Run& run : order.runs()) {
     bytes_read += w.BytesRead(run.bits);
   }
   return bytes_read;
+}
+
+void CpuLinear::FetchShare(const Next& next, int thread) const {
+  if (next.matrix == nullptr || next.bits > kTopPrecision) {
+    return;
+  }
+  const NestedMatrix& w = *next.matrix;
+  const int64_t first = pool_.ShareBegin(w.tiles(), Chunk(w), thread) * w.units();
+  const int64_t count = std::min(kFetchedUnits, w.tiles() * w.units() - first);
+  const auto fetch = [&](const uint8_t* plane, int64_t words) {
+    const uint8_t* from = plane + first * words * kPlaneWordBytes;
+    for (int64_t word = 0; word < count * words; ++word) {
+      __builtin_prefetch(from + word * kPlaneWordBytes, /*rw=*/0, /*locality=*/2);
+    }
+  };
+  // {plane, its words a unit, the least width that reads it}
+  const std::tuple<const uint8_t*, int64_t, int> planes[] = {
+      {w.base3, 3, 3}, {w.bit4, 1, 4}, {w.bit5, 1, 5}, {w.bit6, 1, 6}, {w.bits78, 2, 8}};
+  for (const auto& [plane, words, bits] : planes) {
+    if (bits <= next.bits) {
+      fetch(plane, words);
+    }
+  }
 }
 
 QuantizedActivations CpuLinear::Quantized(const NestedMatrix& w, int64_t first, int64_t count) const {

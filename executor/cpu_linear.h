@@ -34,9 +34,15 @@ class CpuLinear {
     return {input_.as<float>(), static_cast<size_t>(order.size() * w.cols)};
   }
 
+  // What is multiplied after a product: its first planes are fetched while threads wait for each other.
+  struct Next {
+    const NestedMatrix* matrix = nullptr;  // null = not known
+    int bits = 0;
+  };
+
   // y [slots, w.rows], rows `stride` floats apart, = inputs times w. finish(begin, end) follows for ranges of output
   // rows once they are in y; ranges are disjoint, calls concurrent. Returns the bytes of weights read.
-  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
+  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
                     absl::FunctionRef<void(int64_t, int64_t)> finish);
 
  private:
@@ -44,6 +50,10 @@ class CpuLinear {
   int64_t QuantizedRow(int64_t slot, int activation_bits) const {
     return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
   }
+  // Tiles of a product that a thread takes at a time.
+  int64_t Chunk(const NestedMatrix& w) const;
+  // Into L2, for the thread that will begin there.
+  void FetchShare(const Next& next, int thread) const;
   QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
   void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride, int64_t tile_begin,
                    int64_t tile_end, void* workspace);

@@ -66,8 +66,9 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::Create(const Mod
 }
 
 absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const ModelStore& store,
-                                                                           const CpuRunnerOptions& options,
+                                                                           const CpuRunnerOptions& wanted,
                                                                            const CpuRank& rank) {
+  CpuRunnerOptions options = wanted;
   FQ_RETURN_IF_ERROR(CheckRange("the number of threads", options.num_threads, 0, kMaxThreads));
   FQ_RETURN_IF_ERROR(CheckRange("max_sequences", options.max_sequences, 1, kMaxSequences));
   FQ_RETURN_IF_ERROR(CheckRange("max_step_tokens", options.max_step_tokens, 1, kMaxStepTokens));
@@ -75,21 +76,28 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const
   FQ_ASSIGN_OR_RETURN(const uint64_t available, AvailableMemoryBytes());
   FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
                       KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
-  const int num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
-  FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options.pin, options.first_core, num_threads));
+  options.num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
+  options.mapped_weights |= rank.group != nullptr;  // a rank's share is a copy already
+  FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options.pin, options.first_core, options.num_threads));
+  std::unique_ptr<ResidentWeights> resident;
+  if (!options.mapped_weights && ResidentWeights::Bytes(store) + shape.Bytes() <= available / 4 * 3) {
+    FQ_ASSIGN_OR_RETURN(resident, ResidentWeights::Load(store, options.num_threads, cpus));
+  }
   auto runner = std::unique_ptr<CpuModelRunner>(
-      new CpuModelRunner(store, options, rank, num_threads, std::move(cpus), GetCpuKernels(isa)));
+      new CpuModelRunner(store, std::move(resident), options, rank, std::move(cpus), GetCpuKernels(isa)));
   FQ_RETURN_IF_ERROR(runner->Allocate(shape, options.rescore));
   return runner;
 }
 
-CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank,
-                               int num_threads, std::vector<int> cpus, const CpuKernels& kernels)
-    : store_(store),
-      config_(store.config()),
+CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<ResidentWeights> resident,
+                               const CpuRunnerOptions& options, const CpuRank& rank, std::vector<int> cpus,
+                               const CpuKernels& kernels)
+    : resident_(std::move(resident)),
+      store_(resident_ != nullptr ? resident_->store() : store),
+      config_(store_.config()),
       kernels_(kernels),
       rank_(rank),
-      pool_(num_threads, std::move(cpus)),
+      pool_(options.num_threads, std::move(cpus)),
       linear_(kernels, pool_),
       rescorer_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
@@ -98,8 +106,10 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& 
       gate_up_order_(options.max_step_tokens),
       down_order_(options.max_step_tokens),
       head_order_(options.max_step_tokens) {
-  info_.device = absl::StrCat("cpu ", IsaName(kernels.isa), ", ", num_threads,
-                              num_threads == 1 ? " thread" : " threads", options.rescore ? "" : ", head not rescored");
+  info_.device =
+      absl::StrCat("cpu ", IsaName(kernels.isa), ", ", options.num_threads,
+                   options.num_threads == 1 ? " thread" : " threads", options.rescore ? "" : ", head not rescored",
+                   resident_ != nullptr || rank.group != nullptr ? "" : ", weights mapped");
   info_.num_layer_groups = store.num_layer_groups();
   info_.has_reference = store.has_reference();
   info_.vocab_size = rank.config.vocab_size;
@@ -252,22 +262,24 @@ absl::Status CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
 
   OrderRows(batch, group, &qkv_order_);
   Prepare(block.qkv, group, qkv_order_, normed(block.attention_norm));
-  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  Multiply(block.qkv, qkv_order_, NextProduct(batch, group), block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
   FQ_RETURN_IF_ERROR(PrepareO(block.o, group + 1));
-  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.o, o_order_, NextProduct(batch, group + 1), block.o_bias, /*residual=*/true, outputs_.as<float>());
   FQ_RETURN_IF_ERROR(SumHidden());
 
   OrderRows(batch, group + 2, &gate_up_order_);
   Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
-  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
+  Multiply(block.gate_up, gate_up_order_, NextProduct(batch, group + 2), block.gate_up_bias, /*residual=*/false,
+           outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   FQ_RETURN_IF_ERROR(PrepareDown(block.down, group + 3));
-  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
+  Multiply(block.down, down_order_, NextProduct(batch, group + 3), block.down_bias, /*residual=*/true,
+           outputs_.as<float>());
   return SumHidden();
 }
 
@@ -380,7 +392,7 @@ absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output)
   // Every rank puts its columns where one of them samples.
   float* const all_logits = rank_.logits != nullptr ? rank_.logits : logits_.as<float>();
   const int64_t vocab = info_.vocab_size;
-  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, all_logits + rank_.shard.vocab.begin, vocab,
+  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, {}, all_logits + rank_.shard.vocab.begin, vocab,
                                   [](int64_t, int64_t) {});
   FQ_RETURN_IF_ERROR(WaitForRanks());
   FQ_RETURN_IF_ERROR(RescoreHead(all_logits));
@@ -455,9 +467,14 @@ void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& o
   }
 }
 
-void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
-                              float* y) {
-  bytes_read_ += linear_.Multiply(w, order, y, w.rows, [&](int64_t begin, int64_t end) {
+CpuLinear::Next CpuModelRunner::NextProduct(const StepBatch& batch, int group) const {
+  const auto next = static_cast<size_t>(group) + 1;
+  return {&store_.layer_group(group + 1), batch.sequences[0].plan->bits[next]};
+}
+
+void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, const CpuLinear::Next& next,
+                              absl::Span<const float> bias, bool residual, float* y) {
+  bytes_read_ += linear_.Multiply(w, order, next, y, w.rows, [&](int64_t begin, int64_t end) {
     if (bias.empty() && !residual) {
       return;
     }

@@ -20,6 +20,7 @@
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
 #include "executor/model_runner.h"
+#include "executor/resident_weights.h"
 #include "executor/row_order.h"
 #include "executor/tensor_parallel/rank_group.h"
 #include "executor/tensor_parallel/shard.h"
@@ -37,6 +38,7 @@ struct CpuRunnerOptions {
   uint32_t max_sequences = 64;     // in [1, 4096]
   uint32_t max_step_tokens = 512;  // in [1, 65536]
   bool rescore = true;             // heads below 8 bits: common/rescoring.h
+  bool mapped_weights = false;     // Create: no copy of the weights (ResidentWeights) even where memory allows it
 };
 
 // What makes a runner one rank of a group, whose store is the rank's share of a model.
@@ -63,9 +65,9 @@ using BlockObserver = absl::FunctionRef<absl::Status(int64_t block, absl::Span<c
 // Sees the inputs [rows, cols] of a layer group (common/precision.h's order), rows ordered by their widths.
 using InputObserver = std::function<void(int group, int64_t rows, absl::Span<const float> inputs)>;
 
-// Computes on the store's mapped planes: weights are not copied, buffers are reserved once and take memory as far as
-// steps use them. A layer is five short parallel regions; what lies between them is done by the caller when it is
-// small.
+// Computes on a copy of the store's planes in huge pages, or, where copy and KV cache would leave less than a quarter
+// of the free memory, on the mapped file. Buffers are reserved once and take memory as far as steps use them. A layer
+// is five short parallel regions; what lies between them is done by the caller when it is small.
 class CpuModelRunner : public ModelRunner {
  public:
   // `store` must outlive the runner. INVALID_ARGUMENT for options out of range, RESOURCE_EXHAUSTED if memory is short.
@@ -92,8 +94,8 @@ class CpuModelRunner : public ModelRunner {
   ThreadPool& pool() { return pool_; }
 
  private:
-  CpuModelRunner(const ModelStore& store, const CpuRunnerOptions& options, const CpuRank& rank, int num_threads,
-                 std::vector<int> cpus, const CpuKernels& kernels);
+  CpuModelRunner(const ModelStore& store, std::unique_ptr<ResidentWeights> resident, const CpuRunnerOptions& options,
+                 const CpuRank& rank, std::vector<int> cpus, const CpuKernels& kernels);
   absl::Status Allocate(const KvCache::Shape& shape, bool rescore);
 
   // A token of the step: its sequence and position.
@@ -127,10 +129,14 @@ class CpuModelRunner : public ModelRunner {
   // Orders the step's rows by their sequences' widths in layer group `group`.
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
   void Prepare(const NestedMatrix& w, int group, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
+  // What follows layer group `group` in the step.
+  CpuLinear::Next NextProduct(const StepBatch& batch, int group) const;
   // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead, which it
   // replaces in ranks other than 0: what counts is the sum over the ranks.
-  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
+  void Multiply(const NestedMatrix& w, const RowOrder& order, const CpuLinear::Next& next, absl::Span<const float> bias,
+                bool residual, float* y);
 
+  std::unique_ptr<ResidentWeights> resident_;  // what store_ is then a view of
   const ModelStore& store_;
   const ModelConfig& config_;
   const CpuKernels& kernels_;

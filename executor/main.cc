@@ -63,6 +63,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
                "Bind each thread of a CPU to a core of its own; for machines that have nothing else to do");
   app.add_option("--isa", flags.options.isa,
                  "Kernels: portable, avx2, avxvnni, avx512vnni or neon on a CPU, portable on a GPU; default: best");
+  app.add_flag("--mapped-weights", flags.options.mapped_weights,
+               "CPU: compute on the mapped file, not on a copy in memory; slower, but processes share it");
   app.add_option("--kv-cache-mb", flags.kv_cache_mb,
                  "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
       ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))

@@ -30,6 +30,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
   runner.rescore = options.rescore;
+  runner.mapped_weights = options.mapped_weights;
   if (options.tensor_parallel != 1) {
     TensorParallelOptions parallel;
     parallel.ranks = options.tensor_parallel;

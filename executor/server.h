@@ -37,7 +37,8 @@ struct ExecutorOptions {
   uint32_t max_sequences = 64;  // a step
   uint32_t max_step_tokens = 512;
   uint32_t max_streams = 16;
-  bool rescore = true;  // heads below 8 bits: common/rescoring.h
+  bool rescore = true;          // heads below 8 bits: common/rescoring.h
+  bool mapped_weights = false;  // CPU: no copy of the weights in memory
   bool verify_checksum = false;
   // A step that takes longer means that the device hangs.
   absl::Duration step_timeout = absl::Minutes(2);

@@ -66,6 +66,7 @@ absl::StatusOr<executor::CalibrateResult> Measure(const Flags& flags, const Mode
   options.num_threads = flags.embedded.threads;
   options.isa = flags.embedded.isa;
   options.rescore = !flags.embedded.no_rescoring;
+  options.mapped_weights = flags.embedded.mapped_weights;
   options.cancelled = [] { return Interrupt::Requested(); };
   options.save = [&folder](const CalibrationProgress& progress) { return SaveProgress(folder, progress); };
   absl::StatusOr<executor::CalibrateResult> result;

@@ -101,6 +101,8 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags) {
       ->check(CLI::IsMember(isas));
   app.add_flag("--no-rescoring", flags.no_rescoring,
                "Do not score the likeliest tokens again at 8 bits where the head has fewer; for comparisons");
+  app.add_flag("--mapped-weights", flags.mapped_weights,
+               "CPU: compute on the mapped file, not on a copy in memory; slower, but processes share it");
   app.add_option("--lookahead", flags.lookahead,
                  "1: send a step before the result of the one before it; 0: wait for every result")
       ->check(CLI::Range(0, 1))
@@ -120,6 +122,7 @@ executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags) {
   options.tensor_parallel = flags.tensor_parallel;
   options.isa = flags.isa;
   options.rescore = !flags.no_rescoring;
+  options.mapped_weights = flags.mapped_weights;
   options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
   return options;
 }
@@ -153,8 +156,8 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddTensorParallelFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app,
-             {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--no-rescoring", "--lookahead",
-              "--kv-cache-gb", "--audit-rate"});
+             {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--no-rescoring", "--mapped-weights",
+              "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 void AddServerFlags(CLI::App& app, ConnectionFlags& flags) {

@@ -24,6 +24,7 @@ struct EmbeddedFlags {
   int lookahead = 1;
   double kv_cache_gb = 0;
   bool no_rescoring = false;
+  bool mapped_weights = false;
   double audit_rate = 0.01;
   std::string log_level = "error";
   std::string tokens_file;  // of a server that listens; empty = everybody may use it
@@ -38,7 +39,7 @@ struct ConnectionFlags {
   std::string token_file = {};          // empty = the environment's FLEXQUANT_TOKEN, if any
 };
 
-// Adds --device, --threads, --pin, --isa, --no-rescoring, --lookahead, --kv-cache-gb and --log-level.
+// Adds --device, --threads, --pin, --isa, --no-rescoring, --mapped-weights, --lookahead, --kv-cache-gb and --log-level.
 void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
 executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags);
 // Of commands that start EmbeddedServers.

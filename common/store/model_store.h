@@ -79,6 +79,8 @@ class ModelStore {
   // nullopt if the package is not calibrated. Errors of CalibrationOfManifest.
   absl::StatusOr<std::optional<Calibration>> ReadCalibration() const;
   uint64_t file_bytes() const { return file_.bytes().size(); }
+  // As MappedFile::ReleasePages.
+  void ReleasePages() const { file_.ReleasePages(); }
 
   const BlockWeights& block(int64_t layer) const { return blocks_[static_cast<size_t>(layer)]; }
   absl::Span<const float> final_norm() const { return final_norm_; }

@@ -20,6 +20,8 @@ TEST(MappedFileTest, MapsWhatWasWritten) {
   MappedFile moved = std::move(*file);
   ASSERT_EQ(moved.bytes().size(), 3U);
   EXPECT_EQ(moved.bytes()[2], 'b');
+  moved.ReleasePages();
+  EXPECT_EQ(moved.bytes()[2], 'b');
   EXPECT_EQ(*ReadFile(path), contents);
   std::filesystem::remove(path);
 }

@@ -68,6 +68,33 @@ TEST_P(ThreadPoolTest, ParallelChunksCoverEachIndexOnce) {
   }
 }
 
+// Every thread begins with its own share, whatever the others are at.
+TEST_P(ThreadPoolTest, ChunksBeginWithTheThreadsShare) {
+  ThreadPool pool(GetParam());
+  for (const int64_t count : {2, 7, 64}) {
+    constexpr int64_t kChunk = 2;
+    EXPECT_EQ(pool.ShareBegin(count, kChunk, 0), 0);
+    EXPECT_EQ(pool.ShareBegin(count, kChunk, pool.num_threads()), count);
+    std::vector<std::vector<int64_t>> begins(static_cast<size_t>(pool.num_threads()));
+    pool.ParallelChunks(count, kChunk, [&](int64_t begin, int64_t /*end*/, int thread) {
+      begins[static_cast<size_t>(thread)].push_back(begin);
+    });
+    const int64_t second = pool.ShareBegin(count, kChunk, 1);
+    EXPECT_TRUE(second % kChunk == 0 || second == count) << second;
+    if (second > 0) {
+      ASSERT_FALSE(begins[0].empty());
+      EXPECT_EQ(begins[0][0], 0);
+    }
+    for (const auto& of_thread : begins) {
+      size_t jumps = 0;  // shares that the thread went on with
+      for (size_t i = 1; i < of_thread.size(); ++i) {
+        jumps += of_thread[i] < of_thread[i - 1] ? 1 : 0;
+      }
+      EXPECT_LE(jumps, 1U) << "of " << count;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));
 
 TEST(ThreadPoolTest, AtLeastOneThread) {

@@ -15,6 +15,7 @@ namespace flexquant::executor {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class RunnerTest : public ::testing::Test {
  protected:
@@ -144,6 +145,21 @@ TEST_F(RunnerTest, CountsEachWidthOnceAndRescoredRowsForEachToken) {
   without_logits.num_logits = 0;
   EXPECT_EQ(read({{without_logits}}), bytes(8) - model_->store().lm_head().BytesRead(8));
   EXPECT_TRUE(output.sequences[0].logits.empty());
+}
+
+// From the copy in memory and from the file.
+TEST_F(RunnerTest, MappedWeightsGiveTheSameLogits) {
+  const auto tokens = model_->Tokens(20);
+  CpuRunnerOptions options = SmallOptions(model_->store());
+  options.mapped_weights = true;
+  const auto mapped = MakeRunner(model_->store(), options);
+  EXPECT_THAT(mapped->info().device, HasSubstr("weights mapped"));
+  EXPECT_THAT(runner_->info().device, Not(HasSubstr("weights mapped")));
+  for (const uint32_t seed : {1U, 2U}) {
+    const PrecisionPlan plan = model_->Mixed(seed);
+    EXPECT_EQ(AllLogits(*mapped, tokens, plan, Blocks(0, 5), {20}),
+              AllLogits(*runner_, tokens, plan, Blocks(0, 5), {20}));
+  }
 }
 
 // The likeliest tokens by the head's few bits get the logits that the head has at 8 bits, the others keep theirs.
