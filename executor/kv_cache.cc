@@ -50,6 +50,7 @@ absl::StatusOr<KvCache> KvCache::Create(const Shape& shape) {
   KvCache cache;
   cache.shape_ = shape;
   FQ_ASSIGN_OR_RETURN(cache.memory_, LazyBuffer::Allocate(shape.Bytes(), "the KV cache"));
+  cache.memory_.PreferHugePages();
   return cache;
 }
 

@@ -17,6 +17,7 @@ namespace flexquant {
 inline constexpr float kHiddenScore = -3.0e38F;
 inline constexpr int64_t kSlabKeys = 16;
 inline constexpr int64_t kSlabs = kKeyTile / kSlabKeys;
+inline constexpr int64_t kLine = 64 / sizeof(uint16_t);
 static_assert(kSlabs == 2);
 // So many rows at most read halves: each would convert the tile again.
 inline constexpr int64_t kFewRows = 4;
@@ -56,6 +57,7 @@ class AttentionBlock {
       const int64_t begin = first > tile ? first - tile : 0;
       const int64_t end = last + 1 - tile < kKeyTile ? last + 1 - tile : kKeyTile;
       FindTile(kv_head, tile, begin, end);
+      FindNext(kv_head, tile + kKeyTile, last);
       if (converts_) {
         ConvertTile(begin, end);
       }
@@ -100,17 +102,30 @@ class AttentionBlock {
   }
   int64_t sequence_stride() const { return shape_.q_stride; }
 
+  int64_t HeadOffset(int64_t kv_head, int64_t position) const {
+    const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
+    return (block * shape_.num_kv_heads + kv_head) * shape_.block_tokens * head_dim_;
+  }
+
+  // Where the slabs of the next tile are, which few rows fetch a line at a time between their arithmetic: in every
+  // block the hardware sees a new stream, and a burst of fetches would hold the arithmetic up. Of this tile, which
+  // costs nothing, behind `last`, and where blocks are not slabs.
+  void FindNext(int64_t kv_head, int64_t tile, int64_t last) {
+    for (int64_t slab = 0; slab < kSlabs; ++slab) {
+      const int64_t position = tile + slab * kSlabKeys;
+      const bool there = shape_.block_tokens == kSlabKeys && position <= last;
+      const int64_t head = there ? HeadOffset(kv_head, position) : 0;
+      next_keys_[slab] = there ? k_cache_ + head : slabs_[slab];
+      next_values_[slab] = there ? v_cache_ + head : slabs_[slab];
+    }
+  }
+
   // Where the tile's visible keys and values are. Positions before `begin` and from `end` on are not looked up: their
   // blocks may be gone or not there yet.
   void FindTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
-    const int64_t head_elements = shape_.block_tokens * head_dim_;
-    const auto head_offset = [&](int64_t position) {
-      const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
-      return (block * shape_.num_kv_heads + kv_head) * head_elements;
-    };
     for (int64_t key = begin; key < end; ++key) {
       const int64_t position = tile + key;
-      value_rows_[key] = v_cache_ + head_offset(position) + position % shape_.block_tokens * head_dim_;
+      value_rows_[key] = v_cache_ + HeadOffset(kv_head, position) + position % shape_.block_tokens * head_dim_;
     }
     const uint16_t* visible = nullptr;
     for (int64_t slab = 0; slab < kSlabs; ++slab) {
@@ -120,13 +135,13 @@ class AttentionBlock {
         slabs_[slab] = nullptr;
       } else if (shape_.block_tokens % kSlabKeys == 0) {
         const int64_t position = tile + slab * kSlabKeys;
-        slabs_[slab] = k_cache_ + head_offset(position) + position % shape_.block_tokens;
+        slabs_[slab] = k_cache_ + HeadOffset(kv_head, position) + position % shape_.block_tokens;
         slab_stride_ = shape_.block_tokens;
       } else {
         uint16_t* to = gathered_ + slab * kSlabKeys * padded_;
         for (int64_t key = first; key < last; ++key) {
           const int64_t position = tile + key;
-          const uint16_t* from = k_cache_ + head_offset(position) + position % shape_.block_tokens;
+          const uint16_t* from = k_cache_ + HeadOffset(kv_head, position) + position % shape_.block_tokens;
           for (int64_t d = 0; d < head_dim_; ++d) {
             to[d * kSlabKeys + key - slab * kSlabKeys] = from[d * shape_.block_tokens];
           }
@@ -172,8 +187,11 @@ class AttentionBlock {
       ScoresOf<kRows>(row, [&](int64_t d, int64_t key) { return F32::Load(keys_ + d * kKeyTile + key); });
     } else {
       const uint16_t* const slabs[] = {slabs_[0], slabs_[1]};
+      const uint16_t* const next[] = {next_keys_[0], next_keys_[1]};
       const int64_t stride = slab_stride_;
       ScoresOf<kRows>(row, [&](int64_t d, int64_t key) {
+        // A line of the slab is two dimensions.
+        __builtin_prefetch(next[d & 1] + d / 2 * kLine, 0, 2);
         return F32::LoadHalf(slabs[key / kSlabKeys] + d * stride + key % kSlabKeys);
       });
     }
@@ -292,6 +310,9 @@ class AttentionBlock {
         v[i] = kConverted ? F32::Load(values_ + key * padded_ + d + i * F32::kLanes)
                           : F32::LoadHalf(value_rows_[key] + d + i * F32::kLanes);
       }
+      if constexpr (!kConverted) {
+        __builtin_prefetch(next_values_[key / kSlabKeys] + key % kSlabKeys * head_dim_ + d, 0, 2);
+      }
       for (int r = 0; r < kRows; ++r) {
         const F32 weight = F32::Set(scores_[(row + r) * kKeyTile + key]);
         for (int i = 0; i < kVectors; ++i) {
@@ -330,6 +351,8 @@ class AttentionBlock {
   // each key's values.
   const uint16_t* slabs_[kSlabs] = {};
   int64_t slab_stride_ = 0;
+  const uint16_t* next_keys_[kSlabs] = {};
+  const uint16_t* next_values_[kSlabs] = {};
   const uint16_t* value_rows_[kKeyTile] = {};
   uint16_t* gathered_ = nullptr;  // [kSlabs, head_dim, kSlabKeys]: slabs from blocks that do not hold whole ones
   float* scores_ = nullptr;       // [rows, kKeyTile]
