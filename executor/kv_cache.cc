@@ -50,7 +50,6 @@ absl::StatusOr<KvCache> KvCache::Create(const Shape& shape) {
   KvCache cache;
   cache.shape_ = shape;
   FQ_ASSIGN_OR_RETURN(cache.memory_, LazyBuffer::Allocate(shape.Bytes(), "the KV cache"));
-  cache.memory_.PreferHugePages();
   return cache;
 }
 
