@@ -39,7 +39,7 @@ __device__ __forceinline__ void LoadActivations(const GemvArgs& args, const Warp
                                                 GemvScratch& scratch) {
   auto* values = reinterpret_cast<int8_t*>(shared + args.values_offset);
   auto* scales = reinterpret_cast<float2*>(shared + args.scales_offset);
-  const int value_bytes = (Shape::kNarrow ? args.chunk_columns : work.stride) * kBlockCols;
+  const int value_bytes = work.stride * kBlockCols;
   const int scale_columns = ScaleColumnsOf<Shape>(args, work);
   const int scale_bytes = scale_columns * static_cast<int>(sizeof(float2));
   if constexpr (Shape::kTiles == 1) {

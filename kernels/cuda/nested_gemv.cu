@@ -11,6 +11,10 @@ namespace {
 constexpr int kDefaultFusedRows = 1;
 constexpr int kDefaultSharedRows = 2;
 constexpr int kSharingParts = 2;
+// Peak bytes a ns of memory for an SM from which on an SM takes two CTAs of a launch: one CTA's eight warps do not
+// multiply records as fast as those arrive (H200: 37; an H100 has 25 and was measured with one only).
+constexpr double kPairedBytesPerNs = 30;
+constexpr int kPairedParts = 2;  // at most, of one row; several rows: 1
 // Shared memory of an SM is 228 KB, one of them for the system in each CTA. Two CTAs leave room for one of the
 // quantising kernel, and so does the limit of 112 registers.
 constexpr int kMultiprocessorShared = 228 << 10;
@@ -25,6 +29,7 @@ constexpr int kPace[5] = {0, 2, 2, 0, 1};
 struct Device {
   int multiprocessors = 0;
   int major = 0;
+  double bytes_per_ns = 0;  // peak of its memory
 };
 
 Device CurrentDevice() {
@@ -33,6 +38,11 @@ Device CurrentDevice() {
   if (cudaGetDevice(&device) == cudaSuccess) {
     cudaDeviceGetAttribute(&result.multiprocessors, cudaDevAttrMultiProcessorCount, device);
     cudaDeviceGetAttribute(&result.major, cudaDevAttrComputeCapabilityMajor, device);
+    int kilohertz = 0;
+    int bits = 0;
+    cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device);
+    cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device);
+    result.bytes_per_ns = 2e-6 * kilohertz * bits / 8;  // two transfers a clock
   }
   return result;
 }
@@ -55,7 +65,7 @@ GemvArgs ArgsOf(const GemvParams& params) {
     args.slices *= 2;
   }
   args.split = Split(params);
-  args.keep_low_columns = KeepsLowColumns(params);
+  args.keep_low_columns = params.tuning.keep_low_columns;
   args.fine_widths = params.fine_widths;
   args.widths = params.widths;
   args.valid_rows = params.valid_rows;
@@ -100,13 +110,42 @@ bool Fits(const GemvParams& params, GemvArgs& args, int limit, int* total) {
   return true;
 }
 
+// Rows up to which the decode kernel quantises, `rows` by default.
+int FusedRows(const GemvParams& params, int rows) {
+  return params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : rows;
+}
+
 // Whether the CTAs of a cluster can quantise a part each of up to so many rows. The sums of squares have the quantising
 // kernel's order if each of the eight slices is a warp's part of a row there.
-bool CanShare(const GemvParams& params, const GemvArgs& args) {
+bool CanShare(const GemvParams& params, const GemvArgs& args, int rows) {
   const bool same_order = args.input.norm_weight == nullptr || args.records == 2 * kGemvWarps;
-  const int most = params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : kDefaultSharedRows;
-  return !params.portable && args.slices == kGemvWarps && args.input.vectors && same_order && params.rows <= most &&
-         args.columns <= kMaxFusedColumns;
+  return !params.portable && args.slices == kGemvWarps && args.input.vectors && same_order &&
+         params.rows <= FusedRows(params, rows) && args.columns <= kMaxFusedColumns;
+}
+
+// Whether an SM should take two CTAs of the launch. Not of short rows: quantising those takes less than starting a
+// kernel for it.
+bool WantsPairs(const GemvParams& params, const GemvArgs& args, const Device& device) {
+  const GemvTuning& tuning = params.tuning;
+  if (params.portable || args.slices < kGemvWarps || args.chunk_columns > kTileColumns || tuning.launch_ctas == 1) {
+    return false;
+  }
+  const bool untuned = tuning.fused_rows < 0 && tuning.parts == 0 && tuning.ctas_per_sm == 0;
+  return tuning.launch_ctas == 2 || (untuned && device.bytes_per_ns >= kPairedBytesPerNs * device.multiprocessors);
+}
+
+// The plan of a launch two of whose CTAs fit into an SM, of the fewest parts; false if there is none.
+bool FitsPairs(const GemvParams& params, GemvArgs& args, int* total) {
+  const int most = params.rows == 1 ? kPairedParts : 1;
+  for (args.parts = std::max(1, params.tuning.parts); args.parts <= std::max(most, params.tuning.parts);
+       args.parts *= 2) {
+    for (args.depth = 4; args.depth >= 1; args.depth /= 2) {
+      if (Fits(params, args, kHopperShared / 2, total)) {
+        return true;
+      }
+    }
+  }
+  return false;
 }
 
 // The plan that leaves params.tuning.shared_left; false if there is none.
@@ -124,7 +163,7 @@ bool FitsBeside(const GemvParams& params, GemvArgs& args, int* total) {
 int PlanShared(const GemvParams& params, GemvArgs& args) {
   // Launches that quantise themselves: the next one fills its rings meanwhile. Others gain more from longer rings and
   // more rounds in flight.
-  const bool shares = args.chunk_columns <= kNarrowColumns && CanShare(params, args);
+  const bool shares = args.chunk_columns <= kNarrowColumns && CanShare(params, args, kDefaultSharedRows);
   const int most = params.tuning.ctas_per_sm != 0 ? params.tuning.ctas_per_sm : (params.rows == 1 || shares ? 2 : 1);
   const int max_parts = params.portable && args.tiles > kMaxCounters ? 1 : args.slices;
   const int preferred = params.tuning.parts != 0 ? params.tuning.parts : (shares ? kSharingParts : 1);
@@ -157,15 +196,16 @@ int Log2(int power) {
 struct Plan {
   GemvArgs args{};
   int chunks = 0;
-  int ctas = 0;    // of a chunk
-  int shared = 0;  // 0: the matrix is too wide
+  int ctas = 0;        // of a chunk
+  int shared = 0;      // 0: the matrix is too wide
+  bool pairs = false;  // an SM takes two CTAs
 };
 
 void PlanTiles(const GemvParams& params, const Device& device, Plan& plan) {
   GemvArgs& args = plan.args;
   const int slots = kGemvWarps / (args.slices / args.parts);
   const int known = params.portable || args.parts == 1 ? 0 : HopperClusters(args.parts);
-  const int held = known > 0 ? known : device.multiprocessors / args.parts;
+  const int held = (known > 0 ? known : device.multiprocessors / args.parts) << (plan.pairs ? 1 : 0);
   const int most = params.tuning.sets > 0 ? std::min(params.tuning.sets * plan.chunks, held) : held;
   const int sets = std::max(
       1, std::min<int>(params.portable ? most : most / plan.chunks, static_cast<int>(CeilDiv(args.tiles, slots))));
@@ -187,7 +227,10 @@ Plan PlanLaunch(const GemvParams& params, const Device& device) {
   args.values = quantized.values;
   args.scales = quantized.scales;
   plan.chunks = static_cast<int>(CeilDiv(args.columns, args.chunk_columns));
-  plan.shared = PlanShared(params, args);
+  plan.pairs = WantsPairs(params, args, device) && FitsPairs(params, args, &plan.shared);
+  if (!plan.pairs) {
+    plan.shared = PlanShared(params, args);
+  }
   if (plan.shared == 0) {
     return plan;
   }
@@ -205,12 +248,13 @@ Plan PlanLaunch(const GemvParams& params, const Device& device) {
 }
 
 // Whether the decode kernel quantises.
-bool Fused(const GemvParams& params, const GemvArgs& args) {
+bool Fused(const GemvParams& params, const Plan& plan) {
+  const GemvArgs& args = plan.args;
   if (args.parts > 1) {
-    return CanShare(params, args);
+    return CanShare(params, args, plan.pairs ? 0 : kDefaultSharedRows);
   }
-  const int most = params.tuning.fused_rows >= 0 ? params.tuning.fused_rows : kDefaultFusedRows;
-  return params.rows <= most && args.columns <= kMaxFusedColumns && args.input.vectors;
+  return params.rows <= FusedRows(params, plan.pairs ? 0 : kDefaultFusedRows) && args.columns <= kMaxFusedColumns &&
+         args.input.vectors;
 }
 
 cudaError_t Launch(const GemvParams& params, Plan& plan, cudaStream_t stream) {
@@ -253,7 +297,7 @@ cudaError_t LaunchNestedGemv(const GemvParams& params, cudaStream_t stream) {
   if (plan.shared == 0) {
     return cudaErrorInvalidValue;
   }
-  if (Fused(params, plan.args)) {
+  if (Fused(params, plan)) {
     plan.args.values = nullptr;
   } else if (params.launches != GemvLaunches::kProduct) {
     if (const cudaError_t error = LaunchQuantize(params, stream); error != cudaSuccess) {

@@ -40,6 +40,7 @@ struct GemvTuning {
   int fused_rows = -1;            // up to so many rows are quantised in the kernel itself, in every CTA; -1: default
   int parts = 0;                  // CTAs that share a tile along the columns, at least: 1, 2, 4, 8; 0: default
   int ctas_per_sm = 0;            // 1 or 2: shared memory is for so many; 0: default
+  int launch_ctas = 0;            // of one launch on an SM: 1, or 2 where the plan allows it; 0: by the device
   int pace = 0;                   // records a warp has in flight before the previous grid is complete; 0: default
   int max_stages = 0;             // of a warp's ring; 0: as many as fit
   int chunk_columns = 0;          // of a CTA, from 17 columns on: 16 or 32; 0: default

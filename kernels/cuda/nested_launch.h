@@ -31,11 +31,6 @@ inline int ChunkColumns(const GemvParams& params) {
   return params.tuning.chunk_columns > 0 ? params.tuning.chunk_columns : kMaxChunkColumns;
 }
 
-// One row is dropped in the decode kernel alone, where it quantises.
-inline bool KeepsLowColumns(const GemvParams& params) {
-  return params.tuning.keep_low_columns || ChunkColumns(params) <= kNarrowColumns;
-}
-
 // Workspace: counters, quantised values and scales of all chunks, partial sums.
 inline int PaddedColumns(int columns) {
   return columns <= kTileColumns ? columns : static_cast<int>(CeilDiv(columns, kMaxChunkColumns)) * kMaxChunkColumns;

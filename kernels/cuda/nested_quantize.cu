@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(kQuantizeThreads) QuantizeKernel(QuantizeArgs 
   const int chunk = (row << args.split) / args.chunk_columns;
   const int chunk_rows = args.chunk_columns >> args.split;
   const int first_row = chunk * chunk_rows;
-  const ChunkWidths widths = LoadChunkWidths(args.widths, args.valid_rows, first_row,
-                                             min(chunk_rows, args.rows - first_row), args.split);
+  const ChunkWidths widths =
+      LoadChunkWidths(args.widths, args.valid_rows, first_row, min(chunk_rows, args.rows - first_row), args.split);
   const uint32_t fine_columns = FineColumns(widths.bits, args.fine_widths);
   const bool drops = DropsLowColumns(fine_columns, args.split, args.keep_low_columns);
   const int split = drops ? 0 : args.split;
@@ -71,7 +71,7 @@ cudaError_t LaunchQuantize(const GemvParams& params, cudaStream_t stream) {
   const QuantizedView view = QuantizedIn(params);
   const QuantizeArgs args{
       InputOf(params),      view.values,   view.scales,      static_cast<int>(params.weights.blocks()),
-      ChunkColumns(params), params.rows,   Split(params),    KeepsLowColumns(params),
+      ChunkColumns(params), params.rows,   Split(params),    params.tuning.keep_low_columns,
       params.fine_widths,   params.widths, params.valid_rows};
   const dim3 grid(static_cast<unsigned>(CeilDiv(args.blocks, kPassBlocks)), static_cast<unsigned>(params.rows));
   LaunchConfig config(grid, kQuantizeThreads, 0, stream);

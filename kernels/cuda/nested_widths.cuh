@@ -30,8 +30,7 @@ __device__ __forceinline__ uint32_t FineColumns(int bits, uint32_t fine_widths) 
   return __ballot_sync(0xFFFFFFFFU, (fine_widths >> bits & 1U) != 0);
 }
 
-// Whether a chunk of several rows, two columns each, is computed with one a row: no row's width takes 15-bit
-// activations.
+// Whether a chunk of rows, two columns each, is computed with one a row: no row's width takes 15-bit activations.
 __device__ __forceinline__ bool DropsLowColumns(uint32_t fine_columns, int split, bool keep_low_columns) {
   return split != 0 && fine_columns == 0 && !keep_low_columns;
 }

@@ -110,9 +110,9 @@ __device__ __forceinline__ void PlanWidths(const GemvArgs& args, WarpWork& work,
   work.finish_rounds = work.tokens == 0 ? 0 : work.finish_rounds;
 }
 
-// One row whose width takes no 15-bit activations needs one column, not two. Only if activations are quantised here.
+// One row whose width takes no 15-bit activations needs one column, not two.
 __device__ __forceinline__ void DropLowColumn(const GemvArgs& args, WarpWork& work) {
-  if (args.values == nullptr && work.columns == kNarrowColumns && work.split != 0 && work.fine_columns == 0) {
+  if (work.columns == kNarrowColumns && DropsLowColumns(work.fine_columns, work.split, args.keep_low_columns)) {
     work.columns = work.stride = 1;
     work.split = 0;
   }

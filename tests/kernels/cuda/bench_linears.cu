@@ -4,8 +4,8 @@
 // bench_linears [key=value ...]
 //   batches=1,2,4  widths=3,4,5,6,8 (0: a random mix for each layer group, 1: for each layer group and row)
 //   update=1: the table of widths is copied before every replay   pdl=0   portable=1   fine=1: 15-bit activations where
-//   the executor uses them   kinds=0,1,2,3,4: only these linears   fused, parts, ctas, stages, pace, chunk,
-//   sets, keep (low columns): GemvTuning
+//   the executor uses them   kinds=0,1,2,3,4: only these linears   fused, parts, ctas, launch, stages, pace,
+//   chunk, sets, keep (low columns): GemvTuning
 
 #include <cuda_runtime.h>
 
@@ -46,6 +46,7 @@ GemvParams Params(const Model& model, const Options& options, int group, int row
   p.tuning.fused_rows = Get(options, "fused", -1);
   p.tuning.parts = Get(options, "parts", 0);
   p.tuning.ctas_per_sm = Get(options, "ctas", 0);
+  p.tuning.launch_ctas = Get(options, "launch", 0);
   p.tuning.max_stages = Get(options, "stages", 0);
   p.tuning.pace = Get(options, "pace", 0);
   p.tuning.chunk_columns = Get(options, "chunk", 0);

@@ -50,6 +50,14 @@ GemvTuning Tuning(int fused_rows, int parts, int ctas_per_sm, int chunk_columns,
   return tuning;
 }
 
+// Whatever the device: one CTA of the launch on an SM, or two where they fit.
+GemvTuning LaunchCtas(int launch_ctas, int sets) {
+  GemvTuning tuning;
+  tuning.launch_ctas = launch_ctas;
+  tuning.sets = sets;
+  return tuning;
+}
+
 // With few sets of CTAs each takes many rounds of tiles.
 const GemvTuning kTunings[] = {GemvTuning{},
                                Tuning(0, 2, 1, 0, 0),
@@ -59,7 +67,10 @@ const GemvTuning kTunings[] = {GemvTuning{},
                                Tuning(-1, 4, 0, 16, 2),
                                Tuning(0, 8, 2, 32, 1),
                                Tuning(64, 8, 0, 32, 0),
-                               Tuning(64, 2, 0, 16, 1)};
+                               Tuning(64, 2, 0, 16, 1),
+                               LaunchCtas(1, 0),
+                               LaunchCtas(2, 0),
+                               LaunchCtas(2, 1)};
 
 // The portable kernels without tuning are those that tests/kernels/ops compares with the reference.
 TEST_F(CudaGemvTest, NeitherPathNorTuningNorBatchMatters) {
@@ -96,7 +107,8 @@ TEST_F(CudaGemvTest, EveryInstanceOnce) {
   for (const bool portable : paths_) {
     linear.params().portable = portable;
     for (const int m : {1, 2, 8, 16, 33}) {
-      for (const GemvTuning& tuning : {GemvTuning{}, Tuning(0, 2, 1, 0, 0), Tuning(-1, 8, 0, 16, 1)}) {
+      for (const GemvTuning& tuning :
+           {LaunchCtas(1, 0), LaunchCtas(2, 0), Tuning(0, 2, 1, 0, 0), Tuning(-1, 8, 0, 16, 1)}) {
         linear.params().tuning = tuning;
         EXPECT_EQ(Bits(linear.RunUniform(0, m, 5)), Bits(RowsOf(whole, matrix.view().rows, 0, m)))
             << "batch " << m << " portable " << portable << " parts " << tuning.parts;
@@ -214,8 +226,9 @@ TEST_F(CudaGemvTest, NormIsTheSameFusedOrNotAndNearTheReference) {
     linear.params().portable = paths_.front();
     const auto whole = linear.RunUniform(0, kRows, 8);
     for (const int m : {1, 2, 4, 8, 11, 16, 33, 61}) {
-      for (const GemvTuning& tuning : {Tuning(0, 0, 0, 0, 0), Tuning(1, 0, 0, 0, 0), Tuning(4, 1, 0, 0, 0),
-                                       Tuning(64, 4, 0, 0, 0), Tuning(64, 8, 0, 16, 0)}) {
+      for (const GemvTuning& tuning :
+           {Tuning(0, 0, 0, 0, 0), Tuning(1, 0, 0, 0, 0), Tuning(4, 1, 0, 0, 0), Tuning(64, 4, 0, 0, 0),
+            Tuning(64, 8, 0, 16, 0), LaunchCtas(1, 0), LaunchCtas(2, 0)}) {
         linear.params().tuning = tuning;
         ASSERT_EQ(Bits(linear.RunUniform(3, m, 8)), Bits(RowsOf(whole, 48, 3, m))) << cols << " batch " << m;
       }
