@@ -99,6 +99,11 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
 }
 
 void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
+  ParallelChunks(count, chunk, body, [](int, int64_t) { return false; });
+}
+
+void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body,
+                                absl::FunctionRef<bool(int, int64_t)> idle) {
   PinCaller();
   if (num_threads_ == 1 || count <= chunk) {
     if (count > 0) {
@@ -120,11 +125,20 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
       }
     }
   };
-  const absl::FunctionRef<void(int)> region = take_chunks;
+  const auto work = [&](int thread) {
+    take_chunks(thread);
+    // Negative when the caller waits for this thread.
+    for (int64_t turn = 0; joined_.load(std::memory_order_acquire) >= 0 && idle(thread, turn); ++turn) {
+    }
+  };
+  const absl::FunctionRef<void(int)> region = work;
   Begin(region, /*may_miss=*/true);
   take_chunks(0);
   joined_.fetch_add(kClosed, std::memory_order_acq_rel);
-  SpinUntil([this] { return joined_.load(std::memory_order_acquire) == kClosed; });
+  const auto all_left = [this] { return joined_.load(std::memory_order_acquire) == kClosed; };
+  for (int64_t turn = 0; !all_left() && idle(0, turn); ++turn) {
+  }
+  SpinUntil(all_left);
 }
 
 int64_t ThreadPool::ShareBegin(int64_t count, int64_t chunk, int thread) const {

@@ -39,6 +39,12 @@ class ThreadPool {
   void ParallelChunks(int64_t count, int64_t chunk,
                       absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
 
+  // The same; a thread that finds no chunk while others compute calls idle(thread, 0), idle(thread, 1), ..., short
+  // pieces of work that may be left out, until that says false or they are done.
+  void ParallelChunks(int64_t count, int64_t chunk,
+                      absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body,
+                      absl::FunctionRef<bool(int thread, int64_t turn)> idle);
+
   // Where in [0, count) a thread's own share of ParallelChunks begins; thread = num_threads(): count.
   int64_t ShareBegin(int64_t count, int64_t chunk, int thread) const;
 

@@ -11,8 +11,10 @@ namespace flexquant::executor {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// Units of a thread's first tiles that are fetched ahead of a product: 34 KiB at 8 bits, a small part of an L2.
+// Units of a thread's share that are fetched ahead of a product at a time: 34 KiB at 8 bits; and how often, so that the
+// smallest L2 (512 KiB) has room for them.
 constexpr int64_t kFetchedUnits = 64;
+constexpr int64_t kFetchedPieces = 8;
 
 }  // namespace
 
@@ -53,11 +55,10 @@ void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::Func
   ForRows(pool_, order.size(), w.cols, [&](int64_t slot) {
     float* input = input_.as<float>() + slot * w.cols;
     fill(order.row(slot), input);
-    const int bits = order.bits(slot);
-    if (bits == kReferencePrecision) {
+    if (order.bits(slot) == kReferencePrecision) {
       return;
     }
-    const int activation_bits = ActivationBits(bits);
+    const int activation_bits = order.activation_bits(slot);
     const int64_t at = QuantizedRow(slot, activation_bits);
     int8_t* values = values_.as<int8_t>() + at * padded;
     float* scales = scales_.as<float>() + at * groups;
@@ -78,30 +79,39 @@ int64_t CpuLinear::Chunk(const NestedMatrix& w) const {
 uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
                              absl::FunctionRef<void(int64_t, int64_t)> finish) {
   const int64_t chunk = Chunk(w);
-  pool_.ParallelChunks(w.tiles(), chunk, [&](int64_t begin, int64_t end, int thread) {
+  const auto multiply = [&](int64_t begin, int64_t end, int thread) {
     void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
     for (const RowOrder::Run& run : order.runs()) {
       MultiplyRun(w, run, y, stride, begin, end, workspace);
     }
     finish(begin * kTileRows, std::min(w.rows, end * kTileRows));
     if (end == pool_.ShareBegin(w.tiles(), chunk, thread + 1)) {
-      FetchShare(next, thread);
+      FetchShare(next, thread, 0);
     }
-  });
+  };
+  pool_.ParallelChunks(w.tiles(), chunk, multiply,
+                       [&](int thread, int64_t turn) { return FetchShare(next, thread, turn + 1); });
   uint64_t bytes_read = 0;
+  int last_bits = 0;  // runs of one width read the same planes
   for (const RowOrder::Run& run : order.runs()) {
-    bytes_read += w.BytesRead(run.bits);
+    bytes_read += run.bits != last_bits ? w.BytesRead(run.bits) : 0;
+    last_bits = run.bits;
   }
   return bytes_read;
 }
 
-void CpuLinear::FetchShare(const Next& next, int thread) const {
-  if (next.matrix == nullptr || next.bits > kTopPrecision) {
-    return;
+bool CpuLinear::FetchShare(const Next& next, int thread, int64_t piece) const {
+  if (next.matrix == nullptr || next.bits > kTopPrecision || piece >= kFetchedPieces) {
+    return false;
   }
   const NestedMatrix& w = *next.matrix;
-  const int64_t first = pool_.ShareBegin(w.tiles(), Chunk(w), thread) * w.units();
-  const int64_t count = std::min(kFetchedUnits, w.tiles() * w.units() - first);
+  const int64_t chunk = Chunk(w);
+  const int64_t first = pool_.ShareBegin(w.tiles(), chunk, thread) * w.units() + piece * kFetchedUnits;
+  const int64_t end = pool_.ShareBegin(w.tiles(), chunk, thread + 1) * w.units();
+  const int64_t count = std::min(kFetchedUnits, end - first);
+  if (count <= 0) {
+    return false;
+  }
   const auto fetch = [&](const uint8_t* plane, int64_t words) {
     const uint8_t* from = plane + first * words * kPlaneWordBytes;
     for (int64_t word = 0; word < count * words; ++word) {
@@ -116,6 +126,7 @@ void CpuLinear::FetchShare(const Next& next, int thread) const {
       fetch(plane, words);
     }
   }
+  return true;
 }
 
 QuantizedActivations CpuLinear::Quantized(const NestedMatrix& w, int64_t first, int64_t count) const {
@@ -139,9 +150,8 @@ void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, flo
     kernels_.reference_gemm(w, input_.as<float>() + run.begin * w.cols, w.cols, count, row_begin, row_end, out, stride);
     return;
   }
-  const int activation_bits = ActivationBits(run.bits);
-  const int64_t first = QuantizedRow(run.begin, activation_bits);
-  if (activation_bits == 8) {
+  const int64_t first = QuantizedRow(run.begin, run.activation_bits);
+  if (run.activation_bits == 8) {
     kernels_.nested_gemm(w, run.bits, Quantized(w, first, count), tile_begin, tile_end, out, stride, workspace);
     return;
   }

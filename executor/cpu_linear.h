@@ -26,7 +26,7 @@ class CpuLinear {
   // Room for the layer groups of `store` and `max_rows` rows a step. RESOURCE_EXHAUSTED if memory is short.
   absl::Status Allocate(const ModelStore& store, int64_t max_rows);
 
-  // fill(row, destination) writes a row's fp32 input [w.cols]; it is quantised to the bits that its width asks for.
+  // fill(row, destination) writes a row's fp32 input [w.cols]; it is quantised to the bits that the order says.
   void Prepare(const NestedMatrix& w, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
 
   // What Prepare wrote last, in the order of slots [slots, w.cols].
@@ -40,6 +40,10 @@ class CpuLinear {
     int bits = 0;
   };
 
+  // Fetches piece `piece` >= 0 of a thread's share of what is next into its L2; false if there is nothing (more) that
+  // should be.
+  bool FetchShare(const Next& next, int thread, int64_t piece) const;
+
   // y [slots, w.rows], rows `stride` floats apart, = inputs times w. finish(begin, end) follows for ranges of output
   // rows once they are in y; ranges are disjoint, calls concurrent. Returns the bytes of weights read.
   uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
@@ -52,8 +56,6 @@ class CpuLinear {
   }
   // Tiles of a product that a thread takes at a time.
   int64_t Chunk(const NestedMatrix& w) const;
-  // Into L2, for the thread that will begin there.
-  void FetchShare(const Next& next, int thread) const;
   QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
   void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride, int64_t tile_begin,
                    int64_t tile_end, void* workspace);

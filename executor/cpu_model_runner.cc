@@ -1,7 +1,6 @@
 #include "executor/cpu_model_runner.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -23,6 +22,7 @@ constexpr uint32_t kMaxSequences = 4096;
 constexpr uint32_t kMaxStepTokens = 65536;
 constexpr int kMaxThreads = 1024;
 constexpr size_t kCacheLine = 64;
+constexpr int kCoarseActivationBits = 8;
 
 size_t RoundUp(size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
@@ -35,14 +35,6 @@ void LookUpRow(const NestedMatrix& matrix, int64_t row, bool reference, float* o
     const uint16_t* from = static_cast<const uint16_t*>(matrix.reference) + row * matrix.cols;
     std::transform(from, from + matrix.cols, out, Bfloat16ToFloat);
   }
-}
-
-bool AllFinite(absl::Span<const float> values) {
-  uint32_t bad = 0;
-  for (const float value : values) {
-    bad |= (std::bit_cast<uint32_t>(value) & 0x7F800000U) == 0x7F800000U ? 1U : 0U;
-  }
-  return bad == 0;
 }
 
 bool UsesReference(const SequenceInput& sequence) { return sequence.plan->bits[0] == kReferencePrecision; }
@@ -109,7 +101,8 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
   info_.device =
       absl::StrCat("cpu ", IsaName(kernels.isa), ", ", options.num_threads,
                    options.num_threads == 1 ? " thread" : " threads", options.rescore ? "" : ", head not rescored",
-                   resident_ != nullptr || rank.group != nullptr ? "" : ", weights mapped");
+                   resident_ != nullptr || rank.group != nullptr ? "" : ", weights mapped",
+                   options.coarse_prompts ? ", prompts of 8-bit activations" : "");
   info_.num_layer_groups = store.num_layer_groups();
   info_.has_reference = store.has_reference();
   info_.vocab_size = rank.config.vocab_size;
@@ -118,6 +111,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
   info_.max_sequences = options.max_sequences;
   info_.max_step_tokens = options.max_step_tokens;
   info_.audits = true;
+  info_.coarse_prompts = options.coarse_prompts;
 
   attention_shape_.num_heads = config_.num_heads;
   attention_shape_.num_kv_heads = config_.num_kv_heads;
@@ -351,7 +345,7 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
   const int64_t parts = config_.num_heads / heads;
   float* const out =
       rank_.shard.share_attended ? rank_.attended + rank_.shard.heads.begin * config_.head_dim : attended_.as<float>();
-  pool_.ParallelChunks(tasks * parts, 1, [&](int64_t begin, int64_t end, int thread) {
+  const auto attend = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t item = begin; item < end; ++item) {
       const AttentionTask& task = attention_tasks_[static_cast<size_t>(item / parts)];
       const int64_t head = item % parts * heads;
@@ -365,96 +359,21 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
       kernels_.attention(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), head, head + heads,
                          workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
     }
-  });
-}
-
-absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output) {
-  output->sequences.clear();
-  output->sequences.resize(batch.sequences.size());
-  order_input_.clear();
-  for (size_t s = 0; s < batch.sequences.size(); ++s) {
-    const SequenceInput& sequence = batch.sequences[s];
-    const int64_t count = sequence.NumHeadRows();
-    if (count > 0) {
-      const int64_t end = first_row_[s] + static_cast<int64_t>(sequence.tokens.size());
-      order_input_.push_back({sequence.plan->bits.back(), end - count, count});
-    }
-  }
-  if (order_input_.empty()) {
-    return absl::OkStatus();
-  }
-  head_order_.Build(order_input_);
-  const int64_t hidden = config_.hidden_size;
-  Prepare(store_.lm_head(), info_.num_layer_groups - 1, head_order_, [&](int64_t row, float* out) {
-    kernels_.rms_norm(hidden_.as<float>() + row * hidden, hidden, store_.final_norm().data(), 1, hidden,
-                      static_cast<float>(config_.rms_norm_eps), out, hidden);
-  });
-  // Every rank puts its columns where one of them samples.
-  float* const all_logits = rank_.logits != nullptr ? rank_.logits : logits_.as<float>();
-  const int64_t vocab = info_.vocab_size;
-  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, {}, all_logits + rank_.shard.vocab.begin, vocab,
-                                  [](int64_t, int64_t) {});
-  FQ_RETURN_IF_ERROR(WaitForRanks());
-  FQ_RETURN_IF_ERROR(RescoreHead(all_logits));
-
-  pool_.ParallelChunks(static_cast<int64_t>(batch.sequences.size()), 1, [&](int64_t begin, int64_t end, int thread) {
-    for (auto s = static_cast<size_t>(begin); s < static_cast<size_t>(end); ++s) {
-      const SequenceInput& sequence = batch.sequences[s];
-      const int64_t count = sequence.NumHeadRows();
-      if (count > 0 && static_cast<int>(s % static_cast<size_t>(rank_.shard.ranks)) == rank_.shard.rank) {
-        const int64_t row = first_row_[s] + static_cast<int64_t>(sequence.tokens.size()) - count;
-        FinishSequence(sequence, {all_logits + head_order_.slot(row) * vocab, static_cast<size_t>(count * vocab)},
-                       thread, &output->sequences[s]);
-      }
-    }
-  });
-  return absl::OkStatus();
-}
-
-absl::Status CpuModelRunner::RescoreHead(float* all_logits) {
-  if (!rescorer_.Wanted(head_order_)) {
-    return absl::OkStatus();
-  }
-  // Ranks choose from all logits and so alike; none may write before all have chosen.
-  rescorer_.Choose(head_order_, all_logits);
-  FQ_RETURN_IF_ERROR(WaitForRanks());
-  bytes_read_ += rescorer_.Rescore(head_order_, linear_.Inputs(store_.lm_head(), head_order_), all_logits);
-  return WaitForRanks();
-}
-
-void CpuModelRunner::FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread,
-                                    SequenceOutput* output) {
-  const auto vocab = static_cast<size_t>(info_.vocab_size);
-  if (!AllFinite(logits)) {
-    output->status = LogitsNotFiniteError();
-    return;
-  }
-  for (size_t i = 0; i < input.score_targets.size(); ++i) {
-    const absl::Span<float> row = logits.subspan(i * vocab, vocab);
-    output->scores.push_back(row[input.score_targets[i]] -
-                             kernels_.logit_stats(row.data(), info_.vocab_size).log_sum_exp);
-  }
-  if (input.sample.has_value()) {
-    absl::Span<float> row = logits.last(vocab);
-    if (input.num_logits > 0) {
-      float* copy = penalised_.as<float>() + static_cast<size_t>(thread) * vocab;
-      std::copy(row.begin(), row.end(), copy);
-      row = {copy, vocab};
-    }
-    output->token = SampleToken(kernels_, row, *input.sample->config, *input.sample->counts, input.sample->draw,
-                                input.sample->top_logprobs);
-  }
-  if (input.num_logits > 0) {
-    output->logits = logits.last(static_cast<size_t>(input.num_logits) * vocab);
-  }
+  };
+  // Few heads leave threads without work.
+  const CpuLinear::Next o = NextProduct(batch, LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv));
+  pool_.ParallelChunks(tasks * parts, 1, attend,
+                       [&](int thread, int64_t turn) { return linear_.FetchShare(o, thread, turn + 1); });
 }
 
 void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* order) {
   order_input_.clear();
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceInput& sequence = batch.sequences[s];
-    order_input_.push_back(
-        {sequence.plan->bits[static_cast<size_t>(group)], first_row_[s], static_cast<int64_t>(sequence.tokens.size())});
+    const int bits = sequence.plan->bits[static_cast<size_t>(group)];
+    order_input_.push_back({bits,
+                            sequence.prompt && info_.coarse_prompts ? kCoarseActivationBits : ActivationBits(bits),
+                            first_row_[s], static_cast<int64_t>(sequence.tokens.size())});
   }
   order->Build(order_input_);
 }

@@ -39,6 +39,8 @@ struct CpuRunnerOptions {
   uint32_t max_step_tokens = 512;  // in [1, 65536]
   bool rescore = true;             // heads below 8 bits: common/rescoring.h
   bool mapped_weights = false;     // Create: no copy of the weights (ResidentWeights) even where memory allows it
+  // Activations of prompts have 8 bits at every width, not 15 at 6 and 8 bits; those of the head as ever.
+  bool coarse_prompts = false;
 };
 
 // What makes a runner one rank of a group, whose store is the rank's share of a model.

@@ -35,6 +35,7 @@ constexpr uint64_t kMaxKvCacheMb = 1U << 24U;
 struct Flags {
   ExecutorOptions options;
   uint64_t kv_cache_mb = 0;
+  int prompt_activations = 15;  // bits
   std::string log_level = "info";
   std::string log_format = "text";
   std::string port_file;
@@ -65,6 +66,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Kernels: portable, avx2, avxvnni, avx512vnni or neon on a CPU, portable on a GPU; default: best");
   app.add_flag("--mapped-weights", flags.options.mapped_weights,
                "CPU: compute on the mapped file, not on a copy in memory; slower, but processes share it");
+  app.add_option("--prompt-activations", flags.prompt_activations,
+                 "CPU: bits of the activations that prompts are computed with; 8: faster, with a loss "
+                 "(docs/performance-cpu.md)")
+      ->check(CLI::IsMember({8, 15}))
+      ->capture_default_str();
   app.add_option("--kv-cache-mb", flags.kv_cache_mb,
                  "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
       ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))
@@ -129,6 +135,7 @@ absl::Status Run(Flags& flags) {
     return absl::InvalidArgumentError("--listen is empty; give HOST:PORT");
   }
   flags.options.kv_cache_bytes = flags.kv_cache_mb << 20U;
+  flags.options.coarse_prompts = flags.prompt_activations == 8;
   flags.options.on_failure = [](const absl::Status&) { kill(getpid(), SIGUSR1); };
   FQ_ASSIGN_OR_RETURN(const std::unique_ptr<ExecutorServer> server, ExecutorServer::Create(flags.options));
   const std::string host = flags.options.listen.address.substr(0, flags.options.listen.address.rfind(':'));

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_EXECUTOR_ROW_ORDER_H_
 #define FLEXQUANT_EXECUTOR_ROW_ORDER_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -8,26 +9,30 @@
 
 namespace flexquant::executor {
 
-// Where each token row of a step lies in the matrix products of one layer group: rows are laid out by width, so that
-// each width is one product over adjacent slots; the rows of one sequence stay adjacent and in order. Not thread-safe.
+// Where each token row of a step lies in the matrix products of one layer group: rows are laid out by width and bits of
+// their activations, so that each kind is one product over adjacent slots; the rows of one sequence stay adjacent and
+// in order. Not thread-safe.
 class RowOrder {
  public:
   // Adjacent rows of one sequence.
   struct Rows {
     int bits = 0;
+    int activation_bits = 0;  // 8 or 15 (common/precision.h)
     int64_t first = 0;
     int64_t count = 0;
   };
-  // Slots [begin, end) of one width.
+  // Slots [begin, end) of one kind.
   struct Run {
     int bits = 0;
+    int activation_bits = 0;
     int64_t begin = 0;
     int64_t end = 0;
   };
 
   explicit RowOrder(int64_t max_rows);
 
-  // Never allocates. Rows of different sequences do not overlap and are < max_rows; bits is a precision or 16.
+  // Never allocates. Rows of different sequences do not overlap and are < max_rows; bits is a precision or 16,
+  // activation_bits 8 or 15 (without a meaning for 16 bits).
   void Build(absl::Span<const Rows> sequences);
 
   int64_t size() const { return size_; }
@@ -36,13 +41,18 @@ class RowOrder {
   // Only for rows of the last Build.
   int64_t slot(int64_t row) const { return slot_of_row_[static_cast<size_t>(row)]; }
   int bits(int64_t slot) const { return bits_of_slot_[static_cast<size_t>(slot)]; }
+  int activation_bits(int64_t slot) const { return activation_bits_of_slot_[static_cast<size_t>(slot)]; }
 
  private:
+  // Lays out the sequences of a kind; returns how many.
+  size_t Place(absl::Span<const Rows> sequences, int bits, int activation_bits);
+
   int64_t size_ = 0;
   std::vector<Run> runs_;
   std::vector<int32_t> row_of_slot_;
   std::vector<int32_t> slot_of_row_;
   std::vector<uint8_t> bits_of_slot_;
+  std::vector<uint8_t> activation_bits_of_slot_;
 };
 
 }  // namespace flexquant::executor

@@ -31,6 +31,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   runner.max_step_tokens = options.max_step_tokens;
   runner.rescore = options.rescore;
   runner.mapped_weights = options.mapped_weights;
+  runner.coarse_prompts = options.coarse_prompts;
   if (options.tensor_parallel != 1) {
     TensorParallelOptions parallel;
     parallel.ranks = options.tensor_parallel;
@@ -113,6 +114,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const ModelStore& stor
     return absl::InvalidArgumentError(absl::StrCat("device '", options.device, "' names ", devices.size(),
                                                    " GPUs for tensor parallelism of ", options.tensor_parallel,
                                                    "; name one a rank, or just cuda for the first ones"));
+  }
+  if (options.coarse_prompts) {
+    return absl::InvalidArgumentError(absl::StrCat("prompts of 8-bit activations are for a CPU; device '",
+                                                   options.device, "' computes them with 15 bits"));
   }
   return CreateCudaRunner(store, options, devices);
 }

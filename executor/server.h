@@ -39,6 +39,7 @@ struct ExecutorOptions {
   uint32_t max_streams = 16;
   bool rescore = true;          // heads below 8 bits: common/rescoring.h
   bool mapped_weights = false;  // CPU: no copy of the weights in memory
+  bool coarse_prompts = false;  // CPU: 8-bit activations for prompts (CpuRunnerOptions)
   bool verify_checksum = false;
   // A step that takes longer means that the device hangs.
   absl::Duration step_timeout = absl::Minutes(2);

@@ -272,6 +272,7 @@ SequenceInput Session::MakeInput(const Admitted& admitted) const {
   input.start = admitted.request->position();
   input.plan = &plans_.at(admitted.request->plan_id());
   input.block_table = sequence.blocks;
+  input.prompt = admitted.request->token_ids_size() > 0;
   if (admitted.request->sample()) {
     // The tokens after the prompt are the answer's, so the next one's index follows from the length alone.
     input.sample = SampleSpec{&sequence.sampling, &sequence.counts, sequence.length - sequence.prompt_tokens,

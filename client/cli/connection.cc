@@ -123,6 +123,7 @@ executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags) {
   options.isa = flags.isa;
   options.rescore = !flags.no_rescoring;
   options.mapped_weights = flags.mapped_weights;
+  options.coarse_prompts = flags.prompt_activations == 8;
   options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
   return options;
 }
@@ -131,6 +132,14 @@ void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags) {
   app.add_option("--tensor-parallel", flags.tensor_parallel,
                  "Ranks that the model is cut among, each with its share of weights, heads and threads, or a GPU")
       ->check(CLI::Range(1, executor::kMaxTensorParallel))
+      ->capture_default_str();
+}
+
+void AddPromptActivationsFlag(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--prompt-activations", flags.prompt_activations,
+                 "CPU: bits of the activations that prompts are computed with; 8: faster, with a loss "
+                 "(docs/performance-cpu.md)")
+      ->check(CLI::IsMember({8, 15}))
       ->capture_default_str();
 }
 
@@ -154,10 +163,11 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddSecurityFlags(app, flags, server);
   AddEmbeddedFlags(app, flags.embedded);
   AddTensorParallelFlag(app, flags.embedded);
+  AddPromptActivationsFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app,
              {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--no-rescoring", "--mapped-weights",
-              "--lookahead", "--kv-cache-gb", "--audit-rate"});
+              "--prompt-activations", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 void AddServerFlags(CLI::App& app, ConnectionFlags& flags) {

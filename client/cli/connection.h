@@ -25,6 +25,7 @@ struct EmbeddedFlags {
   double kv_cache_gb = 0;
   bool no_rescoring = false;
   bool mapped_weights = false;
+  int prompt_activations = 15;  // bits
   double audit_rate = 0.01;
   std::string log_level = "error";
   std::string tokens_file;  // of a server that listens; empty = everybody may use it
@@ -44,6 +45,8 @@ void AddEmbeddedFlags(CLI::App& app, EmbeddedFlags& flags);
 executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags);
 // Of commands that start EmbeddedServers.
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags);
+// Of commands that compute prompts.
+void AddPromptActivationsFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --audit-rate, for commands that start a controller.
 void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --model, --server (exactly one is required), what --server needs for TLS and a token, the embedded flags and

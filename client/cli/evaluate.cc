@@ -162,10 +162,18 @@ void AddEvaluate(CLI::App& app, RunCommand& run) {
           "With --policy and --report: tokens whose signals a policy does not know yet, as when a controller sends "
           "steps "
           "ahead");
+  AddPromptActivationsFlag(*command, flags->embedded);
+  command->get_option("--prompt-activations")
+      ->description(
+          "With --policy and --report: bits of the activations that policies' prompts are computed with, on a CPU; "
+          "what "
+          "8 bits lose counts as theirs");
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback([flags, command, &run] {
-    if (command->count("--lookahead") > 0 && flags->policies.empty() && flags->report.folder.empty()) {
-      throw CLI::RequiresError("--lookahead", "--policy or --report");
+    for (const char* name : {"--lookahead", "--prompt-activations"}) {
+      if (command->count(name) > 0 && flags->policies.empty() && flags->report.folder.empty()) {
+        throw CLI::RequiresError(name, "--policy or --report");
+      }
     }
     const auto results = ParsePrecisions(flags->precisions);
     RequireUsage(results.status());

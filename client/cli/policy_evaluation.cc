@@ -34,7 +34,8 @@ struct WindowRun {
 
 class Evaluation {
  public:
-  Evaluation(const std::vector<PolicyCase>& cases, ModelRunner& runner) : cases_(cases), runner_(runner) {
+  Evaluation(const std::vector<PolicyCase>& cases, ModelRunner& runner)
+      : cases_(cases), runner_(runner), prompt_owner_(runner.info().coarse_prompts ? 1 : 0) {
     top_ = PrecisionPlan::Uniform(kTopPrecision, runner.info().num_layer_groups);
   }
 
@@ -45,7 +46,8 @@ class Evaluation {
     for (size_t i = 0; i <= cases_.size(); ++i) {
       run.blocks.emplace_back((window.tokens.size() + block_tokens - 1) / block_tokens);
       for (size_t block = 0; block < run.blocks.back().size(); ++block) {
-        run.blocks.back()[block] = i > 0 && block < shared ? run.blocks[0][block] : next_block++;
+        run.blocks.back()[block] =
+            i > prompt_owner_ && block < shared ? run.blocks[prompt_owner_][block] : next_block++;
       }
     }
     for (const PolicyCase& policy : cases_) {
@@ -57,22 +59,24 @@ class Evaluation {
     return run;
   }
 
-  // The prompt, the same for every sequence: they share its full blocks and compute only what is in the last one.
+  // The prompt, the same for every sequence: they share its full blocks and compute only what is in the last one. If
+  // the backend computes prompts coarser, the top precision has its own, which is not.
   absl::Status Prefill(WindowRun& run) {
     const auto prompt = absl::MakeConstSpan(run.window->tokens).first(run.window->prompt_tokens);
     const size_t chunk = runner_.info().max_step_tokens;
     const size_t block_tokens = runner_.info().kv_block_tokens;
     for (size_t i = 0; i < run.blocks.size(); ++i) {
-      const size_t first = i == 0 ? 0 : prompt.size() / block_tokens * block_tokens;
+      const size_t first = i <= prompt_owner_ ? 0 : prompt.size() / block_tokens * block_tokens;
       for (size_t begin = first; begin < prompt.size(); begin += chunk) {
         FQ_RETURN_IF_ERROR(Interrupt::Check());
         SequenceInput input = Input(prompt.subspan(begin, chunk), begin, top_, run.blocks[i]);
-        const bool last = begin + chunk >= prompt.size();
-        input.sample = i == 0 && last ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
+        const bool sampled = i == prompt_owner_ && begin + chunk >= prompt.size();
+        input.prompt = i >= prompt_owner_;
+        input.sample = sampled ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
         input.num_logits = 0;
         FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
         FQ_RETURN_IF_ERROR(output_.sequences[0].status);
-        if (i == 0 && last) {
+        if (sampled) {
           for (auto& unseen : run.unseen) {
             unseen.push_back(SignalsOf(*output_.sequences[0].token));
           }
@@ -265,6 +269,7 @@ class Evaluation {
 
   const std::vector<PolicyCase>& cases_;
   ModelRunner& runner_;
+  const size_t prompt_owner_;  // first sequence whose prompt the others share
   const CpuKernels& kernels_ = GetCpuKernels(BestIsa());
   const SamplingConfig greedy_;
   const TokenCounts no_tokens_;

@@ -62,8 +62,8 @@ absl::StatusOr<size_t> WindowsAtOnce(const executor::ModelRunner& runner, size_t
 
 // Feeds every window token by token, as in decoding with known answers: the prompt at the top precision, then each
 // token at the plan its policy chooses from the signals of the tokens before. The top precision runs beside it on the
-// same tokens. `progress(done)` after every step, the tokens of windows so far. Returns [cases][windows].
-// RESOURCE_EXHAUSTED as WindowsAtOnce; CANCELLED on Ctrl-C.
+// same tokens, its prompts never coarser (RunnerInfo). `progress(done)` after every step, the tokens of windows so far.
+// Returns [cases][windows]. RESOURCE_EXHAUSTED as WindowsAtOnce; CANCELLED on Ctrl-C.
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
                                                        const std::vector<PolicyWindow>& windows,
                                                        executor::ModelRunner& runner,

@@ -75,6 +75,7 @@ void AddServe(CLI::App& app, RunCommand& run) {
       ->capture_default_str();
   AddEmbeddedFlags(*command, flags->embedded);
   AddTensorParallelFlag(*command, flags->embedded);
+  AddPromptActivationsFlag(*command, flags->embedded);
   AddAuditFlag(*command, flags->embedded);
   command->callback([flags, &run] { run = [flags] { return RunServe(*flags); }; });
 }

@@ -46,6 +46,16 @@ class PoliciesTest(harness.CliTest):
         again, _ = self.evaluate(text, *arguments)
         self.assertEqual(again, report)
 
+    def test_coarse_prompts_count_as_the_policies_loss(self):
+        arguments = ("--policy", "8,6,3", "--prompt-tokens", 40)
+        _, fine = self.evaluate(self.text(), *arguments)
+        _, coarse = self.evaluate(self.text(), *arguments, "--prompt-activations", 8)
+        _, same = self.evaluate(self.text(), *arguments, "--prompt-activations", 15)
+        self.assertEqual(same, fine)
+        self.assertEqual(fine["8"]["kl_mean"], 0)
+        self.assertGreater(coarse["8"]["kl_mean"], 0)
+        self.assertLess(coarse["8"]["kl_mean"], coarse["3"]["kl_mean"])
+
     def test_oracle(self):
         text = self.text()
         figures = []

@@ -100,23 +100,28 @@ TEST(MemoryTest, SomeMemoryIsAvailable) {
   EXPECT_GT(*bytes, 1U << 20U);
 }
 
-TEST(RowOrderTest, GroupsRowsByWidth) {
+TEST(RowOrderTest, GroupsRowsByWidthAndActivations) {
   RowOrder order(16);
-  order.Build({{8, 0, 2}, {3, 2, 1}, {16, 3, 3}, {8, 6, 1}, {3, 8, 2}});
-  EXPECT_EQ(order.size(), 9);
-  ASSERT_EQ(order.runs().size(), 3U);
+  order.Build({{8, 15, 0, 2}, {3, 8, 2, 1}, {16, 15, 3, 3}, {8, 15, 6, 1}, {3, 8, 8, 2}, {8, 8, 7, 1}});
+  EXPECT_EQ(order.size(), 10);
+  ASSERT_EQ(order.runs().size(), 4U);
   EXPECT_EQ(order.runs()[0].bits, 3);
   EXPECT_EQ(order.runs()[1].bits, 8);
-  EXPECT_EQ(order.runs()[2].bits, 16);
-  EXPECT_EQ(order.runs()[2].end, 9);
-  const std::vector<int64_t> rows = {2, 8, 9, 0, 1, 6, 3, 4, 5};
+  EXPECT_EQ(order.runs()[1].activation_bits, 8);
+  EXPECT_EQ(order.runs()[2].bits, 8);
+  EXPECT_EQ(order.runs()[2].activation_bits, 15);
+  EXPECT_EQ(order.runs()[3].bits, 16);
+  EXPECT_EQ(order.runs()[3].end, 10);
+  const std::vector<int64_t> rows = {2, 8, 9, 7, 0, 1, 6, 3, 4, 5};
   for (int64_t slot = 0; slot < order.size(); ++slot) {
     EXPECT_EQ(order.row(slot), rows[static_cast<size_t>(slot)]);
     EXPECT_EQ(order.slot(order.row(slot)), slot);
   }
   EXPECT_EQ(order.bits(0), 3);
   EXPECT_EQ(order.bits(5), 8);
-  order.Build({{4, 0, 1}});
+  EXPECT_EQ(order.activation_bits(3), 8);
+  EXPECT_EQ(order.activation_bits(5), 15);
+  order.Build({{4, 8, 0, 1}});
   EXPECT_EQ(order.size(), 1);
   EXPECT_EQ(order.runs().size(), 1U);
 }

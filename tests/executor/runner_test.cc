@@ -162,6 +162,38 @@ TEST_F(RunnerTest, MappedWeightsGiveTheSameLogits) {
   }
 }
 
+// 8-bit activations for prompts only, whatever is computed beside them, and the same bits however they are cut.
+TEST_F(RunnerTest, CoarsePromptsLeaveEverythingElseAsItWas) {
+  const auto tokens = model_->Tokens(20);
+  const PrecisionPlan plan = model_->Uniform(8);
+  CpuRunnerOptions options = SmallOptions(model_->store());
+  options.coarse_prompts = true;
+  const auto coarse = MakeRunner(model_->store(), options);
+  EXPECT_THAT(coarse->info().device, HasSubstr("prompts of 8-bit activations"));
+  const auto fine_logits = AllLogits(*runner_, tokens, plan, Blocks(0, 5), {20});
+  EXPECT_EQ(AllLogits(*coarse, tokens, plan, Blocks(0, 5), {20}), fine_logits);
+
+  StepOutput output;
+  const auto prompt = [&](CpuModelRunner& runner, size_t begin, size_t count, const std::vector<uint32_t>& blocks) {
+    SequenceInput input =
+        Input(absl::MakeConstSpan(tokens).subspan(begin, count), static_cast<int64_t>(begin), plan, blocks);
+    input.prompt = true;
+    const std::vector<uint32_t> others = Blocks(20, 5);
+    EXPECT_TRUE(runner.RunStep({{input, Input(tokens, 0, plan, others)}}, &output).ok());
+    EXPECT_EQ(Copy(output.sequences[1].logits), fine_logits);
+    return Copy(output.sequences[0].logits);
+  };
+  const std::vector<uint32_t> whole = Blocks(0, 5);
+  const std::vector<uint32_t> cut = Blocks(5, 5);
+  EXPECT_EQ(prompt(*runner_, 0, 20, whole), fine_logits);
+  const auto coarse_logits = prompt(*coarse, 0, 20, whole);
+  EXPECT_NE(coarse_logits, fine_logits);
+  auto in_parts = prompt(*coarse, 0, 7, cut);
+  const auto rest = prompt(*coarse, 7, 13, cut);
+  in_parts.insert(in_parts.end(), rest.begin(), rest.end());
+  EXPECT_EQ(in_parts, coarse_logits);
+}
+
 // The likeliest tokens by the head's few bits get the logits that the head has at 8 bits, the others keep theirs.
 TEST_F(RunnerTest, ScoresTheLikeliestTokensAgain) {
   const auto tokens = model_->Tokens(20);

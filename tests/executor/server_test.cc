@@ -97,6 +97,11 @@ TEST_F(ServerTest, BadOptionsAreErrors) {
   }
   EXPECT_EQ(code([](ExecutorOptions& o) { o.isa = "mmx"; }), invalid);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.max_streams = 0; }), invalid);
+  EXPECT_EQ(code([](ExecutorOptions& o) {
+              o.device = "cuda";
+              o.coarse_prompts = true;
+            }),
+            invalid);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.model_dir += "/absent"; }), absl::StatusCode::kNotFound);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.kv_cache_bytes = uint64_t{1} << 46U; }),
             absl::StatusCode::kResourceExhausted);

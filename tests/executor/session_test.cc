@@ -231,10 +231,12 @@ TEST_F(SessionTest, PrefillsInChunksThenDecodesWhatItSampled) {
   EXPECT_FALSE(Result().has_token());
   ASSERT_TRUE(Step({{1, 3, {4, 6}, {2}, true}}).ok());
   EXPECT_EQ(Result().token().id(), 7U);
+  EXPECT_TRUE(runner_.inputs[0].prompt);
   EXPECT_THAT(runner_.inputs[0].blocks, ElementsAre(5, 2));
   EXPECT_EQ(runner_.inputs[0].draw, 0U);
   ASSERT_TRUE(Step({{1, 5, {}, {}, true, 1}}).ok());
   EXPECT_THAT(runner_.inputs[0].tokens, ElementsAre(7));
+  EXPECT_FALSE(runner_.inputs[0].prompt);
   EXPECT_EQ(runner_.inputs[0].start, 5);
   EXPECT_EQ(runner_.inputs[0].first_bits, 3);
   EXPECT_EQ(runner_.inputs[0].draw, 1U);
