@@ -124,8 +124,8 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
 
   rows_.reserve(options.max_step_tokens);
   first_row_.reserve(options.max_sequences);
-  order_input_.reserve(options.max_sequences);
-  attention_tasks_.reserve(options.max_step_tokens / kAttentionTokens + options.max_sequences);
+  order_input_.reserve(2 * options.max_sequences);
+  attention_tasks_.reserve(options.max_step_tokens / kAttentionTokens + 2 * options.max_sequences);
 }
 
 absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore) {
@@ -204,8 +204,12 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
     for (int64_t i = 0; i < count; ++i) {
       rows_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(sequence.start + i)});
     }
-    for (int64_t first = 0; first < count; first += kAttentionTokens) {
-      attention_tasks_.push_back({s, first, std::min(kAttentionTokens, count - first)});
+    // A task's rows lie side by side in the products, so they are of one kind.
+    const int64_t coarse = CoarseTokens(sequence);
+    for (int64_t first = 0; first < count;) {
+      const int64_t end = std::min(first < coarse ? coarse : count, first + kAttentionTokens);
+      attention_tasks_.push_back({s, first, end - first});
+      first = end;
     }
   }
 }
@@ -371,9 +375,14 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceInput& sequence = batch.sequences[s];
     const int bits = sequence.plan->bits[static_cast<size_t>(group)];
-    order_input_.push_back({bits,
-                            sequence.prompt && info_.coarse_prompts ? kCoarseActivationBits : ActivationBits(bits),
-                            first_row_[s], static_cast<int64_t>(sequence.tokens.size())});
+    const int64_t coarse = CoarseTokens(sequence);
+    const auto count = static_cast<int64_t>(sequence.tokens.size());
+    if (coarse > 0) {
+      order_input_.push_back({bits, kCoarseActivationBits, first_row_[s], coarse});
+    }
+    if (coarse < count) {
+      order_input_.push_back({bits, ActivationBits(bits), first_row_[s] + coarse, count - coarse});
+    }
   }
   order->Build(order_input_);
 }

@@ -23,6 +23,10 @@ absl::Status ValidateSequence(const SequenceInput& sequence, const RunnerInfo& i
     return absl::InvalidArgumentError(absl::StrCat("positions ", sequence.start, " to ", sequence.start + length - 1,
                                                    " exceed the model's context of ", info.max_context, " tokens"));
   }
+  if (sequence.prompt_tokens < 0 || sequence.prompt_tokens > length) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(sequence.prompt_tokens, " of the tokens are a prompt's; allowed: 0 to ", length));
+  }
   if (sequence.plan == nullptr) {
     return absl::InvalidArgumentError("a sequence has no plan");
   }

@@ -31,7 +31,7 @@ struct SequenceInput {
   int64_t start = 0;                  // position of the first token; positions before it are in the KV cache
   const PrecisionPlan* plan = nullptr;
   absl::Span<const uint32_t> block_table;    // KV block of position p is block_table[p / kv_block_tokens]
-  bool prompt = false;                       // tokens of a prompt, for backends that compute those coarser
+  int64_t prompt_tokens = 0;                 // so many of the first are a prompt's, which some backends compute coarser
   std::optional<SampleSpec> sample;          // draw a token after the last one
   int64_t num_logits = 0;                    // return the logits of this many trailing positions
   absl::Span<const uint32_t> score_targets;  // empty, or one a token: return log p(target | tokens up to this one)
@@ -68,7 +68,7 @@ struct RunnerInfo {
   uint32_t max_sequences = 0;    // a step
   uint32_t max_step_tokens = 0;  // a step
   bool audits = false;           // a position may be computed again, and the last time counts
-  bool coarse_prompts = false;   // `prompt` in SequenceInput changes results
+  bool coarse_prompts = false;   // SequenceInput::prompt_tokens changes results
 };
 
 class ModelRunner {

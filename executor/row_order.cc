@@ -21,22 +21,22 @@ RowOrder::RowOrder(int64_t max_rows)
   runs_.reserve(kWidths.size() * kActivationBits.size());
 }
 
-void RowOrder::Build(absl::Span<const Rows> sequences) {
+void RowOrder::Build(absl::Span<const Rows> parts) {
   runs_.clear();
   size_ = 0;
   size_t placed = 0;
   for (const int bits : kWidths) {
     for (const int activation_bits : kActivationBits) {
-      placed += Place(sequences, bits, activation_bits);
+      placed += Place(parts, bits, activation_bits);
     }
   }
-  FQ_CHECK(placed == sequences.size());
+  FQ_CHECK(placed == parts.size());
 }
 
-size_t RowOrder::Place(absl::Span<const Rows> sequences, int bits, int activation_bits) {
+size_t RowOrder::Place(absl::Span<const Rows> parts, int bits, int activation_bits) {
   size_t placed = 0;
   const int64_t begin = size_;
-  for (const Rows& rows : sequences) {
+  for (const Rows& rows : parts) {
     if (rows.bits != bits || rows.activation_bits != activation_bits) {
       continue;
     }

@@ -10,8 +10,8 @@
 namespace flexquant::executor {
 
 // Where each token row of a step lies in the matrix products of one layer group: rows are laid out by width and bits of
-// their activations, so that each kind is one product over adjacent slots; the rows of one sequence stay adjacent and
-// in order. Not thread-safe.
+// their activations, so that each kind is one product over adjacent slots; a sequence's rows of one kind stay adjacent
+// and in order. Not thread-safe.
 class RowOrder {
  public:
   // Adjacent rows of one sequence.
@@ -31,9 +31,9 @@ class RowOrder {
 
   explicit RowOrder(int64_t max_rows);
 
-  // Never allocates. Rows of different sequences do not overlap and are < max_rows; bits is a precision or 16,
+  // Never allocates. Rows do not overlap and are < max_rows; bits is a precision or 16,
   // activation_bits 8 or 15 (without a meaning for 16 bits).
-  void Build(absl::Span<const Rows> sequences);
+  void Build(absl::Span<const Rows> parts);
 
   int64_t size() const { return size_; }
   absl::Span<const Run> runs() const { return runs_; }
@@ -44,8 +44,8 @@ class RowOrder {
   int activation_bits(int64_t slot) const { return activation_bits_of_slot_[static_cast<size_t>(slot)]; }
 
  private:
-  // Lays out the sequences of a kind; returns how many.
-  size_t Place(absl::Span<const Rows> sequences, int bits, int activation_bits);
+  // Lays out the parts of a kind; returns how many.
+  size_t Place(absl::Span<const Rows> parts, int bits, int activation_bits);
 
   int64_t size_ = 0;
   std::vector<Run> runs_;

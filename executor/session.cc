@@ -272,7 +272,9 @@ SequenceInput Session::MakeInput(const Admitted& admitted) const {
   input.start = admitted.request->position();
   input.plan = &plans_.at(admitted.request->plan_id());
   input.block_table = sequence.blocks;
-  input.prompt = admitted.request->token_ids_size() > 0;
+  // A sequence that goes on elsewhere brings tokens of its answer behind the prompt.
+  const auto length = static_cast<int64_t>(admitted.tokens.size());
+  input.prompt_tokens = std::clamp<int64_t>(int64_t{sequence.prompt_tokens} - input.start, 0, length);
   if (admitted.request->sample()) {
     // The tokens after the prompt are the answer's, so the next one's index follows from the length alone.
     input.sample = SampleSpec{&sequence.sampling, &sequence.counts, sequence.length - sequence.prompt_tokens,

@@ -71,7 +71,7 @@ class Evaluation {
         FQ_RETURN_IF_ERROR(Interrupt::Check());
         SequenceInput input = Input(prompt.subspan(begin, chunk), begin, top_, run.blocks[i]);
         const bool sampled = i == prompt_owner_ && begin + chunk >= prompt.size();
-        input.prompt = i >= prompt_owner_;
+        input.prompt_tokens = i < prompt_owner_ ? 0 : static_cast<int64_t>(input.tokens.size());
         input.sample = sampled ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
         input.num_logits = 0;
         FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));

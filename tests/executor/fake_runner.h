@@ -15,7 +15,7 @@ namespace flexquant::executor {
 struct RecordedInput {
   std::vector<uint32_t> tokens;
   int64_t start = 0;
-  bool prompt = false;
+  int64_t prompt_tokens = 0;
   int first_bits = 0;
   std::vector<uint32_t> blocks;
   bool sample = false;
@@ -98,7 +98,7 @@ class FakeRunner : public ModelRunner {
     RecordedInput recorded;
     recorded.tokens.assign(input.tokens.begin(), input.tokens.end());
     recorded.start = input.start;
-    recorded.prompt = input.prompt;
+    recorded.prompt_tokens = input.prompt_tokens;
     recorded.first_bits = input.plan->bits[0];
     recorded.blocks.assign(input.block_table.begin(), input.block_table.end());
     recorded.sample = input.sample.has_value();

@@ -174,10 +174,11 @@ TEST_F(RunnerTest, CoarsePromptsLeaveEverythingElseAsItWas) {
   EXPECT_EQ(AllLogits(*coarse, tokens, plan, Blocks(0, 5), {20}), fine_logits);
 
   StepOutput output;
-  const auto prompt = [&](CpuModelRunner& runner, size_t begin, size_t count, const std::vector<uint32_t>& blocks) {
+  const auto run = [&](CpuModelRunner& runner, size_t begin, size_t count, int64_t prompt_tokens,
+                       const std::vector<uint32_t>& blocks) {
     SequenceInput input =
         Input(absl::MakeConstSpan(tokens).subspan(begin, count), static_cast<int64_t>(begin), plan, blocks);
-    input.prompt = true;
+    input.prompt_tokens = prompt_tokens;
     const std::vector<uint32_t> others = Blocks(20, 5);
     EXPECT_TRUE(runner.RunStep({{input, Input(tokens, 0, plan, others)}}, &output).ok());
     EXPECT_EQ(Copy(output.sequences[1].logits), fine_logits);
@@ -185,13 +186,22 @@ TEST_F(RunnerTest, CoarsePromptsLeaveEverythingElseAsItWas) {
   };
   const std::vector<uint32_t> whole = Blocks(0, 5);
   const std::vector<uint32_t> cut = Blocks(5, 5);
-  EXPECT_EQ(prompt(*runner_, 0, 20, whole), fine_logits);
-  const auto coarse_logits = prompt(*coarse, 0, 20, whole);
+  EXPECT_EQ(run(*runner_, 0, 20, 20, whole), fine_logits);
+  const auto coarse_logits = run(*coarse, 0, 20, 20, whole);
   EXPECT_NE(coarse_logits, fine_logits);
-  auto in_parts = prompt(*coarse, 0, 7, cut);
-  const auto rest = prompt(*coarse, 7, 13, cut);
+  auto in_parts = run(*coarse, 0, 7, 7, cut);
+  const auto rest = run(*coarse, 7, 13, 13, cut);
   in_parts.insert(in_parts.end(), rest.begin(), rest.end());
   EXPECT_EQ(in_parts, coarse_logits);
+
+  // A prompt of eleven tokens and an answer: token by token, and all at once, as when it goes on elsewhere.
+  auto stepwise = run(*coarse, 0, 11, 11, cut);
+  for (size_t at = 11; at < tokens.size(); ++at) {
+    const auto next = run(*coarse, at, 1, 0, cut);
+    stepwise.insert(stepwise.end(), next.begin(), next.end());
+  }
+  EXPECT_NE(stepwise, coarse_logits);
+  EXPECT_EQ(run(*coarse, 0, 20, 11, whole), stepwise);
 }
 
 // The likeliest tokens by the head's few bits get the logits that the head has at 8 bits, the others keep theirs.
@@ -283,6 +293,9 @@ TEST_F(RunnerTest, RefusesBadBatches) {
   SequenceInput greedy_for_logits = good;
   greedy_for_logits.num_logits = 9;
   expect({{greedy_for_logits}}, "logits of 9 positions");
+  SequenceInput prompt = good;
+  prompt.prompt_tokens = 9;
+  expect({{prompt}}, "9 of the tokens are a prompt's; allowed: 0 to 8");
   SequenceInput targets = good;
   targets.score_targets = absl::MakeConstSpan(tokens).first(2);
   expect({{targets}}, "2 score targets");

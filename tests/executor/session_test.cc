@@ -231,12 +231,12 @@ TEST_F(SessionTest, PrefillsInChunksThenDecodesWhatItSampled) {
   EXPECT_FALSE(Result().has_token());
   ASSERT_TRUE(Step({{1, 3, {4, 6}, {2}, true}}).ok());
   EXPECT_EQ(Result().token().id(), 7U);
-  EXPECT_TRUE(runner_.inputs[0].prompt);
+  EXPECT_EQ(runner_.inputs[0].prompt_tokens, 2);
   EXPECT_THAT(runner_.inputs[0].blocks, ElementsAre(5, 2));
   EXPECT_EQ(runner_.inputs[0].draw, 0U);
   ASSERT_TRUE(Step({{1, 5, {}, {}, true, 1}}).ok());
   EXPECT_THAT(runner_.inputs[0].tokens, ElementsAre(7));
-  EXPECT_FALSE(runner_.inputs[0].prompt);
+  EXPECT_EQ(runner_.inputs[0].prompt_tokens, 0);
   EXPECT_EQ(runner_.inputs[0].start, 5);
   EXPECT_EQ(runner_.inputs[0].first_bits, 3);
   EXPECT_EQ(runner_.inputs[0].draw, 1U);
@@ -259,6 +259,7 @@ TEST_F(SessionTest, ResumedSequenceGoesOnWithItsDraws) {
   part.start->mutable_sampling()->set_frequency_penalty(1);
   ASSERT_TRUE(Step({part}).ok());
   EXPECT_EQ(runner_.inputs[0].draw, 3U);
+  EXPECT_EQ(runner_.inputs[0].prompt_tokens, 2);
   EXPECT_EQ(runner_.inputs[0].sampling.seed, 99U);
   EXPECT_FLOAT_EQ(runner_.inputs[0].sampling.temperature, 0.5F);
   EXPECT_THAT(runner_.inputs[0].counts, ElementsAre(Pair(1, 0), Pair(2, 0), Pair(5, 2), Pair(6, 1)));
@@ -452,6 +453,7 @@ TEST_F(SessionTest, AResumedSequenceMayFindItsWholePromptInTheCache) {
   ASSERT_TRUE(Step({part}).ok());
   EXPECT_EQ(ResultCode(), Code::kOk) << Result().message();
   EXPECT_EQ(runner_.inputs[0].start, 4);
+  EXPECT_EQ(runner_.inputs[0].prompt_tokens, 0);
   EXPECT_EQ(runner_.inputs[0].draw, 1U);
   EXPECT_THAT(runner_.inputs[0].counts, Contains(Pair(9, 1)));
 }
