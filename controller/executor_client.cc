@@ -132,7 +132,8 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
                   .kv_block_tokens = response.kv_block_tokens(),
                   .max_sequences = std::min(response.max_sequences(), kMaxPlans),
                   .max_step_tokens = response.max_step_tokens(),
-                  .audits = response.audits()};
+                  .audits = response.audits(),
+                  .coarse_prompts = response.coarse_prompts()};
   return absl::OkStatus();
 }
 

@@ -61,6 +61,7 @@ struct ExecutorDescription {
   uint32_t max_sequences = 0;
   uint32_t max_step_tokens = 0;
   bool audits = false;
+  bool coarse_prompts = false;  // prompts have 8-bit activations
 };
 
 // What a controller expects of its executors.

@@ -13,7 +13,7 @@ constexpr double kMinDeterminant = 1e-4;
 
 }  // namespace
 
-StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& steps) {
+StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& steps, bool coarse_prompts) {
   StepWork work;
   for (int group = 0; group < groups.count(); ++group) {
     const bool head = group + 1 == groups.count();
@@ -26,7 +26,8 @@ StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& step
         continue;
       }
       widths |= 1U << static_cast<uint32_t>(bits);
-      rows += tokens * ActivationRows(bits);
+      const bool coarse = coarse_prompts && !head && !step.token_ids.empty();
+      rows += tokens * (coarse ? 1 : ActivationRows(bits));
     }
     for (int bits = 0; bits <= kReferencePrecision; ++bits) {
       if ((widths >> static_cast<uint32_t>(bits) & 1U) != 0) {

@@ -15,8 +15,8 @@ struct StepWork {
   double products = 0;  // weights times rows of int8 activations: two a token at 6 and 8 bits, else one
 };
 
-// Of a step: the head counts where a token is sampled.
-StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& steps);
+// Of a step: the head counts where a token is sampled. `coarse_prompts`: prompts have one row a token at every width.
+StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& steps, bool coarse_prompts);
 
 // How long an executor takes for a byte and for a product, learned from its steps. Tells plans apart, which StepTimes,
 // that knows only tokens, cannot: on a GPU bytes decide; on a CPU products do as soon as a few sequences decode

@@ -226,6 +226,7 @@ grpc::ServerUnaryReactor* ExecutorService::Describe(grpc::CallbackServerContext*
   response->set_steps_done(engine_.steps_done());
   response->set_max_streams(options_.max_streams);
   response->set_audits(info.audits);
+  response->set_coarse_prompts(info.coarse_prompts);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -74,30 +74,33 @@ TEST_F(BatchTest, ALongerPromptReusesAllBlocksOfAShorterOne) {
 }
 
 TEST_F(BatchTest, PromptsBesideDecodesComeInPiecesThatFitTheTime) {
-  BatchLimits limits = {4, 1000, 256, 0};
-  limits.max_step_time = absl::Milliseconds(50);
-  Batch batch(200, kBlockTokens, limits, model_.layer_groups.get());
-  const auto tokens_of = [&](uint32_t prompt) {
-    std::vector<SequenceStep> steps;
-    auto sequence = MakeSequence(prompt);
-    EXPECT_TRUE(queue_.Push(sequence).ok());
-    batch.Admit(queue_, now_);
-    steps = batch.Compose(now_);
-    EXPECT_TRUE(batch.Work(steps).has_value());
-    return steps.back().token_ids.size();
-  };
   const double products = model_.layer_groups->Products(PrecisionPlan::Uniform(8, model_.layer_groups->count()));
-  // A millisecond a token, nothing a byte.
-  for (int i = 1; i <= 100; ++i) {
-    batch.Took({1, products * i}, absl::Milliseconds(i));
+  for (const bool coarse : {false, true}) {
+    BatchLimits limits = {4, 1000, 256, 0};
+    limits.max_step_time = absl::Milliseconds(50);
+    limits.coarse_prompts = coarse;
+    Batch batch(200, kBlockTokens, limits, model_.layer_groups.get());
+    const auto tokens_of = [&](uint32_t prompt) {
+      std::vector<SequenceStep> steps;
+      auto sequence = MakeSequence(prompt);
+      EXPECT_TRUE(queue_.Push(sequence).ok());
+      batch.Admit(queue_, now_);
+      steps = batch.Compose(now_);
+      EXPECT_TRUE(batch.Work(steps).has_value());
+      return steps.back().token_ids.size();
+    };
+    // A millisecond for a token of two rows of activations, nothing a byte.
+    for (int i = 1; i <= 100; ++i) {
+      batch.Took({1, products * i}, absl::Milliseconds(i));
+    }
+    // Nobody waits for it: all at once.
+    EXPECT_EQ(tokens_of(100), 100U);
+    Sequence& first = *batch.running()[0];
+    first.Accept({'a', {0, 1, 1}, 0, {}}, std::nullopt, now_);
+    const size_t piece = tokens_of(200);
+    EXPECT_GE(piece, coarse ? 80U : 40U);
+    EXPECT_LT(piece, coarse ? 200U : 80U);
   }
-  // Nobody waits for it: all at once.
-  EXPECT_EQ(tokens_of(100), 100U);
-  Sequence& first = *batch.running()[0];
-  first.Accept({'a', {0, 1, 1}, 0, {}}, std::nullopt, now_);
-  const size_t piece = tokens_of(200);
-  EXPECT_GE(piece, 40U);
-  EXPECT_LT(piece, 100U);
 }
 
 // The plans of a step in which one sequence decodes on a budget of KL and another's prompt is computed.

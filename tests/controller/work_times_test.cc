@@ -92,18 +92,20 @@ TEST(WorkTimesTest, WorkIsWhatTheExecutorDoes) {
   prefill.token_ids = {1, 2, 3};
   const double head = static_cast<double>(groups.num_weights().back());
 
-  const StepWork two_decodes = WorkOf(groups, {decode, decode});
+  const StepWork two_decodes = WorkOf(groups, {decode, decode}, false);
   EXPECT_EQ(two_decodes.bytes, static_cast<double>(groups.BytesRead(decode.plan)));
   EXPECT_EQ(two_decodes.products, 2 * groups.Products(decode.plan));
   EXPECT_EQ(groups.Products(prefill.plan), 2 * groups.Products(decode.plan));
 
   // Two widths are read, and the head only where a token is sampled.
-  const StepWork mixed = WorkOf(groups, {decode, prefill});
+  const StepWork mixed = WorkOf(groups, {decode, prefill}, false);
   EXPECT_EQ(mixed.bytes, static_cast<double>(groups.BytesRead(decode.plan) + groups.BytesRead(prefill.plan) -
                                              groups.BytesRead(count - 1, 8)));
   EXPECT_EQ(mixed.products, groups.Products(decode.plan) + 3 * (groups.Products(prefill.plan) - 2 * head));
   prefill.sample = true;
-  EXPECT_EQ(WorkOf(groups, {prefill}).products, 3 * groups.Products(prefill.plan) - 2 * 2 * head);
+  EXPECT_EQ(WorkOf(groups, {prefill}, false).products, 3 * groups.Products(prefill.plan) - 2 * 2 * head);
+  // Prompts of 8-bit activations: one row a token, but two for the head.
+  EXPECT_EQ(WorkOf(groups, {prefill}, true).products, 3 * groups.Products(decode.plan) - (3 - 2) * head);
 }
 
 }  // namespace

@@ -135,6 +135,7 @@ TEST_P(ServiceTest, DescribesItself) {
   EXPECT_EQ(response.max_sequences(), 3U);
   EXPECT_EQ(response.max_step_tokens(), 12U);
   EXPECT_EQ(response.max_streams(), 3U);
+  EXPECT_FALSE(response.coarse_prompts());
   EXPECT_EQ(response.steps_done(), 0U);
 }
 
