@@ -14,12 +14,13 @@ constexpr double kMaxCorrection = 8;
 }  // namespace
 
 LevelChooser::LevelChooser(const PrecisionRequirement& requirement, absl::Span<const double> bytes, int first, int last,
-                           const PrecisionGoal& goal)
+                           const PrecisionGoal& goal, double hysteresis)
     : requirement_(requirement),
       bytes_(bytes.begin(), bytes.end()),
       first_(first),
       last_(last),
       goal_(goal),
+      hysteresis_(hysteresis),
       kl_(bytes.size()) {
   FQ_CHECK(0 <= first && first <= last && static_cast<size_t>(last) < bytes.size());
   FQ_CHECK(goal.target > 0);
@@ -50,18 +51,18 @@ int LevelChooser::Choose() const {
   for (int level = first_; level <= last_; ++level) {
     costs[static_cast<size_t>(level)] = bytes_[static_cast<size_t>(level)] + Penalty(level);
   }
-  return Cheapest(costs, first_, last_, current_);
+  return Cheapest(costs, first_, last_, current_, hysteresis_);
 }
 
 double LevelChooser::Penalty(int level) const { return lambda_ * kl_[static_cast<size_t>(std::min(level, last_))]; }
 
-int LevelChooser::Cheapest(absl::Span<const double> costs, int first, int last, int current) {
+int LevelChooser::Cheapest(absl::Span<const double> costs, int first, int last, int current, double hysteresis) {
   const auto best = static_cast<int>(std::min_element(costs.begin() + first, costs.begin() + last + 1) - costs.begin());
   if (current < first || current > last) {
     return best;
   }
   const double now = costs[static_cast<size_t>(current)];
-  return now - costs[static_cast<size_t>(best)] > kHysteresis * now ? best : current;
+  return now - costs[static_cast<size_t>(best)] > hysteresis * now ? best : current;
 }
 
 void LevelChooser::Charge(int level) {

@@ -22,12 +22,12 @@ struct PrecisionGoal {
 class LevelChooser {
  public:
   static constexpr double kHorizon = 32;
-  // A move to another level must lower the cost by more than this part of it.
+  // A move to another level must lower the cost by more than this part of it, unless told otherwise.
   static constexpr double kHysteresis = 0.005;
 
   // `requirement` must outlive this; `bytes` [levels] that a token reads at each level. 0 <= first <= last < levels.
   LevelChooser(const PrecisionRequirement& requirement, absl::Span<const double> bytes, int first, int last,
-               const PrecisionGoal& goal);
+               const PrecisionGoal& goal, double hysteresis = kHysteresis);
 
   // What is expected of the next token at each level, in nats. Valid until Charge.
   void SetNext(absl::Span<const double> predicted_kl);
@@ -46,7 +46,8 @@ class LevelChooser {
   double predicted_kl(int level) const { return kl_[static_cast<size_t>(level)]; }
 
   // The move from `current` to the cheapest of costs [first, last] that pays; current < 0 = none.
-  static int Cheapest(absl::Span<const double> costs, int first, int last, int current);
+  static int Cheapest(absl::Span<const double> costs, int first, int last, int current,
+                      double hysteresis = kHysteresis);
 
  private:
   double Lambda() const;
@@ -56,6 +57,7 @@ class LevelChooser {
   const int first_;
   const int last_;
   const PrecisionGoal goal_;
+  const double hysteresis_;
   std::vector<double> kl_;  // of the next token, [levels]
   bool known_ = false;      // whether kl_ comes from signals
   double lambda_ = 0;

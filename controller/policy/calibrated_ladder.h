@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "common/calibration/calibration.h"
+#include "common/calibration/level_chooser.h"
 #include "common/calibration/precision_requirement.h"
 #include "common/precision.h"
 #include "controller/layer_groups.h"
@@ -19,6 +20,7 @@ struct CalibratedLadder {
   std::vector<double> bits;          // [plans], mean bits a weight
   PrecisionRequirement requirement;  // at the controller's lookahead
   const LayerGroups* groups;         // outlives this
+  double hysteresis = LevelChooser::kHysteresis;
 
   // `lookahead` in [0, kMaxLookahead].
   static CalibratedLadder Make(const Calibration& calibration, const LayerGroups& groups, int lookahead);

@@ -13,7 +13,7 @@ RequirementPolicy::RequirementPolicy(std::shared_ptr<const CalibratedLadder> lad
       correction_(std::move(correction)),
       factor_(correction_->factor()),
       name_(std::move(name)),
-      chooser_(ladder_->requirement, ladder_->bytes, first, last, goal),
+      chooser_(ladder_->requirement, ladder_->bytes, first, last, goal, ladder_->hysteresis),
       demand_{&chooser_, ladder_.get()},
       kl_(ladder_->plans.size()) {}
 

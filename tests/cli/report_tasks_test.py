@@ -1,6 +1,7 @@
 """What `flexquant evaluate --report` adds on request: tasks, free answers, ablations."""
 
 import json
+import shutil
 
 import harness
 import report_tables
@@ -92,10 +93,21 @@ class ReportTasksTest(harness.CliTest):
         self.assertEqual(self.report(*arguments, folder=folder)["answers"], answers)
 
     def test_ablations(self):
-        found = self.report("--ablations")
+        other = harness.new_folder() / "other"
+        shutil.copytree(requirement_test.calibrated(), other)
+        found = self.report("--ablations", "--other-calibration", other)
         ablations = {ablation["name"]: ablation["comparisons"] for ablation in found["ablations"]}
-        self.assertEqual(list(ablations), ["lookahead", "hysteresis", "signals", "ladder"])
+        self.assertEqual(list(ablations), ["lookahead", "one way", "hysteresis", "signals", "ladder",
+                                           "calibration text"])
         self.assertEqual(ablations["lookahead"][0]["policy"], "kl:0.01 lookahead 0")
+        # Who cannot go back up reads less and loses more.
+        for comparison in ablations["one way"]:
+            if comparison["against"] == "kl:0.01":
+                self.assertLess(comparison["bytes_ratio"]["value"], 1)
+                self.assertGreater(comparison["kl_ratio"]["value"], 1)
+        # The same calibration is the same policy.
+        same = ablations["calibration text"][0]
+        self.assertEqual((same["kl_ratio"]["value"], same["bytes_ratio"]["value"]), (1, 1))
         for comparison in ablations["signals"]:
             self.assertEqual((comparison["against"], comparison["windows"]), ("bits:6 signals none", 3))
             self.assertAlmostEqual(comparison["bytes_ratio"]["value"], 1, delta=0.02)
@@ -109,6 +121,8 @@ class ReportTasksTest(harness.CliTest):
         good = CHOICES[0]
         for arguments, status, words in (
             (("--tasks", "piqa"), 2, "NAME=FILE"),
+            (("--other-calibration", missing), 2, "--ablations"),
+            (("--ablations", "--other-calibration", harness.stories()), 1, "--other-calibration"),
             (("--tasks", f"t={missing}"), 1, str(missing)),
             (("--tasks", f"t={lines([])}"), 1, "is empty"),
             (("--tasks", f"t={lines([good, {**good, 'gold': 2}])}"), 1, "items:2: has no gold"),

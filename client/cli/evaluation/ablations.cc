@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/calibration/requirement_builder.h"
 #include "common/status_macros.h"
+#include "common/store/manifest.h"
 #include "controller/policy/policies.h"
 #include "controller/policy/policy_factory.h"
 
@@ -17,7 +19,8 @@ namespace flexquant::cli {
 namespace {
 
 constexpr char kTarget[] = "bits:6";
-constexpr size_t kRungStep = 3;  // of the ladder's rungs, every third has a random plan beside it
+constexpr size_t kRungStep = 3;  // of the ladder's rungs, every third has random plans beside it
+constexpr int kRandomPlans = 3;
 
 struct Signals {
   const char* name;
@@ -29,6 +32,29 @@ constexpr std::array<Signals, 4> kSignals = {{{"none", {false, false, false, fal
                                               {"entropy, margin, top-1", {true, true, true, false, false}},
                                               {"all", kAllFeatures}}};
 
+// A policy whose plans never read more than the one before.
+class OneWay : public controller::PrecisionPolicy {
+ public:
+  OneWay(std::unique_ptr<controller::PrecisionPolicy> policy, const controller::LayerGroups& groups)
+      : policy_(std::move(policy)), groups_(groups) {}
+
+  void Observe(const TokenSignals& signals) override { policy_->Observe(signals); }
+  const PrecisionPlan& Next(uint32_t answer_index) override {
+    const PrecisionPlan& next = policy_->Next(answer_index);
+    if (plan_.bits.empty() || groups_.BytesRead(next) < groups_.BytesRead(plan_)) {
+      plan_ = next;
+    }
+    return plan_;
+  }
+  std::optional<double> Charge(const PrecisionPlan& plan) override { return policy_->Charge(plan); }
+  absl::string_view name() const override { return "one-way"; }
+
+ private:
+  const std::unique_ptr<controller::PrecisionPolicy> policy_;
+  const controller::LayerGroups& groups_;
+  PrecisionPlan plan_;
+};
+
 Json Ablation(const char* name, const char* words, Json comparisons) {
   return {{"name", name}, {"words", words}, {"comparisons", std::move(comparisons)}};
 }
@@ -39,23 +65,36 @@ absl::StatusOr<std::vector<MeasuredPolicy>> Run(const ReportContext& context, co
   return MeasureCases(context, scope, cases, std::vector<std::string>(cases.size(), "ablation"), windows);
 }
 
+controller::PolicyContext PoliciesOf(const ReportContext& context, const Calibration& calibration, int lookahead) {
+  return controller::MakePolicyContext(context.groups, /*has_reference=*/false, calibration, lookahead);
+}
+
+// Every budget as made for `policies`, "NAME WORDS", against itself as it is and the static plans.
+absl::StatusOr<Json> OtherBudgets(const ReportContext& context, const std::vector<MeasuredPolicy>& measured,
+                                  const PolicyFlags& flags, const controller::PolicyContext& policies,
+                                  const std::string& words, const std::string& scope = kWindowScope) {
+  const auto budgets = OfKind(measured, "budget");
+  std::vector<PolicyCase> cases;
+  for (const MeasuredPolicy* budget : budgets) {
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, budget->name, policies));
+    c.name = absl::StrCat(budget->name, " ", words);
+    cases.push_back(std::move(c));
+  }
+  FQ_ASSIGN_OR_RETURN(const auto others, Run(context, cases, context.windows, scope));
+  Json comparisons = Json::array();
+  for (size_t i = 0; i < others.size(); ++i) {
+    comparisons.push_back(AgainstPolicy(others[i], *budgets[i]));
+    comparisons.push_back(AgainstStatic(others[i], StaticPlans(measured, "ladder"), "static mixed plans"));
+  }
+  return comparisons;
+}
+
 absl::StatusOr<Json> OtherLookahead(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
   PolicyFlags flags = context.flags;
   flags.lookahead = 1 - context.flags.lookahead;
-  const auto policies =
-      controller::MakePolicyContext(context.groups, /*has_reference=*/false, context.calibration, flags.lookahead);
-  std::vector<PolicyCase> cases;
-  for (const MeasuredPolicy* budget : OfKind(measured, "budget")) {
-    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, budget->name, policies));
-    c.name = absl::StrCat(budget->name, " lookahead ", flags.lookahead);
-    cases.push_back(std::move(c));
-  }
-  FQ_ASSIGN_OR_RETURN(const auto others, Run(context, cases, context.windows));
-  Json comparisons = Json::array();
-  for (size_t i = 0; i < others.size(); ++i) {
-    comparisons.push_back(AgainstPolicy(others[i], *OfKind(measured, "budget")[i]));
-    comparisons.push_back(AgainstStatic(others[i], StaticPlans(measured, "ladder"), "static mixed plans"));
-  }
+  FQ_ASSIGN_OR_RETURN(auto comparisons,
+                      OtherBudgets(context, measured, flags, PoliciesOf(context, context.calibration, flags.lookahead),
+                                   absl::StrCat("lookahead ", flags.lookahead)));
   return Ablation("lookahead", "Budgets served at the other lookahead, with the requirement model fitted for it.",
                   std::move(comparisons));
 }
@@ -63,14 +102,55 @@ absl::StatusOr<Json> OtherLookahead(const ReportContext& context, const std::vec
 absl::StatusOr<Json> NoHysteresis(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
   PolicyFlags flags = context.flags;
   flags.parameters.hysteresis = 0;
-  const auto policies =
-      controller::MakePolicyContext(context.groups, /*has_reference=*/false, context.calibration, flags.lookahead);
+  controller::PolicyContext policies = PoliciesOf(context, context.calibration, flags.lookahead);
+  auto ladder = std::make_shared<controller::CalibratedLadder>(*policies.calibrated);
+  ladder->hysteresis = 0;
+  policies.calibrated = std::move(ladder);
   FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, "dynamic", policies));
   c.name = "dynamic hysteresis 0";
   FQ_ASSIGN_OR_RETURN(const auto without, Run(context, {c}, context.windows));
-  return Ablation("hysteresis", "The entropy policy that moves at once.",
-                  {AgainstPolicy(without[0], *OfKind(measured, "dynamic")[0]),
-                   AgainstStatic(without[0], StaticPlans(measured, "ladder"), "static mixed plans")});
+  Json comparisons = {AgainstPolicy(without[0], *OfKind(measured, "dynamic")[0]),
+                      AgainstStatic(without[0], StaticPlans(measured, "ladder"), "static mixed plans")};
+  FQ_ASSIGN_OR_RETURN(const Json budgets, OtherBudgets(context, measured, flags, policies, "hysteresis 0"));
+  comparisons.insert(comparisons.end(), budgets.begin(), budgets.end());
+  return Ablation("hysteresis", "Policies that move at once.", std::move(comparisons));
+}
+
+absl::StatusOr<Json> OneWayOnly(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  const auto policies = PoliciesOf(context, context.calibration, context.flags.lookahead);
+  std::vector<const MeasuredPolicy*> both_ways = OfKind(measured, "dynamic");
+  const auto budgets = OfKind(measured, "budget");
+  both_ways.insert(both_ways.end(), budgets.begin(), budgets.end());
+  std::vector<PolicyCase> cases;
+  for (const MeasuredPolicy* policy : both_ways) {
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(context.flags, policy->name, policies));
+    c.name = absl::StrCat(policy->name, " one way");
+    c.make = [make = c.make,
+              &groups = context.groups](size_t window) -> absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>> {
+      FQ_ASSIGN_OR_RETURN(auto made, make(window));
+      return std::make_unique<OneWay>(std::move(made), groups);
+    };
+    cases.push_back(std::move(c));
+  }
+  FQ_ASSIGN_OR_RETURN(const auto one_way, Run(context, cases, context.windows));
+  Json comparisons = Json::array();
+  for (size_t i = 0; i < one_way.size(); ++i) {
+    comparisons.push_back(AgainstPolicy(one_way[i], *both_ways[i]));
+    comparisons.push_back(AgainstStatic(one_way[i], StaticPlans(measured, "ladder"), "static mixed plans"));
+  }
+  return Ablation("one way", "Policies whose plans never read more than the one before.", std::move(comparisons));
+}
+
+absl::StatusOr<Json> OtherText(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
+  const Calibration& other = *context.other_calibration;
+  const std::string fitted = other.ToJson();
+  FQ_ASSIGN_OR_RETURN(
+      auto comparisons,
+      OtherBudgets(context, measured, context.flags, PoliciesOf(context, other, context.flags.lookahead),
+                   absl::StrCat("calibrated on ", other.text_name),
+                   absl::StrCat(kWindowScope, " of ", Checksum(fitted.data(), fitted.size()))));
+  return Ablation("calibration text", "Budgets with the ladder and the requirement model of another text.",
+                  std::move(comparisons));
 }
 
 // Every second window, from the first or the second on.
@@ -110,9 +190,7 @@ absl::StatusOr<Json> FewerSignals(const ReportContext& context, const std::vecto
     Calibration calibration = context.calibration;
     calibration.requirements[static_cast<size_t>(lookahead)] =
         BuildRequirement(samples, bytes, lookahead, signals.used);
-    const auto policies =
-        controller::MakePolicyContext(context.groups, /*has_reference=*/false, calibration, lookahead);
-    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(context.flags, kTarget, policies));
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(context.flags, kTarget, PoliciesOf(context, calibration, lookahead)));
     c.name = absl::StrCat(kTarget, " signals ", signals.name);
     cases.push_back(std::move(c));
   }
@@ -156,11 +234,13 @@ PrecisionPlan RandomPlan(const controller::LayerGroups& groups, double bytes, st
 absl::StatusOr<Json> RandomLadder(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
   std::mt19937_64 random(context.flags.seed);
   std::vector<PolicyCase> cases;
-  for (size_t rung = 1; rung + 1 < context.calibration.rungs.size(); rung += kRungStep) {
-    const PrecisionPlan plan =
-        RandomPlan(context.groups, static_cast<double>(context.calibration.rungs[rung].bytes), random);
-    cases.push_back({absl::StrCat("random plan of rung-", rung, "'s bytes"),
-                     [plan](size_t) { return std::make_unique<controller::StaticPolicy>(plan, "plan"); }});
+  for (int draw = 1; draw <= kRandomPlans; ++draw) {
+    for (size_t rung = 1; rung + 1 < context.calibration.rungs.size(); rung += kRungStep) {
+      const PrecisionPlan plan =
+          RandomPlan(context.groups, static_cast<double>(context.calibration.rungs[rung].bytes), random);
+      cases.push_back({absl::StrCat("random plan ", draw, " of rung-", rung, "'s bytes"),
+                       [plan](size_t) { return std::make_unique<controller::StaticPolicy>(plan, "plan"); }});
+    }
   }
   if (cases.empty()) {
     return Ablation("ladder", "Too few rungs.", Json::array());
@@ -182,8 +262,8 @@ absl::StatusOr<Json> ReportAblations(const ReportContext& context, const std::ve
   const PolicyWindow& first = context.windows.front();
   // Two windows to fit to and two to run on. All but the last are as long as the first.
   const bool enough = context.windows.size() >= 4 && first.tokens.size() - first.prompt_tokens >= kMinHoldoutPositions;
-  for (const auto& ablation : {OtherLookahead, NoHysteresis, FewerSignals, RandomLadder}) {
-    if (ablation == FewerSignals && !enough) {
+  for (const auto& ablation : {OtherLookahead, OneWayOnly, NoHysteresis, FewerSignals, RandomLadder, OtherText}) {
+    if ((ablation == FewerSignals && !enough) || (ablation == OtherText && !context.other_calibration.has_value())) {
       continue;
     }
     FQ_ASSIGN_OR_RETURN(auto described, ablation(context, measured));

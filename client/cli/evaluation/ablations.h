@@ -11,10 +11,12 @@ namespace flexquant::cli {
 // What parts of the policies are worth, each taken away: a list of {name, words, comparisons}. `measured` is
 // MeasurePolicies' result.
 // - lookahead: budgets at the other lookahead;
-// - hysteresis: `dynamic` without;
+// - one way: `dynamic` and budgets whose plans never read more than the one before;
+// - hysteresis: both without;
 // - signals: requirement models of fewer features, fitted to every second window, at the same target of bits on the
 //   others;
-// - ladder: plans of a ladder's bytes whose layer groups were lowered in random order.
+// - ladder: plans of a ladder's bytes whose layer groups were lowered in random order;
+// - calibration text: budgets with the context's other calibration, if it has one.
 absl::StatusOr<Json> ReportAblations(const ReportContext& context, const std::vector<MeasuredPolicy>& measured);
 
 }  // namespace flexquant::cli

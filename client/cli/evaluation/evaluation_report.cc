@@ -63,6 +63,25 @@ Json Facts(const PolicyFlags& policy, const TextWindowOptions& text, const std::
   return json;
 }
 
+// nullopt if no folder is given.
+absl::StatusOr<std::optional<Calibration>> ReadOtherCalibration(const std::string& folder, const ModelStore& store) {
+  if (folder.empty()) {
+    return std::nullopt;
+  }
+  FQ_ASSIGN_OR_RETURN(const auto other, ModelStore::Open(folder));
+  if (other->revision() != store.revision()) {
+    return absl::InvalidArgumentError(absl::StrCat("--other-calibration ", folder, " has other weights (revision ",
+                                                   other->revision(), ") than ", store.folder(), " (", store.revision(),
+                                                   "); calibrate a copy of it"));
+  }
+  FQ_ASSIGN_OR_RETURN(auto calibration, other->ReadCalibration());
+  if (!calibration.has_value()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--other-calibration ", folder, " is not calibrated; run `flexquant calibrate` on it first"));
+  }
+  return calibration;
+}
+
 std::string CheckTask(const std::string& word) {
   const size_t at = word.find('=');
   return at == std::string::npos || at == 0 || at + 1 == word.size()
@@ -103,9 +122,13 @@ void AddReportFlags(CLI::App& app, ReportFlags& flags) {
       ->capture_default_str();
   add("--oracle-windows", flags.oracle_windows, "Windows that the oracle sees, which runs many plans a token; 0 = none")
       ->capture_default_str();
-  app.add_flag("--ablations", flags.ablations,
-               "Also run policies without parts of theirs: lookahead, hysteresis, signals, the ladder's order")
-      ->group(kGroup);
+  auto* ablations = app.add_flag("--ablations", flags.ablations,
+                                 "Also run policies without parts of theirs: lookahead, ways back up, hysteresis, "
+                                 "signals, the ladder's order");
+  ablations->group(kGroup);
+  add("--other-calibration", flags.other_calibration,
+      "With --ablations: copy of the model's folder that was calibrated on another text, to serve the budgets with")
+      ->needs(ablations);
   add("--tasks", flags.tasks, "NAME=FILE ...: accuracy in tasks, by log-likelihood")->check(CheckTask);
   add("--prompts", flags.prompts, "File of prompts to answer freely, a line of JSON each");
   add("--limit", flags.limit, "Items of each task, and prompts, spread evenly over the file; 0 = all")
@@ -123,6 +146,7 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
     return absl::FailedPreconditionError(
         absl::StrCat(store.folder(), " is not calibrated; run `flexquant calibrate` first, or give --policy"));
   }
+  FQ_ASSIGN_OR_RETURN(const auto other_calibration, ReadOtherCalibration(flags.other_calibration, store));
   FQ_ASSIGN_OR_RETURN(const auto prompted, WithPrompts(windows, policy.prompt_tokens));
   FQ_ASSIGN_OR_RETURN(const std::string text_checksum, FileChecksum(text.text));
   FQ_ASSIGN_OR_RETURN(const auto tasks, ReadTasks(flags.tasks, flags.limit, store));
@@ -142,7 +166,8 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
   budgets.erase(std::unique(budgets.begin(), budgets.end()), budgets.end());
   // No plan has 16 bits: the reference's type does not count.
   const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
-  const ReportContext context{policy, budgets, flags.oracle_windows, *calibration, groups, prompted, runner, *log};
+  const ReportContext context{policy, budgets, flags.oracle_windows, *calibration, other_calibration, groups, prompted,
+                              runner, *log};
   Json report = Facts(policy, text, text_checksum, store, context);
   FQ_ASSIGN_OR_RETURN(const auto measured, MeasurePolicies(context));
   DescribePolicies(context, measured, report);

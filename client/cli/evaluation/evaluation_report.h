@@ -20,6 +20,7 @@ struct ReportFlags {
   std::vector<double> budgets = {0.003, 0.01, 0.03, 0.1};
   size_t oracle_windows = 4;
   bool ablations = false;
+  std::string other_calibration;   // folder; empty = none
   std::vector<std::string> tasks;  // "NAME=FILE"
   size_t limit = 0;                // items of a task, and prompts; 0 = all
   std::string prompts;             // file; empty = none

@@ -1,6 +1,7 @@
 #ifndef FLEXQUANT_CLIENT_CLI_EVALUATION_POLICY_REPORT_H_
 #define FLEXQUANT_CLIENT_CLI_EVALUATION_POLICY_REPORT_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct ReportContext {
   const std::vector<double>& budgets;  // of kl:, ascending
   size_t oracle_windows;
   const Calibration& calibration;
+  const std::optional<Calibration>& other_calibration;  // of the same weights, on another text
   const controller::LayerGroups& groups;
   const std::vector<PolicyWindow>& windows;
   executor::ModelRunner& runner;
