@@ -68,29 +68,32 @@ TEST_P(ThreadPoolTest, ParallelChunksCoverEachIndexOnce) {
   }
 }
 
-// Every thread begins with its own share, whatever the others are at.
-TEST_P(ThreadPoolTest, ChunksBeginWithTheThreadsShare) {
+// Every thread takes its own share in order, and others' only when that is used up.
+TEST_P(ThreadPoolTest, ThreadsTakeTheirOwnShareFirst) {
   ThreadPool pool(GetParam());
   for (const int64_t count : {2, 7, 64}) {
     constexpr int64_t kChunk = 2;
     EXPECT_EQ(pool.ShareBegin(count, kChunk, 0), 0);
     EXPECT_EQ(pool.ShareBegin(count, kChunk, pool.num_threads()), count);
+    const int64_t second = pool.ShareBegin(count, kChunk, 1);
+    EXPECT_TRUE(second % kChunk == 0 || second == count) << second;
     std::vector<std::vector<int64_t>> begins(static_cast<size_t>(pool.num_threads()));
     pool.ParallelChunks(count, kChunk, [&](int64_t begin, int64_t /*end*/, int thread) {
       begins[static_cast<size_t>(thread)].push_back(begin);
     });
-    const int64_t second = pool.ShareBegin(count, kChunk, 1);
-    EXPECT_TRUE(second % kChunk == 0 || second == count) << second;
-    if (second > 0) {
-      ASSERT_FALSE(begins[0].empty());
-      EXPECT_EQ(begins[0][0], 0);
-    }
-    for (const auto& of_thread : begins) {
-      size_t jumps = 0;  // shares that the thread went on with
-      for (size_t i = 1; i < of_thread.size(); ++i) {
-        jumps += of_thread[i] < of_thread[i - 1] ? 1 : 0;
+    for (int thread = 0; thread < pool.num_threads(); ++thread) {
+      bool others = false;
+      size_t jumps = 0;  // from the last share to the first
+      int64_t before = 0;
+      for (const int64_t begin : begins[static_cast<size_t>(thread)]) {
+        const bool own =
+            begin >= pool.ShareBegin(count, kChunk, thread) && begin < pool.ShareBegin(count, kChunk, thread + 1);
+        EXPECT_FALSE(own && others) << "thread " << thread << " of " << count << " at " << begin;
+        others = others || !own;
+        jumps += begin < before ? 1 : 0;
+        before = begin;
       }
-      EXPECT_LE(jumps, 1U) << "of " << count;
+      EXPECT_LE(jumps, 1U) << "thread " << thread << " of " << count;
     }
   }
 }
