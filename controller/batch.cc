@@ -138,8 +138,9 @@ uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
   }
   // Most tokens of prompts are computed at the top precision and do not come to the head.
   const PrecisionPlan top = PrecisionPlan::Uniform(kTopPrecision, groups_->count());
-  const double head = static_cast<double>(groups_->num_weights().back()) * ActivationRows(kTopPrecision);
-  const double rows = limits_.coarse_prompts ? 1.0 / ActivationRows(kTopPrecision) : 1;
+  SequenceStep prompt;
+  prompt.plan = top;
+  prompt.token_ids = {0};
   std::vector<SequenceStep> steps;
   for (const StepMember& member : decodes) {
     steps.push_back(member.step);
@@ -147,7 +148,7 @@ uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
   const double left = absl::ToDoubleSeconds(limits_.max_step_time) -
                       cost_.Of(WorkOf(*groups_, steps, limits_.coarse_prompts)) -
                       cost_.Of({static_cast<double>(groups_->BytesRead(top)), 0});
-  const double tokens = left / cost_.Of({0, rows * (groups_->Products(top) - head)});
+  const double tokens = left / cost_.Of({0, WorkOf(*groups_, {prompt}, limits_.coarse_prompts).products});
   return static_cast<uint32_t>(std::clamp<double>(tokens, std::min(kMinPrefillTokens, limits_.prefill_chunk_tokens),
                                                   limits_.prefill_chunk_tokens));
 }

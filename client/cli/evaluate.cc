@@ -166,8 +166,7 @@ void AddEvaluate(CLI::App& app, RunCommand& run) {
   command->get_option("--prompt-activations")
       ->description(
           "With --policy and --report: bits of the activations that policies' prompts are computed with, on a CPU; "
-          "what "
-          "8 bits lose counts as theirs");
+          "what 8 bits lose counts as theirs");
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback([flags, command, &run] {
     for (const char* name : {"--lookahead", "--prompt-activations"}) {

@@ -69,22 +69,40 @@ controller::PolicyContext PoliciesOf(const ReportContext& context, const Calibra
   return controller::MakePolicyContext(context.groups, /*has_reference=*/false, calibration, lookahead);
 }
 
-// Every budget as made for `policies`, "NAME WORDS", against itself as it is and the static plans.
-absl::StatusOr<Json> OtherBudgets(const ReportContext& context, const std::vector<MeasuredPolicy>& measured,
-                                  const PolicyFlags& flags, const controller::PolicyContext& policies,
-                                  const std::string& words, const std::string& scope = kWindowScope) {
-  const auto budgets = OfKind(measured, "budget");
+std::vector<const MeasuredPolicy*> Budgets(const std::vector<MeasuredPolicy>& measured) {
+  return OfKind(measured, "budget");
+}
+
+// What moves from level to level: `dynamic` and the budgets.
+std::vector<const MeasuredPolicy*> MovingPolicies(const std::vector<MeasuredPolicy>& measured) {
+  std::vector<const MeasuredPolicy*> moving = OfKind(measured, "dynamic");
+  const auto budgets = Budgets(measured);
+  moving.insert(moving.end(), budgets.begin(), budgets.end());
+  return moving;
+}
+
+// Policies named as `originals`, made of other parts: "NAME WORDS".
+absl::StatusOr<std::vector<PolicyCase>> Changed(const std::vector<const MeasuredPolicy*>& originals,
+                                                const PolicyFlags& flags, const controller::PolicyContext& policies,
+                                                const std::string& words) {
   std::vector<PolicyCase> cases;
-  for (const MeasuredPolicy* budget : budgets) {
-    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, budget->name, policies));
-    c.name = absl::StrCat(budget->name, " ", words);
+  for (const MeasuredPolicy* original : originals) {
+    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, original->name, policies));
+    c.name = absl::StrCat(original->name, " ", words);
     cases.push_back(std::move(c));
   }
-  FQ_ASSIGN_OR_RETURN(const auto others, Run(context, cases, context.windows, scope));
+  return cases;
+}
+
+// Each of `cases` [originals] against the policy that it was, and against the static plans.
+absl::StatusOr<Json> AgainstOriginals(const ReportContext& context, const std::vector<MeasuredPolicy>& measured,
+                                      const std::vector<const MeasuredPolicy*>& originals,
+                                      const std::vector<PolicyCase>& cases, const std::string& scope = kWindowScope) {
+  FQ_ASSIGN_OR_RETURN(const auto changed, Run(context, cases, context.windows, scope));
   Json comparisons = Json::array();
-  for (size_t i = 0; i < others.size(); ++i) {
-    comparisons.push_back(AgainstPolicy(others[i], *budgets[i]));
-    comparisons.push_back(AgainstStatic(others[i], StaticPlans(measured, "ladder"), "static mixed plans"));
+  for (size_t i = 0; i < changed.size(); ++i) {
+    comparisons.push_back(AgainstPolicy(changed[i], *originals[i]));
+    comparisons.push_back(AgainstStatic(changed[i], StaticPlans(measured, "ladder"), "static mixed plans"));
   }
   return comparisons;
 }
@@ -92,9 +110,11 @@ absl::StatusOr<Json> OtherBudgets(const ReportContext& context, const std::vecto
 absl::StatusOr<Json> OtherLookahead(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
   PolicyFlags flags = context.flags;
   flags.lookahead = 1 - context.flags.lookahead;
-  FQ_ASSIGN_OR_RETURN(auto comparisons,
-                      OtherBudgets(context, measured, flags, PoliciesOf(context, context.calibration, flags.lookahead),
-                                   absl::StrCat("lookahead ", flags.lookahead)));
+  const auto budgets = Budgets(measured);
+  FQ_ASSIGN_OR_RETURN(const auto cases,
+                      Changed(budgets, flags, PoliciesOf(context, context.calibration, flags.lookahead),
+                              absl::StrCat("lookahead ", flags.lookahead)));
+  FQ_ASSIGN_OR_RETURN(auto comparisons, AgainstOriginals(context, measured, budgets, cases));
   return Ablation("lookahead", "Budgets served at the other lookahead, with the requirement model fitted for it.",
                   std::move(comparisons));
 }
@@ -106,49 +126,38 @@ absl::StatusOr<Json> NoHysteresis(const ReportContext& context, const std::vecto
   auto ladder = std::make_shared<controller::CalibratedLadder>(*policies.calibrated);
   ladder->hysteresis = 0;
   policies.calibrated = std::move(ladder);
-  FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(flags, "dynamic", policies));
-  c.name = "dynamic hysteresis 0";
-  FQ_ASSIGN_OR_RETURN(const auto without, Run(context, {c}, context.windows));
-  Json comparisons = {AgainstPolicy(without[0], *OfKind(measured, "dynamic")[0]),
-                      AgainstStatic(without[0], StaticPlans(measured, "ladder"), "static mixed plans")};
-  FQ_ASSIGN_OR_RETURN(const Json budgets, OtherBudgets(context, measured, flags, policies, "hysteresis 0"));
-  comparisons.insert(comparisons.end(), budgets.begin(), budgets.end());
+  const auto moving = MovingPolicies(measured);
+  FQ_ASSIGN_OR_RETURN(const auto cases, Changed(moving, flags, policies, "hysteresis 0"));
+  FQ_ASSIGN_OR_RETURN(auto comparisons, AgainstOriginals(context, measured, moving, cases));
   return Ablation("hysteresis", "Policies that move at once.", std::move(comparisons));
 }
 
 absl::StatusOr<Json> OneWayOnly(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
-  const auto policies = PoliciesOf(context, context.calibration, context.flags.lookahead);
-  std::vector<const MeasuredPolicy*> both_ways = OfKind(measured, "dynamic");
-  const auto budgets = OfKind(measured, "budget");
-  both_ways.insert(both_ways.end(), budgets.begin(), budgets.end());
-  std::vector<PolicyCase> cases;
-  for (const MeasuredPolicy* policy : both_ways) {
-    FQ_ASSIGN_OR_RETURN(auto c, MakePolicyCase(context.flags, policy->name, policies));
-    c.name = absl::StrCat(policy->name, " one way");
+  const auto moving = MovingPolicies(measured);
+  FQ_ASSIGN_OR_RETURN(
+      auto cases,
+      Changed(moving, context.flags, PoliciesOf(context, context.calibration, context.flags.lookahead), "one way"));
+  for (PolicyCase& c : cases) {
     c.make = [make = c.make,
               &groups = context.groups](size_t window) -> absl::StatusOr<std::unique_ptr<controller::PrecisionPolicy>> {
       FQ_ASSIGN_OR_RETURN(auto made, make(window));
       return std::make_unique<OneWay>(std::move(made), groups);
     };
-    cases.push_back(std::move(c));
   }
-  FQ_ASSIGN_OR_RETURN(const auto one_way, Run(context, cases, context.windows));
-  Json comparisons = Json::array();
-  for (size_t i = 0; i < one_way.size(); ++i) {
-    comparisons.push_back(AgainstPolicy(one_way[i], *both_ways[i]));
-    comparisons.push_back(AgainstStatic(one_way[i], StaticPlans(measured, "ladder"), "static mixed plans"));
-  }
+  FQ_ASSIGN_OR_RETURN(auto comparisons, AgainstOriginals(context, measured, moving, cases));
   return Ablation("one way", "Policies whose plans never read more than the one before.", std::move(comparisons));
 }
 
 absl::StatusOr<Json> OtherText(const ReportContext& context, const std::vector<MeasuredPolicy>& measured) {
   const Calibration& other = *context.other_calibration;
   const std::string fitted = other.ToJson();
-  FQ_ASSIGN_OR_RETURN(
-      auto comparisons,
-      OtherBudgets(context, measured, context.flags, PoliciesOf(context, other, context.flags.lookahead),
-                   absl::StrCat("calibrated on ", other.text_name),
-                   absl::StrCat(kWindowScope, " of ", Checksum(fitted.data(), fitted.size()))));
+  const auto budgets = Budgets(measured);
+  FQ_ASSIGN_OR_RETURN(const auto cases,
+                      Changed(budgets, context.flags, PoliciesOf(context, other, context.flags.lookahead),
+                              absl::StrCat("calibrated on ", other.text_name)));
+  FQ_ASSIGN_OR_RETURN(auto comparisons,
+                      AgainstOriginals(context, measured, budgets, cases,
+                                       absl::StrCat(kWindowScope, " of ", Checksum(fitted.data(), fitted.size()))));
   return Ablation("calibration text", "Budgets with the ladder and the requirement model of another text.",
                   std::move(comparisons));
 }
