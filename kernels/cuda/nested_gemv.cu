@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <array>
+#include <atomic>
 
 #include "kernels/cuda/nested_gemv.h"
 #include "kernels/cuda/nested_gemv_args.h"
@@ -32,17 +34,31 @@ struct Device {
   double bytes_per_ns = 0;  // peak of its memory
 };
 
+// Peak bytes a ns of a device's memory. Asking for its clock takes the driver longer than planning a launch.
+double MemoryRate(int device) {
+  static std::array<std::atomic<double>, kMaxDevices> known;
+  const bool kept = device < kMaxDevices;
+  double rate = kept ? known[static_cast<size_t>(device)].load() : 0;
+  if (rate == 0) {
+    int kilohertz = 0;
+    int bits = 0;
+    cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device);
+    cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device);
+    rate = 2e-6 * kilohertz * bits / 8;  // two transfers a clock
+    if (kept) {
+      known[static_cast<size_t>(device)] = rate;
+    }
+  }
+  return rate;
+}
+
 Device CurrentDevice() {
   Device result;
   int device = 0;
   if (cudaGetDevice(&device) == cudaSuccess) {
     cudaDeviceGetAttribute(&result.multiprocessors, cudaDevAttrMultiProcessorCount, device);
     cudaDeviceGetAttribute(&result.major, cudaDevAttrComputeCapabilityMajor, device);
-    int kilohertz = 0;
-    int bits = 0;
-    cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device);
-    cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device);
-    result.bytes_per_ns = 2e-6 * kilohertz * bits / 8;  // two transfers a clock
+    result.bytes_per_ns = MemoryRate(device);
   }
   return result;
 }

@@ -7,8 +7,6 @@
 namespace flexquant::cuda {
 namespace {
 
-constexpr int kMaxDevices = 16;
-
 int QueryClusters(int parts) {
   const auto* kernel = reinterpret_cast<const void*>(&NestedGemvKernel<GemvShape<false, 1, 2>, true>);
   LaunchConfig config(dim3(static_cast<unsigned>(parts)), kGemvThreads, kHopperShared, nullptr);

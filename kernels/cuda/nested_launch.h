@@ -17,6 +17,9 @@ inline constexpr int kMaxCounters = static_cast<int>(kGemvCounterBytes / sizeof(
 
 constexpr int64_t Align256(int64_t value) { return CeilDiv(value, 256) * 256; }
 
+// Devices whose properties are kept between launches.
+inline constexpr int kMaxDevices = 16;
+
 // Columns of the product, and of a chunk of them as they lie in the workspace and in shared memory.
 inline int Split(const GemvParams& params) { return params.fine_widths != 0 ? 1 : 0; }
 inline int Columns(const GemvParams& params) { return params.rows << Split(params); }
