@@ -73,13 +73,15 @@ void ThreadPool::PinCaller() {
 
 void ThreadPool::Begin(const absl::FunctionRef<void(int)>& body, bool may_miss) {
   body_ = &body;
+  const uint64_t even = (generation_.load(std::memory_order_relaxed) | 1U) + 1U;
+  const uint64_t generation = may_miss ? even + 1 : even;
   if (may_miss) {
+    open_generation_ = generation;
     joined_.store(0, std::memory_order_release);
   } else {
     running_.store(num_threads_ - 1);
   }
-  const uint64_t even = (generation_.load(std::memory_order_relaxed) | 1U) + 1U;
-  generation_.store(may_miss ? even + 1 : even);
+  generation_.store(generation);
   if (sleepers_.load() > 0) {
     // The lock orders this with a worker between its last look at generation_ and its sleep.
     { std::lock_guard<std::mutex> lock(mutex_); }
@@ -178,26 +180,28 @@ void ThreadPool::Work(int thread) {
   uint64_t seen = 0;
   while (true) {
     int spins = 0;
-    while (generation_.load(std::memory_order_acquire) == seen && spins < kSpins) {
+    while (generation_.load(std::memory_order_acquire) <= seen && spins < kSpins) {
       Pause();
       ++spins;
     }
-    if (generation_.load() == seen) {
+    if (generation_.load() <= seen) {
       std::unique_lock<std::mutex> lock(mutex_);
       sleepers_.fetch_add(1);
-      wake_.wait(lock, [&] { return generation_.load() != seen; });
+      wake_.wait(lock, [&] { return generation_.load() > seen; });
       sleepers_.fetch_sub(1);
     }
     seen = generation_.load();
     if (stop_.load()) {
       return;
     }
-    // A region that may be missed can be over by now, and even the next one open: entering that one twice is harmless,
-    // since chunks are taken from a counter. A region of Run cannot end without this thread, so `seen` is still it.
+    // A region of Run cannot end without this thread, so `seen` is still it. One that may be missed can be over by now
+    // and a later one open, even before its generation is published: it is the one inside that is not to be entered
+    // again.
     if ((seen & 1U) == 0) {
       (*body_)(thread);
       running_.fetch_sub(1, std::memory_order_release);
     } else if (Join()) {
+      seen = open_generation_;
       (*body_)(thread);
       joined_.fetch_sub(1, std::memory_order_release);
     }

@@ -53,6 +53,7 @@ class ThreadPool {
   void PinCaller();
   // Publishes a region of the given kind and wakes sleepers.
   void Begin(const absl::FunctionRef<void(int)>& body, bool may_miss);
+  // Enters the open region that may be missed; false if there is none.
   bool Join();
 
   const int num_threads_;
@@ -62,7 +63,8 @@ class ThreadPool {
   const absl::FunctionRef<void(int)>* body_ = nullptr;
   // Regions begun, times two; odd while workers may miss the region.
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> running_{0};  // workers that a region of Run still needs
+  uint64_t open_generation_ = 0;  // of the latest region that may be missed; read by workers inside it
+  std::atomic<int> running_{0};   // workers that a region of Run still needs
   // Workers inside a region that they may miss; negative when none may enter.
   std::atomic<int> joined_;
   // The next chunk of a thread's share, or one behind it. A cache line each: owners count without contention.

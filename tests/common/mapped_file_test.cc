@@ -1,6 +1,7 @@
 #include "common/mapped_file.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <string>
@@ -9,7 +10,9 @@
 namespace flexquant {
 namespace {
 
-std::string TempPath(const std::string& name) { return testing::TempDir() + "/flexquant_mapped_file_" + name; }
+std::string TempPath(const std::string& name) {
+  return testing::TempDir() + "/flexquant_mapped_file_" + std::to_string(getpid()) + "_" + name;
+}
 
 TEST(MappedFileTest, MapsWhatWasWritten) {
   const std::string path = TempPath("data");

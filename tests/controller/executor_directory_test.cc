@@ -3,6 +3,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -110,13 +111,13 @@ TEST_F(DirectoryTest, ALookupThatFailsTakesNothingAway) {
 
 TEST_F(DirectoryTest, StopDoesNotWaitForALookup) {
   // The thread outlives the directory and this test.
-  static absl::Notification* const asked = new absl::Notification;
-  static absl::Notification* const answer = new absl::Notification;
+  const auto asked = std::make_shared<absl::Notification>();
+  const auto answer = std::make_shared<absl::Notification>();
   std::atomic<bool> said = false;
   {
     const ExecutorDirectory directory(
         Targets({"dns:slow:7"}),
-        [](const DnsName& /*name*/) {
+        [asked, answer](const DnsName& /*name*/) {
           asked->Notify();
           answer->WaitForNotification();
           return Addresses{};

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -190,6 +192,11 @@ TEST_F(SdkTest, TokensAndAbort) {
   request.request_id = "mine";
   AnswerStream stream = client_.Stream(request);
   ASSERT_TRUE(stream.Next().has_value());
+  // It has started, but may still wait for its executor.
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (client_.GetServerInfo()->running_requests != 1U && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
   EXPECT_EQ(client_.GetServerInfo()->running_requests, 1U);
   EXPECT_TRUE(client_.Abort("mine").ok());
   EXPECT_FALSE(stream.Next().has_value());

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <string>
@@ -187,7 +188,7 @@ TEST(CostModelTest, NoTermIsNegative) {
 }
 
 TEST(CostModelTest, IsReadAndRefusedWithReasons) {
-  const std::string path = ::testing::TempDir() + "/cost.json";
+  const std::string path = ::testing::TempDir() + "/flexquant_cost_" + std::to_string(getpid()) + ".json";
   const auto read = [&](const std::string& text) {
     std::ofstream(path) << text;
     return ReadCostModel(path);
