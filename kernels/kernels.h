@@ -112,6 +112,16 @@ struct CpuKernels {
   void (*attention)(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                     const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace);
 
+  // The same with keys and values in 8 bits (kernels/kv_8.h). store_kv_8 writes one position's, k and v [num_kv_heads,
+  // head_dim] fp32, into number `slot` of a slab of 16 positions; slabs of its heads are `head_stride` bytes apart, the
+  // first at `dst`. A key or value is rounded to max|x| / 127. head_dim at most kMaxKv8HeadDim.
+  // cache [blocks, num_kv_heads, block_tokens / 16, slab], block_tokens a multiple of 16. Queries and weights, of 64
+  // keys together, are rounded to 14 bits; sums of products are exact int32.
+  void (*store_kv_8)(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* dst,
+                     int64_t head_stride, int64_t slot);
+  void (*attention_8)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
+                      int64_t head_begin, int64_t head_end, void* workspace);
+
   // One pass over logits [n], n >= 1, finite.
   LogitStats (*logit_stats)(const float* logits, int64_t n);
 
@@ -129,6 +139,11 @@ struct CpuKernels {
   // scales [groups][2]: scale and zero.
   float (*dot_codes)(const uint8_t* codes, const float* scales, const float* x, int64_t cols, int64_t group_size);
 };
+
+// Tokens a slab of 8-bit keys and values has, and a slab's bytes: of one KV head, keys and values together.
+inline constexpr int64_t kKv8SlabTokens = 16;
+inline constexpr int64_t kMaxKv8HeadDim = 256;
+size_t Kv8SlabBytes(int64_t head_dim);
 
 size_t NestedGemmWorkspaceBytes(const NestedMatrix& w);
 size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit);

@@ -1,21 +1,19 @@
 #ifndef FLEXQUANT_KERNELS_CPU_ATTENTION_H_
 #define FLEXQUANT_KERNELS_CPU_ATTENTION_H_
 
-// Attention with an online softmax over tiles of keys, for a block of up to kAttentionRows rows; a row is one (query
-// token, head) pair, all of one KV head. Many rows share one conversion of a tile to fp32; few read the cache's halves
+// Attention over keys and values in fp16. Many rows share one conversion of a tile to fp32; few read the cache's halves
 // where they are. A row's arithmetic is the same in both and depends only on its own query and visible positions:
 // hidden keys enter with weight exactly 0, hidden tiles are skipped.
 
 #include <cstdint>
 
+#include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/attention_workspace.h"
 #include "kernels/cpu/exp.h"
 #include "kernels/kernels.h"
 
 namespace flexquant {
 
-inline constexpr float kHiddenScore = -3.0e38F;
-inline constexpr int64_t kSlabKeys = 16;
 inline constexpr int64_t kSlabs = kKeyTile / kSlabKeys;
 inline constexpr int64_t kLine = 64 / sizeof(uint16_t);
 static_assert(kSlabs == 2);
@@ -23,35 +21,24 @@ static_assert(kSlabs == 2);
 inline constexpr int64_t kFewRows = 4;
 
 template <class F32>
-class AttentionBlock {
+class AttentionBlock : AttentionRows<F32, kKeyTile> {
+  using Rows = AttentionRows<F32, kKeyTile>;
+
  public:
   AttentionBlock(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                  const uint16_t* v_cache, float* workspace)
-      : shape_(shape), sequence_(sequence), k_cache_(k_cache), v_cache_(v_cache), head_dim_(shape.head_dim) {
-    padded_ = (head_dim_ + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
-    keys_ = workspace;
+      : Rows(shape, sequence, workspace), k_cache_(k_cache), v_cache_(v_cache) {
+    keys_ = Rows::rest_;
     values_ = keys_ + kKeyTile * padded_;
     gathered_ = reinterpret_cast<uint16_t*>(values_ + kKeyTile * padded_);
-    scores_ = values_ + kKeyTile * padded_ + kKeyTile * padded_ / 2;
-    outputs_ = scores_ + kAttentionRows * kKeyTile;
-    maxima_ = outputs_ + kAttentionRows * padded_;
-    sums_ = maxima_ + kAttentionRows;
   }
 
   // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
   void Run(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
-    head_ = head;
-    heads_ = heads;
-    token_ = token;
-    rows_ = heads * tokens;
+    Rows::Start(head, heads, token, tokens);
     converts_ = rows_ > kFewRows || padded_ != head_dim_;
-    for (int64_t row = 0; row < rows_; ++row) {
-      maxima_[row] = kHiddenScore;
-      sums_[row] = 0;
-    }
-    __builtin_memset(outputs_, 0, static_cast<size_t>(rows_ * padded_) * sizeof(float));
     const int64_t kv_head = head / (shape_.num_heads / shape_.num_kv_heads);
-    const int64_t first = FirstVisible(sequence_.start + token);
+    const int64_t first = Rows::FirstVisible(sequence_.start + token);
     const int64_t last = sequence_.start + token + tokens - 1;
     for (int64_t tile = first / kKeyTile * kKeyTile; tile <= last; tile += kKeyTile) {
       const int64_t begin = first > tile ? first - tile : 0;
@@ -61,46 +48,25 @@ class AttentionBlock {
       if (converts_) {
         ConvertTile(begin, end);
       }
-      ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
+      Rows::ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
       for (int64_t row = 0; row < rows_; ++row) {
         Softmax(row, tile);
       }
-      ForRows([&](auto count, int64_t row) { AddValues<count.value>(row, begin, end); });
+      Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row, begin, end); });
     }
-    WriteOutputs();
+    Rows::WriteOutputs();
   }
 
  private:
-  template <int kValue>
-  struct Constant {
-    static constexpr int value = kValue;
-  };
-
-  // Calls body for blocks of four rows and then for the rows left.
-  template <class Body>
-  void ForRows(Body body) {
-    int64_t row = 0;
-    for (; row + 4 <= rows_; row += 4) {
-      body(Constant<4>(), row);
-    }
-    if (rows_ - row == 3) {
-      body(Constant<3>(), row);
-    } else if (rows_ - row == 2) {
-      body(Constant<2>(), row);
-    } else if (rows_ - row == 1) {
-      body(Constant<1>(), row);
-    }
-  }
-
-  int64_t FirstVisible(int64_t position) const {
-    const int64_t window = shape_.sliding_window;
-    return window > 0 && position >= window ? position - window + 1 : 0;
-  }
-
-  const float* Query(int64_t row) const {
-    return sequence_.q + (token_ + row / heads_) * sequence_stride() + (head_ + row % heads_) * head_dim_;
-  }
-  int64_t sequence_stride() const { return shape_.q_stride; }
+  using Rows::head_dim_;
+  using Rows::maxima_;
+  using Rows::outputs_;
+  using Rows::padded_;
+  using Rows::rows_;
+  using Rows::scores_;
+  using Rows::sequence_;
+  using Rows::shape_;
+  using Rows::sums_;
 
   int64_t HeadOffset(int64_t kv_head, int64_t position) const {
     const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
@@ -204,7 +170,7 @@ class AttentionBlock {
     constexpr int kVectors = static_cast<int>(kSlabKeys > 2 * F32::kLanes ? kSlabKeys / F32::kLanes : 2);
     const float* q[kRows];
     for (int r = 0; r < kRows; ++r) {
-      q[r] = Query(row + r);
+      q[r] = Rows::Query(row + r);
     }
     for (int64_t key = 0; key < kKeyTile; key += kVectors * F32::kLanes) {
       F32 dots[kRows][kVectors];
@@ -234,45 +200,25 @@ class AttentionBlock {
     }
   }
 
-  // Scores to weights; rescales what the row gathered so far if its maximum grew.
+  // Scores to weights.
   void Softmax(int64_t row, int64_t tile) {
     float* scores = scores_ + row * kKeyTile;
-    const int64_t position = sequence_.start + token_ + row / heads_;
-    const int64_t begin = FirstVisible(position) - tile;
-    const int64_t end = position + 1 - tile;
-    if (end <= 0 || begin >= kKeyTile) {
+    if (!Rows::HideScores(row, tile)) {
       __builtin_memset(scores, 0, kKeyTile * sizeof(float));
       return;
-    }
-    for (int64_t key = 0; key < begin; ++key) {
-      scores[key] = kHiddenScore;
-    }
-    for (int64_t key = end; key < kKeyTile; ++key) {
-      scores[key] = kHiddenScore;
     }
     F32 max = F32::Set(maxima_[row]);
     for (int64_t key = 0; key < kKeyTile; key += F32::kLanes) {
       max = Max(max, F32::Load(scores + key));
     }
-    const float new_max = ReduceMax(max);
-    max = F32::Set(new_max);
+    max = F32::Set(Rows::Raise(row, ReduceMax(max)));
     F32 sum = F32::Set(0.0F);
     for (int64_t key = 0; key < kKeyTile; key += F32::kLanes) {
       const F32 weight = Exp(F32::Load(scores + key) - max);
       weight.Store(scores + key);
       sum = sum + weight;
     }
-    float shrink[F32::kLanes];
-    const F32 factor = Exp(F32::Set(maxima_[row]) - max);
-    factor.Store(shrink);
-    if (new_max != maxima_[row]) {
-      float* output = outputs_ + row * padded_;
-      for (int64_t d = 0; d < padded_; d += F32::kLanes) {
-        (F32::Load(output + d) * factor).Store(output + d);
-      }
-    }
-    sums_[row] = sums_[row] * shrink[0] + ReduceAdd(sum);
-    maxima_[row] = new_max;
+    sums_[row] += ReduceAdd(sum);
   }
 
   template <int kRows>
@@ -327,23 +273,8 @@ class AttentionBlock {
     }
   }
 
-  void WriteOutputs() {
-    for (int64_t row = 0; row < rows_; ++row) {
-      float* out = sequence_.out + (token_ + row / heads_) * shape_.out_stride + (head_ + row % heads_) * head_dim_;
-      const F32 inverse = F32::Set(1.0F / sums_[row]);
-      for (int64_t d = 0; d < head_dim_; d += F32::kLanes) {
-        const int64_t count = head_dim_ - d < F32::kLanes ? head_dim_ - d : F32::kLanes;
-        (F32::Load(outputs_ + row * padded_ + d) * inverse).StoreN(out + d, count);
-      }
-    }
-  }
-
-  const AttentionShape& shape_;
-  const AttentionSequence& sequence_;
   const uint16_t* k_cache_;
   const uint16_t* v_cache_;
-  int64_t head_dim_;
-  int64_t padded_ = 0;
   // Of the tile, if it is converted:
   float* keys_ = nullptr;    // [head_dim, kKeyTile]
   float* values_ = nullptr;  // [kKeyTile, padded]
@@ -355,35 +286,14 @@ class AttentionBlock {
   const uint16_t* next_values_[kSlabs] = {};
   const uint16_t* value_rows_[kKeyTile] = {};
   uint16_t* gathered_ = nullptr;  // [kSlabs, head_dim, kSlabKeys]: slabs from blocks that do not hold whole ones
-  float* scores_ = nullptr;       // [rows, kKeyTile]
-  float* outputs_ = nullptr;      // [rows, padded]
-  float* maxima_ = nullptr;       // [rows]
-  float* sums_ = nullptr;         // [rows]
-  int64_t head_ = 0;
-  int64_t heads_ = 0;
-  int64_t token_ = 0;
-  int64_t rows_ = 0;
   bool converts_ = false;
 };
 
 template <class F32>
 void Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace) {
-  const auto address = reinterpret_cast<uintptr_t>(workspace);
-  auto* floats = reinterpret_cast<float*>(static_cast<uint8_t*>(workspace) + (-address & 63U));
-  AttentionBlock<F32> block(shape, sequence, k_cache, v_cache, floats);
-  const int64_t group = shape.num_heads / shape.num_kv_heads;
-  for (int64_t head = head_begin; head < head_end;) {
-    const int64_t group_end = (head / group + 1) * group;
-    int64_t heads = (group_end < head_end ? group_end : head_end) - head;
-    heads = heads < kAttentionRows ? heads : kAttentionRows;
-    const int64_t most_tokens = kAttentionRows / heads;
-    for (int64_t token = 0; token < sequence.num_tokens; token += most_tokens) {
-      const int64_t left = sequence.num_tokens - token;
-      block.Run(head, heads, token, left < most_tokens ? left : most_tokens);
-    }
-    head += heads;
-  }
+  AttentionBlock<F32> block(shape, sequence, k_cache, v_cache, AlignWorkspace<F32>(workspace));
+  ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end, [&](auto... rows) { block.Run(rows...); });
 }
 
 }  // namespace flexquant

@@ -11,6 +11,7 @@
 #include "kernels/cpu/attention_workspace.h"
 #include "kernels/cpu/tables.h"
 #include "kernels/kernels.h"
+#include "kernels/kv_8.h"
 
 namespace flexquant {
 namespace {
@@ -41,6 +42,8 @@ size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit) {
   // A maximum a block, then the tokens of `limit` blocks and of less than 16 vectors of at most 16 lanes behind them.
   return static_cast<size_t>(n / 16 + 16 * limit + 16 * 16) * sizeof(uint32_t);
 }
+
+size_t Kv8SlabBytes(int64_t head_dim) { return static_cast<size_t>(Kv8Slab<void>{PaddedHeadDim(head_dim)}.bytes()); }
 
 size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t /*max_positions*/) {
   return static_cast<size_t>(AttentionWorkspaceFloats(shape.head_dim)) * sizeof(float) +

@@ -3,6 +3,6 @@
 
 namespace flexquant {
 
-constinit const CpuKernels kNeonKernels = MakeTable<neon::F32>(Isa::kNeon, &neon::NestedGemm);
+constinit const CpuKernels kNeonKernels = MakeTable<neon::F32, neon::I32>(Isa::kNeon, &neon::NestedGemm);
 
 }  // namespace flexquant

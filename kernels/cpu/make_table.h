@@ -2,6 +2,7 @@
 #define FLEXQUANT_KERNELS_CPU_MAKE_TABLE_H_
 
 #include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_8.h"
 #include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/kl_divergence.h"
 #include "kernels/cpu/logit_stats.h"
@@ -11,8 +12,8 @@
 
 namespace flexquant {
 
-// The table of an instruction set: the shared kernels over its vector type, and its own nested_gemm.
-template <class F32>
+// The table of an instruction set: the shared kernels over its vector types, and its own nested_gemm.
+template <class F32, class I32>
 constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested_gemm) {
   return {isa,
           &QuantizeActivations<F32>,
@@ -26,6 +27,8 @@ constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested
           &StoreKeys<F32>,
           &StoreValues<F32>,
           &Attention<F32>,
+          &StoreKv8<F32>,
+          &Attention8<F32, I32>,
           &ComputeLogitStats<F32>,
           &KlDivergence<F32>,
           &Likeliest<F32>,

@@ -36,6 +36,9 @@ struct F32 {
   static F32 LoadBytes(const uint8_t* p) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
   }
+  static F32 LoadInt16(const int16_t* p) {
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+  }
   void Store(float* p) const { _mm256_storeu_ps(p, v); }
   void StoreN(float* p, int64_t n) const { _mm256_maskstore_ps(p, First(n), v); }
   void StoreHalfN(uint16_t* p, int64_t n) const {
@@ -86,6 +89,30 @@ struct F32 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
+};
+
+struct I32 {
+  __m256i v;
+
+  static I32 Zero() { return {_mm256_setzero_si256()}; }
+  static I32 Load(const int8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  static I32 Repeat(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    return {_mm256_set1_epi32(four)};
+  }
+  static I32 Nearest(F32 x) { return {_mm256_cvtps_epi32(x.v)}; }
+  void StoreHigh7(int8_t* p) const { StoreBytes(_mm256_srli_epi32(v, 7), p); }
+  void StoreLow7(int8_t* p) const { StoreBytes(_mm256_and_si256(v, _mm256_set1_epi32(127)), p); }
+  static void StoreBytes(__m256i x, int8_t* p) {
+    const __m128i shorts = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(shorts, shorts));
+  }
+  friend I32 Dot(I32 sums, I32 a, I32 b) {
+    const __m256i pairs = _mm256_maddubs_epi16(a.v, b.v);  // at most 2 * 127 * 128 in absolute value
+    return {_mm256_add_epi32(sums.v, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))};
+  }
+  friend F32 ToFloat(I32 a) { return {_mm256_cvtepi32_ps(a.v)}; }
 };
 
 }  // namespace flexquant::avx2

@@ -29,6 +29,9 @@ struct F32 {
   static F32 LoadBytes(const uint8_t* p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
   }
+  static F32 LoadInt16(const int16_t* p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))))};
+  }
   void Store(float* p) const { _mm512_storeu_ps(p, v); }
   void StoreN(float* p, int64_t n) const { _mm512_mask_storeu_ps(p, First(n), v); }
   void StoreHalfN(uint16_t* p, int64_t n) const {
@@ -67,6 +70,26 @@ struct F32 {
     x = _mm_max_ps(x, _mm_movehl_ps(x, x));
     return _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps(x, x, 1)));
   }
+};
+
+struct I32 {
+  __m512i v;
+
+  static I32 Zero() { return {_mm512_setzero_si512()}; }
+  static I32 Load(const int8_t* p) { return {_mm512_loadu_si512(p)}; }
+  static I32 Repeat(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    return {_mm512_set1_epi32(four)};
+  }
+  static I32 Nearest(F32 x) { return {_mm512_cvtps_epi32(x.v)}; }
+  void StoreHigh7(int8_t* p) const { StoreBytes(_mm512_srli_epi32(v, 7), p); }
+  void StoreLow7(int8_t* p) const { StoreBytes(_mm512_and_si512(v, _mm512_set1_epi32(127)), p); }
+  static void StoreBytes(__m512i x, int8_t* p) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(x));
+  }
+  friend I32 Dot(I32 sums, I32 a, I32 b) { return {_mm512_dpbusd_epi32(sums.v, a.v, b.v)}; }
+  friend F32 ToFloat(I32 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 };
 
 }  // namespace flexquant::avx512

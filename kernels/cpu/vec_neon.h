@@ -34,6 +34,7 @@ struct F32 {
     __builtin_memcpy(&four, p, sizeof(four));
     return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(four)))))};
   }
+  static F32 LoadInt16(const int16_t* p) { return {vcvtq_f32_s32(vmovl_s16(vld1_s16(p)))}; }
   void Store(float* p) const { vst1q_f32(p, v); }
   void StoreN(float* p, int64_t n) const {
     float padded[kLanes];
@@ -83,6 +84,31 @@ struct F32 {
     return vget_lane_f32(pairs, 0) + vget_lane_f32(pairs, 1);
   }
   friend float ReduceMax(F32 a) { return vmaxvq_f32(a.v); }
+};
+
+struct I32 {
+  int32x4_t v;
+
+  static I32 Zero() { return {vdupq_n_s32(0)}; }
+  static I32 Load(const int8_t* p) { return {vreinterpretq_s32_s8(vld1q_s8(p))}; }
+  static I32 Repeat(const int8_t* p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof(four));
+    return {vdupq_n_s32(four)};
+  }
+  static I32 Nearest(F32 x) { return {vcvtnq_s32_f32(x.v)}; }
+  void StoreHigh7(int8_t* p) const { StoreBytes(vshrq_n_s32(v, 7), p); }
+  void StoreLow7(int8_t* p) const { StoreBytes(vandq_s32(v, vdupq_n_s32(127)), p); }
+  static void StoreBytes(int32x4_t x, int8_t* p) {
+    const int16x4_t shorts = vmovn_s32(x);
+    const int8x8_t bytes = vmovn_s16(vcombine_s16(shorts, shorts));
+    const uint32_t four = vget_lane_u32(vreinterpret_u32_s8(bytes), 0);
+    __builtin_memcpy(p, &four, sizeof(four));
+  }
+  friend I32 Dot(I32 sums, I32 a, I32 b) {
+    return {vdotq_s32(sums.v, vreinterpretq_s8_s32(a.v), vreinterpretq_s8_s32(b.v))};
+  }
+  friend F32 ToFloat(I32 a) { return {vcvtq_f32_s32(a.v)}; }
 };
 
 }  // namespace flexquant::neon

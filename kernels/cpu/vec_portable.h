@@ -86,6 +86,9 @@ struct F32 {
   static F32 LoadBytes(const uint8_t* p) {
     return Make([p](int64_t i) { return static_cast<float>(p[i]); });
   }
+  static F32 LoadInt16(const int16_t* p) {
+    return Make([p](int64_t i) { return static_cast<float>(p[i]); });
+  }
   void Store(float* p) const { std::memcpy(p, v, sizeof(v)); }
   void StoreN(float* p, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) {
@@ -151,6 +154,60 @@ struct F32 {
       result = x > result ? x : result;
     }
     return result;
+  }
+};
+
+// Integers, or four bytes a lane.
+struct I32 {
+  int32_t v[F32::kLanes];
+
+  static I32 Zero() { return {}; }
+  static I32 Load(const int8_t* p) {
+    I32 result;
+    std::memcpy(result.v, p, sizeof(result.v));
+    return result;
+  }
+  static I32 Repeat(const int8_t* p) {
+    I32 result;
+    for (int32_t& four : result.v) {
+      std::memcpy(&four, p, sizeof(four));
+    }
+    return result;
+  }
+  static I32 Nearest(const F32& x) {
+    I32 result;
+    for (int64_t lane = 0; lane < F32::kLanes; ++lane) {
+      result.v[lane] = static_cast<int32_t>(__builtin_rintf(x.v[lane]));
+    }
+    return result;
+  }
+  // Bits 7 to 13, and 0 to 6, of integers in [0, 2^14), a byte a lane.
+  void StoreHigh7(int8_t* p) const {
+    for (int64_t lane = 0; lane < F32::kLanes; ++lane) {
+      p[lane] = static_cast<int8_t>(v[lane] >> 7);
+    }
+  }
+  void StoreLow7(int8_t* p) const {
+    for (int64_t lane = 0; lane < F32::kLanes; ++lane) {
+      p[lane] = static_cast<int8_t>(v[lane] & 127);
+    }
+  }
+  // Adds to each lane the products of its bytes: of `a` in [0, 127], of `b` signed.
+  friend I32 Dot(const I32& sums, const I32& a, const I32& b) {
+    I32 result = sums;
+    for (int64_t lane = 0; lane < F32::kLanes; ++lane) {
+      int8_t x[4];
+      int8_t y[4];
+      std::memcpy(x, &a.v[lane], sizeof(x));
+      std::memcpy(y, &b.v[lane], sizeof(y));
+      for (int i = 0; i < 4; ++i) {
+        result.v[lane] += x[i] * y[i];
+      }
+    }
+    return result;
+  }
+  friend F32 ToFloat(const I32& a) {
+    return F32::Make([&](int64_t i) { return static_cast<float>(a.v[i]); });
   }
 };
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/rescoring.h"
+#include "kernels/kv_8.h"
 
 namespace flexquant::reference {
 namespace {
@@ -254,8 +255,12 @@ std::vector<double> SiluMul(const float* gate, const float* up, int64_t n) {
   return y;
 }
 
-std::vector<double> Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
-                              const uint16_t* v_cache) {
+namespace {
+
+// `key(kv_head, block, slot, d)` and `value(...)` read the cache.
+template <class Key, class Value>
+std::vector<double> AttentionOver(const AttentionShape& shape, const AttentionSequence& sequence, Key key,
+                                  Value value) {
   const int64_t group = shape.num_heads / shape.num_kv_heads;
   std::vector<double> out;
   for (int64_t t = 0; t < sequence.num_tokens; ++t) {
@@ -263,16 +268,14 @@ std::vector<double> Attention(const AttentionShape& shape, const AttentionSequen
     const int64_t first = shape.sliding_window > 0 ? std::max<int64_t>(0, last - shape.sliding_window + 1) : 0;
     for (int64_t head = 0; head < shape.num_heads; ++head) {
       const float* q = sequence.q + t * shape.q_stride + head * shape.head_dim;
+      const auto block = [&](int64_t position) {
+        return static_cast<int64_t>(sequence.block_table[position / shape.block_tokens]);
+      };
       std::vector<double> weights;
-      std::vector<int64_t> offsets;
       for (int64_t position = first; position <= last; ++position) {
-        const int64_t block = sequence.block_table[position / shape.block_tokens];
-        offsets.push_back(
-            ((block * shape.num_kv_heads + head / group) * shape.block_tokens + position % shape.block_tokens) *
-            shape.head_dim);
         double score = 0;
         for (int64_t d = 0; d < shape.head_dim; ++d) {
-          score += static_cast<double>(q[d]) * HalfToDouble(k_cache[offsets.back() + d]);
+          score += static_cast<double>(q[d]) * key(head / group, block(position), position % shape.block_tokens, d);
         }
         weights.push_back(score * static_cast<double>(shape.scale));
       }
@@ -283,15 +286,46 @@ std::vector<double> Attention(const AttentionShape& shape, const AttentionSequen
         sum += weight;
       }
       for (int64_t d = 0; d < shape.head_dim; ++d) {
-        double value = 0;
-        for (size_t i = 0; i < weights.size(); ++i) {
-          value += weights[i] / sum * HalfToDouble(v_cache[offsets[i] + d]);
+        double output = 0;
+        for (int64_t position = first; position <= last; ++position) {
+          output += weights[static_cast<size_t>(position - first)] / sum *
+                    value(head / group, block(position), position % shape.block_tokens, d);
         }
-        out.push_back(value);
+        out.push_back(output);
       }
     }
   }
   return out;
+}
+
+}  // namespace
+
+std::vector<double> Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
+                              const uint16_t* v_cache) {
+  const auto half = [&](const uint16_t* cache) {
+    return [&shape, cache](int64_t kv_head, int64_t block, int64_t slot, int64_t d) {
+      const int64_t row = (block * shape.num_kv_heads + kv_head) * shape.block_tokens + slot;
+      return HalfToDouble(cache[row * shape.head_dim + d]);
+    };
+  };
+  return AttentionOver(shape, sequence, half(k_cache), half(v_cache));
+}
+
+std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache) {
+  const Kv8Slab<void> layout{CeilDiv(shape.head_dim, int64_t{16}) * 16};
+  const auto slab = [&](int64_t kv_head, int64_t block, int64_t slot) {
+    return cache + ((block * shape.num_kv_heads + kv_head) * shape.block_tokens + slot) / 16 * layout.bytes();
+  };
+  const auto key = [&](int64_t kv_head, int64_t block, int64_t slot, int64_t d) {
+    const uint8_t* at = slab(kv_head, block, slot);
+    return HalfToDouble(layout.key_scales(at)[slot % 16]) * layout.keys(at)[(d / 4 * 16 + slot % 16) * 4 + d % 4];
+  };
+  const auto value = [&](int64_t kv_head, int64_t block, int64_t slot, int64_t d) {
+    const uint8_t* at = slab(kv_head, block, slot);
+    return HalfToDouble(layout.value_scales(at)[slot % 16]) *
+           layout.values(at)[(slot % 16 / 4 * layout.padded + d) * 4 + slot % 4];
+  };
+  return AttentionOver(shape, sequence, key, value);
 }
 
 std::vector<int64_t> Likeliest(const float* logits, int64_t n, int64_t limit) {

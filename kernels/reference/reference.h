@@ -54,6 +54,9 @@ std::vector<double> SiluMul(const float* gate, const float* up, int64_t n);
 std::vector<double> Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                               const uint16_t* v_cache);
 
+// The same over 8-bit keys and values (kernels/kv_8.h): cache [blocks, num_kv_heads, block_tokens / 16, slab].
+std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache);
+
 // Tokens that rescoring scores again, ascending (common/rescoring.h).
 std::vector<int64_t> Likeliest(const float* logits, int64_t n, int64_t limit);
 

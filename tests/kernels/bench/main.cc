@@ -126,7 +126,13 @@ void BenchAttention(const CpuKernels& kernels, const Options& options) {
   for (uint32_t i = 0; i < positions / 16; ++i) {
     table.push_back(i);
   }
-  const std::vector<uint16_t> cache(static_cast<size_t>(positions * 3 * 64), 0x3400);
+  const std::vector<uint16_t> halves(static_cast<size_t>(positions * 3 * 64), 0x3400);
+  const auto slab_bytes = static_cast<int64_t>(Kv8SlabBytes(64));
+  std::vector<uint8_t> bytes(static_cast<size_t>(positions / 16 * 3 * slab_bytes));
+  const std::vector<float> kv(3 * 64, 0.25F);
+  for (int64_t p = 0; p < positions; ++p) {
+    kernels.store_kv_8(kv.data(), kv.data(), 3, 64, bytes.data() + p / 16 * 3 * slab_bytes, slab_bytes, p % 16);
+  }
   const std::vector<float> q(static_cast<size_t>(512 * 576), 0.1F);
   std::vector<float> out(q.size());
   std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, positions));
@@ -136,14 +142,15 @@ void BenchAttention(const CpuKernels& kernels, const Options& options) {
   };
   for (const Case c : {Case{1, 127}, Case{1, 1023}, Case{1, 2047}, Case{512, 0}, Case{512, 1536}}) {
     const AttentionSequence sequence{q.data(), out.data(), c.tokens, c.start, table.data()};
-    const Timing timing = Measure(
-        options.seconds,
-        [&] { kernels.attention(shape, sequence, cache.data(), cache.data(), 0, 9, workspace.data()); },
-        Clock::kThread);
-    const double pairs = static_cast<double>(c.tokens) * (static_cast<double>(c.start) + (c.tokens + 1) / 2.0);
-    std::printf("attention        %-10s %3ld tokens at %4ld  %9.1f us (%.1f-%.1f)  %6.1f GMAC/s\n",
-                std::string(IsaName(kernels.isa)).c_str(), static_cast<long>(c.tokens), static_cast<long>(c.start),
-                timing.median * 1e6, timing.p10 * 1e6, timing.p90 * 1e6, pairs * 9 * 64 * 2 / timing.median * 1e-9);
+    const auto report = [&](const char* name, absl::FunctionRef<void()> attend) {
+      const Timing timing = Measure(options.seconds, attend, Clock::kThread);
+      const double pairs = static_cast<double>(c.tokens) * (static_cast<double>(c.start) + (c.tokens + 1) / 2.0);
+      std::printf("attention %s %-10s %3ld tokens at %4ld  %9.1f us (%.1f-%.1f)  %6.1f GMAC/s\n", name,
+                  std::string(IsaName(kernels.isa)).c_str(), static_cast<long>(c.tokens), static_cast<long>(c.start),
+                  timing.median * 1e6, timing.p10 * 1e6, timing.p90 * 1e6, pairs * 9 * 64 * 2 / timing.median * 1e-9);
+    };
+    report("fp16  ", [&] { kernels.attention(shape, sequence, halves.data(), halves.data(), 0, 9, workspace.data()); });
+    report("8 bits", [&] { kernels.attention_8(shape, sequence, bytes.data(), 0, 9, workspace.data()); });
   }
 }
 

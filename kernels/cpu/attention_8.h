@@ -1,0 +1,388 @@
+#ifndef FLEXQUANT_KERNELS_CPU_ATTENTION_8_H_
+#define FLEXQUANT_KERNELS_CPU_ATTENTION_8_H_
+
+// Attention over 8-bit keys and values (kernels/kv_8.h) in integers: queries and, tile by tile, weights have 14 bits,
+// as two planes of 7, so that sums of products of a plane's bytes and signed ones are exact and overflow on no
+// instruction set. A row's arithmetic depends only on its own query and visible positions, as in attention.h.
+
+#include <cstdint>
+
+#include "kernels/cpu/attention_rows.h"
+#include "kernels/cpu/attention_workspace.h"
+#include "kernels/cpu/exp.h"
+#include "kernels/kernels.h"
+#include "kernels/kv_8.h"
+
+namespace flexquant {
+
+inline constexpr int64_t kByteSlabs = kByteKeyTile / kSlabKeys;
+inline constexpr float kMostOfPlanes = 16383;
+// A query's numbers are moved by so much, since planes have no sign.
+inline constexpr float kQueryOffset = 8192;
+
+template <class F32, class I32>
+class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
+  using Rows = AttentionRows<F32, kByteKeyTile>;
+
+ public:
+  ByteAttentionBlock(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
+                     float* workspace)
+      : Rows(shape, sequence, workspace),
+        cache_(cache),
+        layout_{padded_},
+        slabs_a_block_(shape.block_tokens / kSlabKeys) {
+    query_scales_ = Rows::rest_;
+    weight_scales_ = query_scales_ + kAttentionRows;
+    queries_ = reinterpret_cast<int8_t*>(weight_scales_ + kAttentionRows);
+    weights_ = queries_ + kAttentionRows * 2 * padded_;
+  }
+
+  // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
+  void Run(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
+    Rows::Start(head, heads, token, tokens);
+    for (int64_t row = 0; row < rows_; ++row) {
+      QuantizeQuery(row);
+    }
+    const int64_t kv_head = head / (shape_.num_heads / shape_.num_kv_heads);
+    const int64_t first = Rows::FirstVisible(sequence_.start + token);
+    const int64_t last = sequence_.start + token + tokens - 1;
+    for (int64_t tile = first / kByteKeyTile * kByteKeyTile; tile <= last; tile += kByteKeyTile) {
+      const int64_t begin = first > tile ? first - tile : 0;
+      const int64_t end = last + 1 - tile < kByteKeyTile ? last + 1 - tile : kByteKeyTile;
+      FindTile(kv_head, tile, begin, end);
+      FindNext(kv_head, tile + kByteKeyTile, last);
+      Rows::ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
+      FindValueScales(begin, end);
+      Rows::ForRows([&](auto count, int64_t row) { Weights<count.value>(row, tile); });
+      Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row); });
+    }
+    Rows::WriteOutputs();
+  }
+
+ private:
+  using Rows::head_dim_;
+  using Rows::maxima_;
+  using Rows::outputs_;
+  using Rows::padded_;
+  using Rows::rows_;
+  using Rows::scores_;
+  using Rows::sequence_;
+  using Rows::shape_;
+  using Rows::sums_;
+
+  const uint8_t* Slab(int64_t kv_head, int64_t position) const {
+    const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
+    const int64_t slab = position % shape_.block_tokens / kSlabKeys;
+    return cache_ + ((block * shape_.num_kv_heads + kv_head) * slabs_a_block_ + slab) * layout_.bytes();
+  }
+
+  // Positions before `begin` and from `end` on are not looked up: their blocks may be gone or not there yet. In place
+  // of what nobody sees a slab that is there is read.
+  void FindTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
+    first_slab_ = begin / kSlabKeys;
+    end_slab_ = (end + kSlabKeys - 1) / kSlabKeys;
+    for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
+      slabs_[slab] = Slab(kv_head, tile + slab * kSlabKeys);
+    }
+    for (int64_t slab = 0; slab < first_slab_; ++slab) {
+      slabs_[slab] = slabs_[first_slab_];
+    }
+    for (int64_t slab = end_slab_; slab < kByteSlabs; ++slab) {
+      slabs_[slab] = slabs_[first_slab_];
+    }
+  }
+
+  // The next tile's slabs, fetched between the arithmetic of this one; this one's, which costs nothing, behind `last`.
+  void FindNext(int64_t kv_head, int64_t tile, int64_t last) {
+    for (int64_t slab = 0; slab < kByteSlabs; ++slab) {
+      const int64_t position = tile + slab * kSlabKeys;
+      next_[slab] = position <= last ? Slab(kv_head, position) : slabs_[slab];
+    }
+  }
+
+  // The nearest integers of x in [0, 16383] as bytes in [0, 127]: their high plane, and their low one `planes` behind
+  // it.
+  static void StorePlanes(F32 x, int8_t* high, int64_t planes) {
+    const I32 rounded = I32::Nearest(x);
+    rounded.StoreHigh7(high);
+    rounded.StoreLow7(high + planes);
+  }
+
+  void QuantizeQuery(int64_t row) {
+    const float* q = Rows::Query(row);
+    F32 largest = F32::Set(0.0F);
+    ForQuery(q, [&](F32 x, int64_t /*d*/) { largest = Max(largest, Abs(x)); });
+    const float most = ReduceMax(largest);
+    const F32 inverse = F32::Set(most > 0 ? (kQueryOffset - 1) / most : 0.0F);
+    int8_t* to = queries_ + row * 2 * padded_;
+    ForQuery(q, [&](F32 x, int64_t d) { StorePlanes(x * inverse + F32::Set(kQueryOffset), to + d, padded_); });
+    query_scales_[row] = most / (kQueryOffset - 1) * shape_.scale;
+  }
+
+  template <class Body>
+  void ForQuery(const float* q, Body body) {
+    for (int64_t d = 0; d < padded_; d += F32::kLanes) {
+      const int64_t left = head_dim_ - d;
+      body(left >= F32::kLanes ? F32::Load(q + d) : F32::LoadN(q + d, left > 0 ? left : 0), d);
+    }
+  }
+
+  // Vectors whose sums one pass keeps: enough that they do not wait for each other, few enough for the registers.
+  template <int kRows>
+  static constexpr int kVectors = F32::kLanes == 8 && kRows > 2 ? 1 : 2;
+
+  // Of keys that are not visible the score is anything.
+  template <int kRows>
+  void Scores(int64_t row) {
+    constexpr int kCount = kVectors<kRows>;
+    constexpr int64_t kKeys = kCount * F32::kLanes;
+    const int64_t quads = padded_ / 4;
+    const int8_t* q = queries_ + row * 2 * padded_;
+    for (int64_t key = first_slab_ * kSlabKeys / kKeys * kKeys; key < end_slab_ * kSlabKeys; key += kKeys) {
+      const int8_t* keys[kCount];
+      for (int i = 0; i < kCount; ++i) {
+        const int64_t at = key + i * F32::kLanes;
+        keys[i] = layout_.keys(slabs_[at / kSlabKeys]) + at % kSlabKeys * 4;
+      }
+      I32 high[kRows][kCount];
+      I32 low[kRows][kCount];
+      for (int r = 0; r < kRows; ++r) {
+        for (int i = 0; i < kCount; ++i) {
+          high[r][i] = I32::Zero();
+          low[r][i] = I32::Zero();
+        }
+      }
+      for (int64_t quad = 0; quad < quads; ++quad) {
+        if (row == 0) {
+          Fetch(key, kKeys, quad);
+        }
+        I32 k[kCount];
+        for (int i = 0; i < kCount; ++i) {
+          k[i] = I32::Load(keys[i] + quad * kSlabKeys * 4);
+        }
+        for (int r = 0; r < kRows; ++r) {
+          const I32 q_high = I32::Repeat(q + r * 2 * padded_ + quad * 4);
+          const I32 q_low = I32::Repeat(q + (r * 2 + 1) * padded_ + quad * 4);
+          for (int i = 0; i < kCount; ++i) {
+            high[r][i] = Dot(high[r][i], q_high, k[i]);
+            low[r][i] = Dot(low[r][i], q_low, k[i]);
+          }
+        }
+      }
+      for (int i = 0; i < kCount; ++i) {
+        const int64_t at = key + i * F32::kLanes;
+        const uint8_t* slab = slabs_[at / kSlabKeys];
+        const F32 scale = F32::LoadHalf(layout_.key_scales(slab) + at % kSlabKeys);
+        // The part of the offset, in the high plane's steps.
+        const F32 offset = F32::LoadInt16(layout_.key_sums(slab) + at % kSlabKeys) * F32::Set(kQueryOffset / 128);
+        for (int r = 0; r < kRows; ++r) {
+          const F32 dot = FusedFma(ToFloat(high[r][i]) - offset, F32::Set(128.0F), ToFloat(low[r][i]));
+          (dot * (scale * F32::Set(query_scales_[row + r]))).Store(scores_ + (row + r) * kByteKeyTile + at);
+        }
+      }
+    }
+  }
+
+  // Two lines a slab and quad: a slab has two for four dimensions and two more.
+  void Fetch(int64_t key, int64_t keys, int64_t quad) {
+    for (int64_t slab = key / kSlabKeys; slab < (key + keys + kSlabKeys - 1) / kSlabKeys; ++slab) {
+      const uint8_t* at = next_[slab] + quad * 128;
+      __builtin_prefetch(at, 0, 2);
+      __builtin_prefetch(at + 64, 0, 2);
+    }
+  }
+
+  // Of keys outside [begin, end) 0, whatever is in their places.
+  void FindValueScales(int64_t begin, int64_t end) {
+    for (int64_t key = 0; key < kByteKeyTile; key += F32::kLanes) {
+      F32::LoadHalf(layout_.value_scales(slabs_[key / kSlabKeys]) + key % kSlabKeys).Store(value_scales_ + key);
+    }
+    for (int64_t key = 0; key < begin; ++key) {
+      value_scales_[key] = 0;
+    }
+    for (int64_t key = end; key < kByteKeyTile; ++key) {
+      value_scales_[key] = 0;
+    }
+  }
+
+  // Scores to planes of weights times values' scales; rescales what the rows gathered so far if their maxima grew.
+  template <int kRows>
+  void Weights(int64_t row, int64_t tile) {
+    // Rows whose long chains of operations run side by side, as far as registers allow.
+    constexpr int kTogether = F32::kLanes == 16 ? kRows : 1;
+    for (int r = 0; r < kRows; r += kTogether) {
+      for (int i = 0; i < kTogether; ++i) {
+        Rows::HideScores(row + r + i, tile);
+      }
+      WeightsOf<kTogether>(row + r);
+    }
+  }
+
+  // A row that has seen no key yet weighs hidden ones by 1; its first visible one takes that back, times exactly 0.
+  template <int kRows>
+  void WeightsOf(int64_t row) {
+    constexpr int kCount = static_cast<int>(kByteKeyTile / F32::kLanes);
+    F32 x[kRows][kCount];
+    F32 max[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      max[r] = F32::Set(maxima_[row + r]);
+      for (int i = 0; i < kCount; ++i) {
+        x[r][i] = F32::Load(scores_ + (row + r) * kByteKeyTile + i * F32::kLanes);
+        max[r] = Max(max[r], x[r][i]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      max[r] = F32::Set(Rows::Raise(row + r, ReduceMax(max[r])));
+    }
+    F32 sum[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = F32::Set(0.0F);
+      for (int i = 0; i < kCount; ++i) {
+        x[r][i] = Exp(x[r][i] - max[r]);
+        sum[r] = sum[r] + x[r][i];
+      }
+    }
+    F32 most[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      most[r] = F32::Set(0.0F);
+      for (int i = 0; i < kCount; ++i) {
+        x[r][i] = x[r][i] * F32::Load(value_scales_ + i * F32::kLanes);
+        most[r] = Max(most[r], x[r][i]);
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      sums_[row + r] += ReduceAdd(sum[r]);
+      const float largest = ReduceMax(most[r]);
+      const F32 inverse = F32::Set(largest > 0 ? kMostOfPlanes / largest : 0.0F);
+      int8_t* to = weights_ + (row + r) * 2 * kByteKeyTile;
+      for (int i = 0; i < kCount; ++i) {
+        StorePlanes(x[r][i] * inverse, to + i * F32::kLanes, kByteKeyTile);
+      }
+      weight_scales_[row + r] = largest / kMostOfPlanes;
+    }
+  }
+
+  template <int kRows>
+  void AddValues(int64_t row) {
+    constexpr int kCount = kVectors<kRows>;
+    int64_t d = 0;
+    for (; d + kCount * F32::kLanes <= padded_; d += kCount * F32::kLanes) {
+      AddValuesAt<kRows, kCount>(row, d);
+    }
+    for (; d < padded_; d += F32::kLanes) {
+      AddValuesAt<kRows, 1>(row, d);
+    }
+  }
+
+  template <int kRows, int kCount>
+  void AddValuesAt(int64_t row, int64_t d) {
+    const int8_t* weights = weights_ + row * 2 * kByteKeyTile;
+    I32 high[kRows][kCount];
+    I32 low[kRows][kCount];
+    for (int r = 0; r < kRows; ++r) {
+      for (int i = 0; i < kCount; ++i) {
+        high[r][i] = I32::Zero();
+        low[r][i] = I32::Zero();
+      }
+    }
+    for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
+      const int8_t* values = layout_.values(slabs_[slab]) + d * 4;
+      for (int64_t quad = 0; quad < kSlabKeys / 4; ++quad) {
+        I32 v[kCount];
+        for (int i = 0; i < kCount; ++i) {
+          v[i] = I32::Load(values + (quad * padded_ + i * F32::kLanes) * 4);
+        }
+        for (int r = 0; r < kRows; ++r) {
+          const int8_t* weight = weights + r * 2 * kByteKeyTile + slab * kSlabKeys + quad * 4;
+          const I32 w_high = I32::Repeat(weight);
+          const I32 w_low = I32::Repeat(weight + kByteKeyTile);
+          for (int i = 0; i < kCount; ++i) {
+            high[r][i] = Dot(high[r][i], w_high, v[i]);
+            low[r][i] = Dot(low[r][i], w_low, v[i]);
+          }
+        }
+      }
+    }
+    for (int r = 0; r < kRows; ++r) {
+      const F32 scale = F32::Set(weight_scales_[row + r]);
+      for (int i = 0; i < kCount; ++i) {
+        float* output = outputs_ + (row + r) * padded_ + d + i * F32::kLanes;
+        const F32 sum = FusedFma(ToFloat(high[r][i]), F32::Set(128.0F), ToFloat(low[r][i]));
+        Fma(sum, scale, F32::Load(output)).Store(output);
+      }
+    }
+  }
+
+  const uint8_t* cache_;
+  const Kv8Slab<F32> layout_;
+  const int64_t slabs_a_block_;
+  // Of the tile: slabs [first_slab_, end_slab_) have visible keys.
+  const uint8_t* slabs_[kByteSlabs] = {};
+  const uint8_t* next_[kByteSlabs] = {};
+  int64_t first_slab_ = 0;
+  int64_t end_slab_ = 0;
+  alignas(64) float value_scales_[kByteKeyTile] = {};
+  float* query_scales_ = nullptr;   // [rows], times the shape's scale
+  float* weight_scales_ = nullptr;  // [rows]
+  int8_t* queries_ = nullptr;       // [rows, 2, padded]: planes of quantised queries, offset
+  int8_t* weights_ = nullptr;       // [rows, 2, kByteKeyTile]: planes of weights times values' scales
+};
+
+template <class F32, class I32>
+void Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
+                int64_t head_begin, int64_t head_end, void* workspace) {
+  ByteAttentionBlock<F32, I32> block(shape, sequence, cache, AlignWorkspace<F32>(workspace));
+  ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end, [&](auto... rows) { block.Run(rows...); });
+}
+
+// A scale of 16 bits and the number that it stands for.
+template <class F32>
+float StoreScale(float scale, uint16_t* to) {
+  constexpr float kMostOfHalf = 65504;
+  F32::Set(scale < kMostOfHalf ? scale : kMostOfHalf).StoreHalfN(to, 1);
+  return ReduceMax(F32::LoadHalfN(to, 1));
+}
+
+// Stores the codes of x [head_dim], that of dimension d at place(d), and their scale; returns the codes' sum.
+template <class F32, class Place>
+int32_t StoreCodes(const float* x, int64_t head_dim, uint16_t* scale_to, Place place) {
+  F32 largest = F32::Set(0.0F);
+  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
+    const int64_t left = head_dim - d;
+    largest = Max(largest, Abs(F32::LoadN(x + d, left < F32::kLanes ? left : F32::kLanes)));
+  }
+  const float scale = StoreScale<F32>(ReduceMax(largest) / 127, scale_to);
+  const F32 inverse = F32::Set(scale > 0 ? 1 / scale : 0.0F);
+  int32_t sum = 0;
+  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
+    const int64_t left = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
+    const F32 code = Max(Min(F32::LoadN(x + d, left) * inverse, F32::Set(127.0F)), F32::Set(-127.0F));
+    int8_t codes[F32::kLanes];
+    RoundToInteger(code).StoreInt8N(codes, F32::kLanes);
+    for (int64_t i = 0; i < left; ++i) {
+      *place(d + i) = codes[i];
+      sum += codes[i];
+    }
+  }
+  return sum;
+}
+
+template <class F32>
+void StoreKv8(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* dst, int64_t head_stride,
+              int64_t slot) {
+  const Kv8Slab<F32> layout{(head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes};
+  for (int64_t head = 0; head < num_kv_heads; ++head) {
+    uint8_t* slab = dst + head * head_stride;
+    int8_t* keys = layout.keys(slab) + slot * 4;
+    layout.key_sums(slab)[slot] =
+        static_cast<int16_t>(StoreCodes<F32>(k + head * head_dim, head_dim, layout.key_scales(slab) + slot,
+                                             [&](int64_t d) { return keys + d / 4 * 4 * kSlabKeys + d % 4; }));
+    int8_t* values = layout.values(slab) + slot / 4 * layout.padded * 4 + slot % 4;
+    StoreCodes<F32>(v + head * head_dim, head_dim, layout.value_scales(slab) + slot,
+                    [&](int64_t d) { return values + d * 4; });
+  }
+}
+
+}  // namespace flexquant
+
+#endif  // FLEXQUANT_KERNELS_CPU_ATTENTION_8_H_
