@@ -16,8 +16,6 @@
 namespace flexquant::executor {
 namespace {
 
-// Query tokens an attention task takes.
-constexpr int64_t kAttentionTokens = 32;
 constexpr uint32_t kMaxSequences = 4096;
 constexpr uint32_t kMaxStepTokens = 65536;
 constexpr int kMaxThreads = 1024;
@@ -66,8 +64,9 @@ absl::StatusOr<std::unique_ptr<CpuModelRunner>> CpuModelRunner::CreateRank(const
   FQ_RETURN_IF_ERROR(CheckRange("max_step_tokens", options.max_step_tokens, 1, kMaxStepTokens));
   FQ_ASSIGN_OR_RETURN(const Isa isa, ChooseIsa(options.isa));
   FQ_ASSIGN_OR_RETURN(const uint64_t available, AvailableMemoryBytes());
-  FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
-                      KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available));
+  FQ_ASSIGN_OR_RETURN(
+      const KvCache::Shape shape,
+      KvCache::Plan(store.config(), options.kv_block_tokens, options.kv_cache_bytes, available, options.kv_cache_bits));
   options.num_threads = options.num_threads > 0 ? options.num_threads : DefaultNumThreads();
   options.mapped_weights |= rank.group != nullptr;  // a rank's share is a copy already
   FQ_ASSIGN_OR_RETURN(std::vector<int> cpus, ChooseCpus(options.pin, options.first_core, options.num_threads));
@@ -102,7 +101,8 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
       absl::StrCat("cpu ", IsaName(kernels.isa), ", ", options.num_threads,
                    options.num_threads == 1 ? " thread" : " threads", options.rescore ? "" : ", head not rescored",
                    resident_ != nullptr || rank.group != nullptr ? "" : ", weights mapped",
-                   options.coarse_prompts ? ", prompts of 8-bit activations" : "");
+                   options.coarse_prompts ? ", prompts of 8-bit activations" : "",
+                   options.kv_cache_bits == 8 ? ", 8-bit keys and values" : "");
   info_.num_layer_groups = store.num_layer_groups();
   info_.has_reference = store.has_reference();
   info_.vocab_size = rank.config.vocab_size;
@@ -125,15 +125,14 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
   rows_.reserve(options.max_step_tokens);
   first_row_.reserve(options.max_sequences);
   order_input_.reserve(2 * options.max_sequences);
-  attention_tasks_.reserve(options.max_step_tokens / kAttentionTokens + 2 * options.max_sequences);
 }
 
 absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore) {
   info_.kv_blocks = shape.num_blocks;
   FQ_ASSIGN_OR_RETURN(cache_, KvCache::Create(shape));
 
-  workspace_bytes_ = RoundUp(AttentionWorkspaceBytes(
-      attention_shape_, std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens)));
+  const int64_t context = std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens);
+  workspace_bytes_ = RoundUp(AttentionWorkspaceBytes(attention_shape_, context));
   int64_t outputs = 0;
   for (int group = 0; group + 1 < info_.num_layer_groups; ++group) {
     outputs = std::max(outputs, store_.layer_group(group).rows);
@@ -149,6 +148,7 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore)
       {&outputs_, rows * static_cast<uint64_t>(outputs) * sizeof(float)},
       {&logits_, rank_.logits != nullptr ? 0 : rows * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
       {&penalised_, threads * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
+      {&records_, SplitTasks() * AttentionRecordsBytes(context / kAttentionPartKeys + 1)},
       {&workspace_, threads * workspace_bytes_},
   };
   for (const auto& [buffer, bytes] : buffers) {
@@ -196,7 +196,6 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
   bytes_read_ = 0;
   rows_.clear();
   first_row_.clear();
-  attention_tasks_.clear();
   for (size_t s = 0; s < batch.sequences.size(); ++s) {
     const SequenceInput& sequence = batch.sequences[s];
     const auto count = static_cast<int64_t>(sequence.tokens.size());
@@ -204,14 +203,8 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
     for (int64_t i = 0; i < count; ++i) {
       rows_.push_back({static_cast<int32_t>(s), static_cast<int32_t>(sequence.start + i)});
     }
-    // A task's rows lie side by side in the products, so they are of one kind.
-    const int64_t coarse = CoarseTokens(sequence);
-    for (int64_t first = 0; first < count;) {
-      const int64_t end = std::min(first < coarse ? coarse : count, first + kAttentionTokens);
-      attention_tasks_.push_back({s, first, end - first});
-      first = end;
-    }
   }
+  PlanAttention(batch);
 }
 
 void CpuModelRunner::ComputeAngles() {
@@ -314,60 +307,6 @@ absl::Status CpuModelRunner::PrepareDown(const NestedMatrix& down, int group) {
 
 absl::Status CpuModelRunner::WaitForRanks() {
   return rank_.group == nullptr ? absl::OkStatus() : rank_.group->Barrier(rank_.shard.rank);
-}
-
-void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
-  const BlockWeights& block = store_.block(layer);
-  const int64_t head_dim = config_.head_dim;
-  const auto eps = static_cast<float>(config_.rms_norm_eps);
-  ForRows(pool_, static_cast<int64_t>(rows_.size()), attention_shape_.q_stride, [&](int64_t row) {
-    float* q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
-    float* k = q + config_.q_size();
-    if (config_.qk_norm) {
-      kernels_.rms_norm(q, head_dim, block.q_norm.data(), config_.num_heads, head_dim, eps, q, head_dim);
-      kernels_.rms_norm(k, head_dim, block.k_norm.data(), config_.num_kv_heads, head_dim, eps, k, head_dim);
-    }
-    const float* cos = cos_.as<float>() + row * (head_dim / 2);
-    const float* sin = sin_.as<float>() + row * (head_dim / 2);
-    kernels_.rope(q, config_.num_heads, head_dim, cos, sin);
-    kernels_.rope(k, config_.num_kv_heads, head_dim, cos, sin);
-    const Row at = rows_[static_cast<size_t>(row)];
-    const auto& table = batch.sequences[static_cast<size_t>(at.sequence)].block_table;
-    const uint32_t kv_block = table[static_cast<size_t>(at.position) / info_.kv_block_tokens];
-    kernels_.store_keys(k, config_.num_kv_heads, head_dim, cache_.keys(layer) + cache_.KeyOffset(kv_block, at.position),
-                        cache_.head_stride(), info_.kv_block_tokens);
-    kernels_.store_values(k + config_.kv_size(), config_.num_kv_heads, head_dim,
-                          cache_.values(layer) + cache_.ValueOffset(kv_block, at.position), cache_.head_stride());
-  });
-}
-
-void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
-  // Heads that share keys share their conversion, unless that leaves threads without work.
-  const auto tasks = static_cast<int64_t>(attention_tasks_.size());
-  const int64_t sharing = config_.num_heads / config_.num_kv_heads;
-  const int64_t heads = tasks * config_.num_kv_heads >= pool_.num_threads() ? sharing : 1;
-  const int64_t parts = config_.num_heads / heads;
-  float* const out =
-      rank_.shard.share_attended ? rank_.attended + rank_.shard.heads.begin * config_.head_dim : attended_.as<float>();
-  const auto attend = [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t item = begin; item < end; ++item) {
-      const AttentionTask& task = attention_tasks_[static_cast<size_t>(item / parts)];
-      const int64_t head = item % parts * heads;
-      const int64_t row = first_row_[task.sequence] + task.first;
-      AttentionSequence sequence;
-      sequence.q = outputs_.as<float>() + qkv_order_.slot(row) * attention_shape_.q_stride;
-      sequence.out = out + row * attention_shape_.out_stride;
-      sequence.num_tokens = task.count;
-      sequence.start = batch.sequences[task.sequence].start + task.first;
-      sequence.block_table = batch.sequences[task.sequence].block_table.data();
-      kernels_.attention(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), head, head + heads,
-                         workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
-    }
-  };
-  // Few heads leave threads without work.
-  const CpuLinear::Next o = NextProduct(batch, LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv));
-  pool_.ParallelChunks(tasks * parts, 1, attend,
-                       [&](int thread, int64_t turn) { return linear_.FetchShare(o, thread, turn + 1); });
 }
 
 void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* order) {

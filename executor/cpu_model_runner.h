@@ -35,6 +35,7 @@ struct CpuRunnerOptions {
   std::string isa;                 // empty = best; else a name that ParseIsa knows
   uint32_t kv_block_tokens = 16;   // in [1, 1024]
   uint64_t kv_cache_bytes = 0;     // as in KvCache::Plan
+  int kv_cache_bits = 16;          // of keys and values: 16, or 8 with blocks of a multiple of 16 tokens
   uint32_t max_sequences = 64;     // in [1, 4096]
   uint32_t max_step_tokens = 512;  // in [1, 65536]
   bool rescore = true;             // heads below 8 bits: common/rescoring.h
@@ -105,11 +106,22 @@ class CpuModelRunner : public ModelRunner {
     int32_t sequence = 0;
     int32_t position = 0;
   };
-  // Query tokens [first, first + count) of one sequence.
+  // Query tokens [first, first + count) of one sequence. The context of a single one may be cut into parts, which
+  // different threads compute.
   struct AttentionTask {
     size_t sequence = 0;
     int64_t first = 0;
     int64_t count = 0;
+    int64_t parts = 1;
+    int64_t first_part = 0;
+    float* records = nullptr;  // [num_heads, parts, AttentionRecordBytes]
+  };
+  // What a thread takes at a time.
+  struct AttentionItem {
+    size_t task = 0;
+    int64_t head_begin = 0;
+    int64_t head_end = 0;
+    int64_t part = 0;
   };
 
   void BeginStep(const StepBatch& batch);
@@ -129,7 +141,16 @@ class CpuModelRunner : public ModelRunner {
   // Makes hidden_ the sum over the ranks.
   absl::Status SumHidden();
   void RotateAndStore(const StepBatch& batch, int64_t layer);
+  void PlanAttention(const StepBatch& batch);
+  // Where there is too little to do for all threads otherwise.
+  void SplitContexts(const StepBatch& batch);
+  // Most tasks of a step that are split; 0 with keys and values in fp16.
+  uint64_t SplitTasks() const;
+  // Of one query token.
+  uint64_t AttentionRecordsBytes(int64_t parts) const;
   void Attend(const StepBatch& batch, int64_t layer);
+  void AttendItem(const StepBatch& batch, int64_t layer, const AttentionItem& item, void* workspace);
+  float* AttendedRow(int64_t row) const;
   void FinishSequence(const SequenceInput& input, absl::Span<float> logits, int thread, SequenceOutput* output);
 
   // Orders the step's rows by their sequences' widths in layer group `group`.
@@ -159,6 +180,8 @@ class CpuModelRunner : public ModelRunner {
   std::vector<int64_t> first_row_;  // of each sequence
   std::vector<RowOrder::Rows> order_input_;
   std::vector<AttentionTask> attention_tasks_;
+  std::vector<AttentionItem> attention_items_;  // of all tasks
+  std::vector<size_t> split_tasks_;
   RowOrder qkv_order_;
   RowOrder o_order_;
   RowOrder gate_up_order_;
@@ -174,6 +197,7 @@ class CpuModelRunner : public ModelRunner {
   LazyBuffer outputs_;    // [slots, rows of the matrix]
   LazyBuffer logits_;     // [slots, vocab], unless the rank is given one
   LazyBuffer penalised_;  // [threads, vocab], for sequences whose raw logits are wanted too
+  LazyBuffer records_;    // of split tasks
   LazyBuffer workspace_;  // [threads, workspace_bytes_]
   size_t workspace_bytes_ = 0;
 };

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/kernels.h"
 #include "proto/executor_limits.h"
 
 namespace flexquant::executor {
@@ -14,15 +15,41 @@ constexpr uint32_t kMaxBlockTokens = 1024;
 
 uint64_t ToMiB(uint64_t bytes) { return (bytes + (1U << 20) - 1) >> 20; }
 
+absl::Status CheckBits(const ModelConfig& config, uint32_t block_tokens, int bits) {
+  if (bits != 8 && bits != 16) {
+    return absl::InvalidArgumentError(absl::StrCat("keys and values of ", bits, " bits; allowed: 8, 16"));
+  }
+  if (bits == 8 && block_tokens % kKv8SlabTokens != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("KV block of ", block_tokens, " tokens; with 8-bit keys and values ",
+                                                   "it has a multiple of ", kKv8SlabTokens));
+  }
+  if (bits == 8 && config.head_dim > kMaxKv8HeadDim) {
+    return absl::InvalidArgumentError(absl::StrCat("heads of ", config.head_dim, " dimensions; with 8-bit keys and ",
+                                                   "values at most ", kMaxKv8HeadDim, ": use 16 bits"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
+int64_t KvCache::Shape::HeadBytes() const {
+  return bits == 8 ? block_tokens / kKv8SlabTokens * static_cast<int64_t>(Kv8SlabBytes(head_dim))
+                   : block_tokens * head_dim * 2 * static_cast<int64_t>(sizeof(uint16_t));
+}
+
+uint8_t* KvCache::Slab(int64_t layer, uint32_t block, int64_t position) const {
+  return slabs(layer) + block * shape_.LayerBlockBytes() +
+         static_cast<uint64_t>(position % shape_.block_tokens / kKv8SlabTokens) * Kv8SlabBytes(shape_.head_dim);
+}
+
 absl::StatusOr<KvCache::Shape> KvCache::Plan(const ModelConfig& config, uint32_t block_tokens, uint64_t cache_bytes,
-                                             uint64_t available_bytes) {
+                                             uint64_t available_bytes, int bits) {
   if (block_tokens < 1 || block_tokens > kMaxBlockTokens) {
     return absl::InvalidArgumentError(
         absl::StrCat("KV block of ", block_tokens, " tokens; allowed: 1 to ", kMaxBlockTokens));
   }
-  Shape shape{config.num_layers, config.num_kv_heads, config.head_dim, block_tokens, 0};
+  FQ_RETURN_IF_ERROR(CheckBits(config, block_tokens, bits));
+  Shape shape{config.num_layers, config.num_kv_heads, config.head_dim, block_tokens, 0, bits};
   const uint64_t block_bytes = shape.BlockBytes();
   uint64_t blocks = cache_bytes / block_bytes;
   if (cache_bytes == 0) {

@@ -9,9 +9,9 @@
 
 namespace flexquant::executor {
 
-// Keys and values of all layers in fp16, in blocks of block_tokens positions. Whose block is whose is the controller's
-// business: the cache knows only block ids, and several streams of one executor share them, so at most one controller
-// may use an executor at a time. Not thread-safe where writes overlap.
+// Keys and values of all layers, in fp16 or in 8 bits (kernels/kv_8.h), in blocks of block_tokens positions. Whose
+// block is whose is the controller's business: the cache knows only block ids, and several streams of one executor
+// share them, so at most one controller may use an executor at a time. Not thread-safe where writes overlap.
 class KvCache {
  public:
   struct Shape {
@@ -21,31 +21,31 @@ class KvCache {
     uint32_t block_tokens = 0;
     uint32_t num_blocks = 0;
 
-    // Elements of one layer's keys (or values).
-    uint64_t LayerElements() const {
-      return static_cast<uint64_t>(num_blocks) * static_cast<uint64_t>(num_kv_heads * head_dim) * block_tokens;
-    }
+    int bits = 16;  // of a number: 16 = fp16, or 8
+
     // Bytes a block takes over all layers, keys and values.
-    uint64_t BlockBytes() const {
-      return static_cast<uint64_t>(num_layers * num_kv_heads * head_dim) * block_tokens * 2 * sizeof(uint16_t);
-    }
+    uint64_t BlockBytes() const { return static_cast<uint64_t>(num_layers) * LayerBlockBytes(); }
+    // The same of one layer.
+    uint64_t LayerBlockBytes() const { return static_cast<uint64_t>(num_kv_heads * HeadBytes()); }
+    // Of one KV head's keys and values in a block.
+    int64_t HeadBytes() const;
     uint64_t Bytes() const { return BlockBytes() * num_blocks; }
   };
 
   // Shape for `cache_bytes` (0 = 4 sequences of the model's context, at most a quarter of `available_bytes`).
-  // INVALID_ARGUMENT if not even one block fits or block_tokens is not in [1, 1024]; RESOURCE_EXHAUSTED, saying how
-  // much is missing, if the cache does not fit into `available_bytes`.
+  // INVALID_ARGUMENT if not even one block fits, block_tokens is not in [1, 1024] or there are no such blocks of
+  // `bits`; RESOURCE_EXHAUSTED, saying how much is missing, if the cache does not fit into `available_bytes`.
   static absl::StatusOr<Shape> Plan(const ModelConfig& config, uint32_t block_tokens, uint64_t cache_bytes,
-                                    uint64_t available_bytes);
+                                    uint64_t available_bytes, int bits = 16);
 
   // Memory is taken when it is first written. RESOURCE_EXHAUSTED if the address space does not allow it.
   static absl::StatusOr<KvCache> Create(const Shape& shape);
 
   const Shape& shape() const { return shape_; }
-  // One layer: keys [num_blocks, num_kv_heads, head_dim, block_tokens], values [num_blocks, num_kv_heads, block_tokens,
-  // head_dim].
-  uint16_t* keys(int64_t layer) const { return Layer(2 * layer); }
-  uint16_t* values(int64_t layer) const { return Layer(2 * layer + 1); }
+  // One layer in fp16: keys [num_blocks, num_kv_heads, head_dim, block_tokens], values [num_blocks, num_kv_heads,
+  // block_tokens, head_dim].
+  uint16_t* keys(int64_t layer) const { return reinterpret_cast<uint16_t*>(Layer(layer)); }
+  uint16_t* values(int64_t layer) const { return keys(layer) + LayerElements(); }
   // Offset in a layer's keys (values) of head 0 of `position` in a sequence whose block there is `block`; heads are
   // head_stride() apart, dimensions of a key block_tokens.
   int64_t KeyOffset(uint32_t block, int64_t position) const {
@@ -56,12 +56,19 @@ class KvCache {
   }
   int64_t head_stride() const { return static_cast<int64_t>(shape_.block_tokens) * shape_.head_dim; }
 
+  // One layer in 8 bits: [num_blocks, num_kv_heads, block_tokens / 16, slab].
+  uint8_t* slabs(int64_t layer) const { return Layer(layer); }
+  // The slab of head 0 that has `position`; heads are shape().HeadBytes() apart.
+  uint8_t* Slab(int64_t layer, uint32_t block, int64_t position) const;
+
  private:
   int64_t BlockOffset(uint32_t block) const {
     return static_cast<int64_t>(block) * shape_.num_kv_heads * head_stride();
   }
-  uint16_t* Layer(int64_t index) const {
-    return memory_.as<uint16_t>() + static_cast<uint64_t>(index) * shape_.LayerElements();
+  // Of one layer's keys, or values, in fp16.
+  int64_t LayerElements() const { return shape_.num_blocks * shape_.num_kv_heads * head_stride(); }
+  uint8_t* Layer(int64_t layer) const {
+    return memory_.as<uint8_t>() + static_cast<uint64_t>(layer) * shape_.LayerBlockBytes() * shape_.num_blocks;
   }
 
   Shape shape_;

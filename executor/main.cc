@@ -75,6 +75,11 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "KV cache in MiB; 0 = 4 sequences of the model's context, at most a quarter of free memory")
       ->check(CLI::Range(uint64_t{0}, kMaxKvCacheMb))
       ->capture_default_str();
+  app.add_option("--kv-cache-bits", flags.options.kv_cache_bits,
+                 "CPU: bits of keys and values; 8: half the memory, and faster behind long contexts, with a loss "
+                 "(docs/performance-cpu.md)")
+      ->check(CLI::IsMember({8, 16}))
+      ->capture_default_str();
   app.add_flag("--verify", flags.options.verify_checksum, "Check the model's checksum first (reads the whole file)");
   app.add_option("--port-file", flags.port_file, "File to write the port to once it is served");
   app.add_option("--drain-seconds", flags.drain_seconds, "How long running requests may take to end after SIGTERM")

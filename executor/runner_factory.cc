@@ -27,6 +27,7 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateCpuRunner(const ModelStore& s
   runner.isa = options.isa;
   runner.kv_block_tokens = options.kv_block_tokens;
   runner.kv_cache_bytes = options.kv_cache_bytes;
+  runner.kv_cache_bits = options.kv_cache_bits;
   runner.max_sequences = options.max_sequences;
   runner.max_step_tokens = options.max_step_tokens;
   runner.rescore = options.rescore;
@@ -118,6 +119,10 @@ absl::StatusOr<std::unique_ptr<ModelRunner>> CreateRunner(const ModelStore& stor
   if (options.coarse_prompts) {
     return absl::InvalidArgumentError(absl::StrCat("prompts of 8-bit activations are for a CPU; device '",
                                                    options.device, "' computes them with 15 bits"));
+  }
+  if (options.kv_cache_bits != 16) {
+    return absl::InvalidArgumentError(absl::StrCat("keys and values of ", options.kv_cache_bits,
+                                                   " bits are for a CPU; device '", options.device, "' keeps 16"));
   }
   return CreateCudaRunner(store, options, devices);
 }

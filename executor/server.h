@@ -34,6 +34,7 @@ struct ExecutorOptions {
   std::string isa;             // empty = best; a name of kernels.h; GPU: "portable"
   uint32_t kv_block_tokens = 16;
   uint64_t kv_cache_bytes = 0;  // 0 = enough for 4 sequences of the model's context, at most a quarter of free memory
+  int kv_cache_bits = 16;       // of keys and values; CPU: or 8, half the bytes
   uint32_t max_sequences = 64;  // a step
   uint32_t max_step_tokens = 512;
   uint32_t max_streams = 16;

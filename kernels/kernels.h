@@ -121,6 +121,15 @@ struct CpuKernels {
                      int64_t head_stride, int64_t slot);
   void (*attention_8)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
                       int64_t head_begin, int64_t head_end, void* workspace);
+  // The same for a sequence of one query token, part by part (kAttentionPartKeys), so that threads share a context.
+  // attention_8_part computes a part of which the query sees a position; head h's result is a record of
+  // AttentionRecordBytes(head_dim) / 4 floats at records + h * stride. merge_attention_8 makes a head's output
+  // [head_dim] of the records of all parts that its query sees, one behind the other, in order; it changes them.
+  // Results are attention_8's, bit for bit.
+  void (*attention_8_part)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
+                           int64_t head_begin, int64_t head_end, int64_t part, float* records, int64_t stride,
+                           void* workspace);
+  void (*merge_attention_8)(float* records, int64_t parts, int64_t head_dim, float* out);
 
   // One pass over logits [n], n >= 1, finite.
   LogitStats (*logit_stats)(const float* logits, int64_t n);
@@ -144,6 +153,9 @@ struct CpuKernels {
 inline constexpr int64_t kKv8SlabTokens = 16;
 inline constexpr int64_t kMaxKv8HeadDim = 256;
 size_t Kv8SlabBytes(int64_t head_dim);
+// Attention over them goes through a context in parts of so many positions; part p begins at p times this.
+inline constexpr int64_t kAttentionPartKeys = 256;
+size_t AttentionRecordBytes(int64_t head_dim);
 
 size_t NestedGemmWorkspaceBytes(const NestedMatrix& w);
 size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit);

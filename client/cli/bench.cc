@@ -193,6 +193,7 @@ void AddBench(CLI::App& app, RunCommand& run) {
   command->add_option("--model", flags->connection.embedded.model_dir, "Folder made by `flexquant convert`");
   AddEmbeddedFlags(*command, flags->connection.embedded);
   AddPromptActivationsFlag(*command, flags->connection.embedded);
+  AddKvCacheBitsFlag(*command, flags->connection.embedded);
   command->add_option("--tokens", flags->sizes.decode_tokens, "Tokens to decode")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();

@@ -336,8 +336,9 @@ void AddReplayFlags(CLI::App& decode, ReplayFlags& flags) {
                   "is run, beside the steps")
       ->needs(schedule);
   AddEmbeddedFlags(decode, flags.embedded);
+  AddKvCacheBitsFlag(decode, flags.embedded);
   for (const char* name : {"--device", "--threads", "--isa", "--no-rescoring", "--mapped-weights", "--lookahead",
-                           "--kv-cache-gb", "--log-level"}) {
+                           "--kv-cache-gb", "--kv-cache-bits", "--log-level"}) {
     decode.get_option(name)->needs(schedule);
   }
   for (CLI::Option* option : decode.get_options()) {

@@ -124,6 +124,7 @@ executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags) {
   options.rescore = !flags.no_rescoring;
   options.mapped_weights = flags.mapped_weights;
   options.coarse_prompts = flags.prompt_activations == 8;
+  options.kv_cache_bits = flags.kv_cache_bits;
   options.kv_cache_bytes = static_cast<uint64_t>(flags.kv_cache_gb * 1e9);
   return options;
 }
@@ -140,6 +141,14 @@ void AddPromptActivationsFlag(CLI::App& app, EmbeddedFlags& flags) {
                  "CPU: bits of the activations that prompts are computed with; 8: faster, with a loss "
                  "(docs/performance-cpu.md)")
       ->check(CLI::IsMember({8, 15}))
+      ->capture_default_str();
+}
+
+void AddKvCacheBitsFlag(CLI::App& app, EmbeddedFlags& flags) {
+  app.add_option("--kv-cache-bits", flags.kv_cache_bits,
+                 "CPU: bits of keys and values; 8: half the memory, and faster behind long contexts, with a loss "
+                 "(docs/performance-cpu.md)")
+      ->check(CLI::IsMember({8, 16}))
       ->capture_default_str();
 }
 
@@ -164,10 +173,11 @@ void AddConnectionFlags(CLI::App& app, ConnectionFlags& flags) {
   AddEmbeddedFlags(app, flags.embedded);
   AddTensorParallelFlag(app, flags.embedded);
   AddPromptActivationsFlag(app, flags.embedded);
+  AddKvCacheBitsFlag(app, flags.embedded);
   AddAuditFlag(app, flags.embedded);
   ExcludeAll(server, app,
              {"--device", "--tensor-parallel", "--threads", "--pin", "--isa", "--no-rescoring", "--mapped-weights",
-              "--prompt-activations", "--lookahead", "--kv-cache-gb", "--audit-rate"});
+              "--prompt-activations", "--kv-cache-bits", "--lookahead", "--kv-cache-gb", "--audit-rate"});
 }
 
 void AddServerFlags(CLI::App& app, ConnectionFlags& flags) {

@@ -26,6 +26,7 @@ struct EmbeddedFlags {
   bool no_rescoring = false;
   bool mapped_weights = false;
   int prompt_activations = 15;  // bits
+  int kv_cache_bits = 16;
   double audit_rate = 0.01;
   std::string log_level = "error";
   std::string tokens_file;  // of a server that listens; empty = everybody may use it
@@ -47,6 +48,7 @@ executor::ExecutorOptions ExecutorOptionsOf(const EmbeddedFlags& flags);
 void AddTensorParallelFlag(CLI::App& app, EmbeddedFlags& flags);
 // Of commands that compute prompts.
 void AddPromptActivationsFlag(CLI::App& app, EmbeddedFlags& flags);
+void AddKvCacheBitsFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --audit-rate, for commands that start a controller.
 void AddAuditFlag(CLI::App& app, EmbeddedFlags& flags);
 // Adds --model, --server (exactly one is required), what --server needs for TLS and a token, the embedded flags and

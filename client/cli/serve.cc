@@ -76,6 +76,7 @@ void AddServe(CLI::App& app, RunCommand& run) {
   AddEmbeddedFlags(*command, flags->embedded);
   AddTensorParallelFlag(*command, flags->embedded);
   AddPromptActivationsFlag(*command, flags->embedded);
+  AddKvCacheBitsFlag(*command, flags->embedded);
   AddAuditFlag(*command, flags->embedded);
   command->callback([flags, &run] { run = [flags] { return RunServe(*flags); }; });
 }

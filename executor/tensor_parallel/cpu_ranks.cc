@@ -61,8 +61,8 @@ absl::StatusOr<uint32_t> PlanBlocks(const ModelConfig& config, const std::vector
     all.num_kv_heads += shard.kv_heads.size();
   }
   FQ_ASSIGN_OR_RETURN(const uint64_t available, AvailableMemoryBytes());
-  FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape,
-                      KvCache::Plan(all, options.kv_block_tokens, options.kv_cache_bytes, available));
+  FQ_ASSIGN_OR_RETURN(const KvCache::Shape shape, KvCache::Plan(all, options.kv_block_tokens, options.kv_cache_bytes,
+                                                                available, options.kv_cache_bits));
   return shape.num_blocks;
 }
 
@@ -90,8 +90,12 @@ absl::StatusOr<std::unique_ptr<TensorParallelRunner>> CreateCpuRanks(const Model
     CpuRunnerOptions own = options;
     own.num_threads = std::max(1, threads / parallel.ranks + (rank < threads % parallel.ranks ? 1 : 0));
     own.first_core = rank * std::max(1, threads / parallel.ranks) + std::min(rank, threads % parallel.ranks);
-    own.kv_cache_bytes = KvCache::Shape{config.num_layers, shard.kv_heads.size(), config.head_dim,
-                                        options.kv_block_tokens, static_cast<uint32_t>(planned[0])}
+    own.kv_cache_bytes = KvCache::Shape{config.num_layers,
+                                        shard.kv_heads.size(),
+                                        config.head_dim,
+                                        options.kv_block_tokens,
+                                        static_cast<uint32_t>(planned[0]),
+                                        options.kv_cache_bits}
                              .Bytes();
     FQ_ASSIGN_OR_RETURN(std::unique_ptr<CpuModelRunner> runner,
                         CpuModelRunner::CreateRank(share->store(), own,

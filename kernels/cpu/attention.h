@@ -35,7 +35,8 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
 
   // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
   void Run(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
-    Rows::Start(head, heads, token, tokens);
+    Rows::Place(head, heads, token, tokens);
+    Rows::Start();
     converts_ = rows_ > kFewRows || padded_ != head_dim_;
     const int64_t kv_head = head / (shape_.num_heads / shape_.num_kv_heads);
     const int64_t first = Rows::FirstVisible(sequence_.start + token);
@@ -54,7 +55,7 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
       }
       Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row, begin, end); });
     }
-    Rows::WriteOutputs();
+    WriteOutputs();
   }
 
  private:
@@ -269,6 +270,17 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kVectors; ++i) {
         sums[r][i].Store(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
+      }
+    }
+  }
+
+  void WriteOutputs() {
+    for (int64_t row = 0; row < rows_; ++row) {
+      float* out = Rows::Output(row);
+      const F32 inverse = F32::Set(1.0F / sums_[row]);
+      for (int64_t d = 0; d < head_dim_; d += F32::kLanes) {
+        const int64_t count = head_dim_ - d < F32::kLanes ? head_dim_ - d : F32::kLanes;
+        (F32::Load(outputs_ + row * padded_ + d) * inverse).StoreN(out + d, count);
       }
     }
   }

@@ -20,6 +20,32 @@ inline constexpr float kMostOfPlanes = 16383;
 // A query's numbers are moved by so much, since planes have no sign.
 inline constexpr float kQueryOffset = 8192;
 
+// Adds a later part's record to that of the parts before it; either may have seen no key.
+template <class F32>
+void AddAttentionRecord(const float* part, int64_t padded, float* whole) {
+  const float max = whole[padded] > part[padded] ? whole[padded] : part[padded];
+  const F32 whole_factor = Exp(F32::Set(whole[padded]) - F32::Set(max));
+  const F32 part_factor = Exp(F32::Set(part[padded]) - F32::Set(max));
+  for (int64_t d = 0; d < padded; d += F32::kLanes) {
+    Fma(F32::Load(part + d), part_factor, F32::Load(whole + d) * whole_factor).Store(whole + d);
+  }
+  float factors[2][F32::kLanes];
+  whole_factor.Store(factors[0]);
+  part_factor.Store(factors[1]);
+  whole[padded] = max;
+  whole[padded + 1] = whole[padded + 1] * factors[0][0] + part[padded + 1] * factors[1][0];
+}
+
+// What a record makes of a head's output [head_dim].
+template <class F32>
+void FinishAttentionRecord(const float* record, int64_t head_dim, int64_t padded, float* out) {
+  const F32 inverse = F32::Set(1.0F / record[padded + 1]);
+  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
+    const int64_t count = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
+    (F32::Load(record + d) * inverse).StoreN(out + d, count);
+  }
+}
+
 template <class F32, class I32>
 class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   using Rows = AttentionRows<F32, kByteKeyTile>;
@@ -31,7 +57,9 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
         cache_(cache),
         layout_{padded_},
         slabs_a_block_(shape.block_tokens / kSlabKeys) {
-    query_scales_ = Rows::rest_;
+    record_floats_ = padded_ + kMaxLanes;
+    whole_ = Rows::rest_;
+    query_scales_ = whole_ + (kAttentionRows + 1) * record_floats_;
     weight_scales_ = query_scales_ + kAttentionRows;
     queries_ = reinterpret_cast<int8_t*>(weight_scales_ + kAttentionRows);
     weights_ = queries_ + kAttentionRows * 2 * padded_;
@@ -39,24 +67,35 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
 
   // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
   void Run(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
-    Rows::Start(head, heads, token, tokens);
+    Begin(head, heads, token, tokens);
+    const int64_t first_part = first_ / kAttentionPartKeys;
+    const int64_t last_part = last_ / kAttentionPartKeys;
+    for (int64_t part = first_part; part <= last_part; ++part) {
+      Gather(part, last_);
+      for (int64_t row = 0; row < rows_; ++row) {
+        float* whole = whole_ + row * record_floats_;
+        if (part == first_part) {
+          WriteRecord(row, whole);
+        } else {
+          float* latest = whole_ + kAttentionRows * record_floats_;
+          WriteRecord(row, latest);
+          AddAttentionRecord<F32>(latest, padded_, whole);
+        }
+      }
+    }
     for (int64_t row = 0; row < rows_; ++row) {
-      QuantizeQuery(row);
+      FinishAttentionRecord<F32>(whole_ + row * record_floats_, head_dim_, padded_, Rows::Output(row));
     }
-    const int64_t kv_head = head / (shape_.num_heads / shape_.num_kv_heads);
-    const int64_t first = Rows::FirstVisible(sequence_.start + token);
-    const int64_t last = sequence_.start + token + tokens - 1;
-    for (int64_t tile = first / kByteKeyTile * kByteKeyTile; tile <= last; tile += kByteKeyTile) {
-      const int64_t begin = first > tile ? first - tile : 0;
-      const int64_t end = last + 1 - tile < kByteKeyTile ? last + 1 - tile : kByteKeyTile;
-      FindTile(kv_head, tile, begin, end);
-      FindNext(kv_head, tile + kByteKeyTile, last);
-      Rows::ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
-      FindValueScales(begin, end);
-      Rows::ForRows([&](auto count, int64_t row) { Weights<count.value>(row, tile); });
-      Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row); });
+  }
+
+  // One part of the context of query token 0, for heads [head, head + heads) of one KV head, at most kAttentionRows;
+  // record of head h at records + h * stride.
+  void RunPart(int64_t head, int64_t heads, int64_t part, float* records, int64_t stride) {
+    Begin(head, heads, 0, 1);
+    Gather(part, last_);
+    for (int64_t row = 0; row < rows_; ++row) {
+      WriteRecord(row, records + (head + row) * stride);
     }
-    Rows::WriteOutputs();
   }
 
  private:
@@ -70,19 +109,54 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   using Rows::shape_;
   using Rows::sums_;
 
-  const uint8_t* Slab(int64_t kv_head, int64_t position) const {
+  void Begin(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
+    Rows::Place(head, heads, token, tokens);
+    for (int64_t row = 0; row < rows_; ++row) {
+      QuantizeQuery(row);
+    }
+    kv_head_ = head / (shape_.num_heads / shape_.num_kv_heads);
+    first_ = Rows::FirstVisible(sequence_.start + token);
+    last_ = sequence_.start + token + tokens - 1;
+  }
+
+  // What the rows gather in a part; keys up to `fetched` may be fetched ahead.
+  void Gather(int64_t part, int64_t fetched) {
+    Rows::Start();
+    const int64_t part_first = part * kAttentionPartKeys;
+    const int64_t part_last = part_first + kAttentionPartKeys - 1;
+    const int64_t first = first_ > part_first ? first_ : part_first;
+    const int64_t last = last_ < part_last ? last_ : part_last;
+    for (int64_t tile = first / kByteKeyTile * kByteKeyTile; tile <= last; tile += kByteKeyTile) {
+      const int64_t begin = first > tile ? first - tile : 0;
+      const int64_t end = last + 1 - tile < kByteKeyTile ? last + 1 - tile : kByteKeyTile;
+      FindTile(tile, begin, end);
+      FindNext(tile + kByteKeyTile, fetched);
+      Rows::ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
+      FindValueScales(begin, end);
+      Rows::ForRows([&](auto count, int64_t row) { Weights<count.value>(row, tile); });
+      Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row); });
+    }
+  }
+
+  void WriteRecord(int64_t row, float* record) {
+    __builtin_memcpy(record, outputs_ + row * padded_, static_cast<size_t>(padded_) * sizeof(float));
+    record[padded_] = maxima_[row];
+    record[padded_ + 1] = sums_[row];
+  }
+
+  const uint8_t* Slab(int64_t position) const {
     const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
     const int64_t slab = position % shape_.block_tokens / kSlabKeys;
-    return cache_ + ((block * shape_.num_kv_heads + kv_head) * slabs_a_block_ + slab) * layout_.bytes();
+    return cache_ + ((block * shape_.num_kv_heads + kv_head_) * slabs_a_block_ + slab) * layout_.bytes();
   }
 
   // Positions before `begin` and from `end` on are not looked up: their blocks may be gone or not there yet. In place
   // of what nobody sees a slab that is there is read.
-  void FindTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
+  void FindTile(int64_t tile, int64_t begin, int64_t end) {
     first_slab_ = begin / kSlabKeys;
     end_slab_ = (end + kSlabKeys - 1) / kSlabKeys;
     for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
-      slabs_[slab] = Slab(kv_head, tile + slab * kSlabKeys);
+      slabs_[slab] = Slab(tile + slab * kSlabKeys);
     }
     for (int64_t slab = 0; slab < first_slab_; ++slab) {
       slabs_[slab] = slabs_[first_slab_];
@@ -93,10 +167,10 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   }
 
   // The next tile's slabs, fetched between the arithmetic of this one; this one's, which costs nothing, behind `last`.
-  void FindNext(int64_t kv_head, int64_t tile, int64_t last) {
+  void FindNext(int64_t tile, int64_t last) {
     for (int64_t slab = 0; slab < kByteSlabs; ++slab) {
       const int64_t position = tile + slab * kSlabKeys;
-      next_[slab] = position <= last ? Slab(kv_head, position) : slabs_[slab];
+      next_[slab] = position <= last ? Slab(position) : slabs_[slab];
     }
   }
 
@@ -316,12 +390,17 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   const uint8_t* cache_;
   const Kv8Slab<F32> layout_;
   const int64_t slabs_a_block_;
+  int64_t record_floats_ = 0;
+  int64_t kv_head_ = 0;
+  int64_t first_ = 0;  // visible to any row
+  int64_t last_ = 0;
   // Of the tile: slabs [first_slab_, end_slab_) have visible keys.
   const uint8_t* slabs_[kByteSlabs] = {};
   const uint8_t* next_[kByteSlabs] = {};
   int64_t first_slab_ = 0;
   int64_t end_slab_ = 0;
   alignas(64) float value_scales_[kByteKeyTile] = {};
+  float* whole_ = nullptr;          // [rows + 1, record_floats_]: of the parts so far, and of the latest of a row
   float* query_scales_ = nullptr;   // [rows], times the shape's scale
   float* weight_scales_ = nullptr;  // [rows]
   int8_t* queries_ = nullptr;       // [rows, 2, padded]: planes of quantised queries, offset
@@ -333,6 +412,26 @@ void Attention8(const AttentionShape& shape, const AttentionSequence& sequence, 
                 int64_t head_begin, int64_t head_end, void* workspace) {
   ByteAttentionBlock<F32, I32> block(shape, sequence, cache, AlignWorkspace<F32>(workspace));
   ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end, [&](auto... rows) { block.Run(rows...); });
+}
+
+template <class F32, class I32>
+void Attention8Part(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
+                    int64_t head_begin, int64_t head_end, int64_t part, float* records, int64_t stride,
+                    void* workspace) {
+  ByteAttentionBlock<F32, I32> block(shape, sequence, cache, AlignWorkspace<F32>(workspace));
+  ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end,
+                          [&](int64_t head, int64_t heads, int64_t /*token*/, int64_t /*tokens*/) {
+                            block.RunPart(head, heads, part, records, stride);
+                          });
+}
+
+template <class F32>
+void MergeAttention8(float* records, int64_t parts, int64_t head_dim, float* out) {
+  const int64_t padded = (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+  for (int64_t part = 1; part < parts; ++part) {
+    AddAttentionRecord<F32>(records + part * (padded + kMaxLanes), padded, records);
+  }
+  FinishAttentionRecord<F32>(records, head_dim, padded, out);
 }
 
 // A scale of 16 bits and the number that it stands for.

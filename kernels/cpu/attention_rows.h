@@ -32,11 +32,15 @@ class AttentionRows {
   }
 
   // Heads [head, head + heads) of one KV head, query tokens [token, token + tokens); heads * tokens <= kAttentionRows.
-  void Start(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
+  void Place(int64_t head, int64_t heads, int64_t token, int64_t tokens) {
     head_ = head;
     heads_ = heads;
     token_ = token;
     rows_ = heads * tokens;
+  }
+
+  // Rows that have gathered nothing.
+  void Start() {
     for (int64_t row = 0; row < rows_; ++row) {
       maxima_[row] = kHiddenScore;
       sums_[row] = 0;
@@ -76,6 +80,10 @@ class AttentionRows {
     return sequence_.q + (token_ + row / heads_) * shape_.q_stride + (head_ + row % heads_) * head_dim_;
   }
 
+  float* Output(int64_t row) const {
+    return sequence_.out + (token_ + row / heads_) * shape_.out_stride + (head_ + row % heads_) * head_dim_;
+  }
+
   // Makes the row's scores of hidden keys of the tile kHiddenScore; false if it sees none.
   bool HideScores(int64_t row, int64_t tile) {
     float* scores = scores_ + row * kTile;
@@ -105,17 +113,6 @@ class AttentionRows {
       maxima_[row] = max;
     }
     return max;
-  }
-
-  void WriteOutputs() {
-    for (int64_t row = 0; row < rows_; ++row) {
-      float* out = sequence_.out + (token_ + row / heads_) * shape_.out_stride + (head_ + row % heads_) * head_dim_;
-      const F32 inverse = F32::Set(1.0F / sums_[row]);
-      for (int64_t d = 0; d < head_dim_; d += F32::kLanes) {
-        const int64_t count = head_dim_ - d < F32::kLanes ? head_dim_ - d : F32::kLanes;
-        (F32::Load(outputs_ + row * padded_ + d) * inverse).StoreN(out + d, count);
-      }
-    }
   }
 
   const AttentionShape& shape_;

@@ -28,9 +28,14 @@ constexpr int64_t AttentionRowsFloats(int64_t head_dim, int64_t tile) {
 // Keys [head_dim, kKeyTile], values [kKeyTile, padded], and half as many for keys in fp16.
 constexpr int64_t ConvertedTileFloats(int64_t head_dim) { return kKeyTile * PaddedHeadDim(head_dim) * 5 / 2; }
 
-// Queries [rows, 2, padded] and weights [rows, 2, kByteKeyTile] in bytes, a scale each [2, rows].
+// What a row gathers in a part of its context: output before the division by the sum of weights [padded], the largest
+// score, that sum.
+constexpr int64_t AttentionRecordFloats(int64_t head_dim) { return PaddedHeadDim(head_dim) + kMaxLanes; }
+
+// Records [rows + 1], queries [rows, 2, padded] and weights [rows, 2, kByteKeyTile] in bytes, a scale each [2, rows].
 constexpr int64_t ByteRowsFloats(int64_t head_dim) {
-  return kAttentionRows * (2 * PaddedHeadDim(head_dim) + 2 * kByteKeyTile) / 4 + 2 * kAttentionRows;
+  return (kAttentionRows + 1) * AttentionRecordFloats(head_dim) +
+         kAttentionRows * (2 * PaddedHeadDim(head_dim) + 2 * kByteKeyTile) / 4 + 2 * kAttentionRows;
 }
 
 // Floats in the workspace of an attention call, over fp16 or 8-bit keys and values.

@@ -45,6 +45,10 @@ size_t LikeliestWorkspaceBytes(int64_t n, int64_t limit) {
 
 size_t Kv8SlabBytes(int64_t head_dim) { return static_cast<size_t>(Kv8Slab<void>{PaddedHeadDim(head_dim)}.bytes()); }
 
+size_t AttentionRecordBytes(int64_t head_dim) {
+  return static_cast<size_t>(AttentionRecordFloats(head_dim)) * sizeof(float);
+}
+
 size_t AttentionWorkspaceBytes(const AttentionShape& shape, int64_t /*max_positions*/) {
   return static_cast<size_t>(AttentionWorkspaceFloats(shape.head_dim)) * sizeof(float) +
          static_cast<size_t>(kWorkspaceAlignment);

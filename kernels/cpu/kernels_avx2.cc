@@ -5,6 +5,7 @@ namespace flexquant {
 
 constinit const CpuKernels kAvx2Kernels = MakeTable<avx2::F32, avx2::I32>(Isa::kAvx2, &avx2::NestedGemm);
 constinit const CpuKernels kAvxVnniKernels = MakeTable<avx2::F32, avx2::I32>(Isa::kAvxVnni, &avxvnni::NestedGemmVex);
-constinit const CpuKernels kAvxVnniEvexKernels = MakeTable<avx2::F32, avx2::I32>(Isa::kAvxVnni, &avxvnni::NestedGemmEvex);
+constinit const CpuKernels kAvxVnniEvexKernels =
+    MakeTable<avx2::F32, avx2::I32>(Isa::kAvxVnni, &avxvnni::NestedGemmEvex);
 
 }  // namespace flexquant

@@ -3,6 +3,7 @@
 
 namespace flexquant {
 
-constinit const CpuKernels kAvx512VnniKernels = MakeTable<avx512::F32, avx512::I32>(Isa::kAvx512Vnni, &avx512::NestedGemm);
+constinit const CpuKernels kAvx512VnniKernels =
+    MakeTable<avx512::F32, avx512::I32>(Isa::kAvx512Vnni, &avx512::NestedGemm);
 
 }  // namespace flexquant

@@ -3,6 +3,7 @@
 
 namespace flexquant {
 
-constinit const CpuKernels kPortableKernels = MakeTable<portable::F32, portable::I32>(Isa::kPortable, &portable::NestedGemm);
+constinit const CpuKernels kPortableKernels =
+    MakeTable<portable::F32, portable::I32>(Isa::kPortable, &portable::NestedGemm);
 
 }  // namespace flexquant

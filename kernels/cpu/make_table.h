@@ -29,6 +29,8 @@ constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested
           &Attention<F32>,
           &StoreKv8<F32>,
           &Attention8<F32, I32>,
+          &Attention8Part<F32, I32>,
+          &MergeAttention8<F32>,
           &ComputeLogitStats<F32>,
           &KlDivergence<F32>,
           &Likeliest<F32>,

@@ -8,6 +8,7 @@
 #include "executor/row_order.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "kernels/kernels.h"
 #include "tests/testing/fake_model_source.h"
 
 namespace flexquant::executor {
@@ -41,6 +42,24 @@ TEST(KvCacheTest, RefusesSizesThatCannotBe) {
     EXPECT_EQ(KvCache::Plan(config, block_tokens, 0, 1U << 30U).status().code(), absl::StatusCode::kInvalidArgument);
   }
   EXPECT_EQ(KvCache::Plan(config, 16, 100, 1U << 30U).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(KvCache::Plan(config, 24, 0, 1U << 30U, 8).status().message()), HasSubstr("multiple of 16"));
+  EXPECT_THAT(std::string(KvCache::Plan(config, 16, 0, 1U << 30U, 4).status().message()), HasSubstr("8, 16"));
+  ModelConfig wide = config;
+  wide.head_dim = 512;
+  EXPECT_THAT(std::string(KvCache::Plan(wide, 16, 0, 1U << 30U, 8).status().message()), HasSubstr("at most 256"));
+}
+
+// Codes, two scales and a sum a position; the dimensions padded to 16.
+TEST(KvCacheTest, EightBitsTakeLittleMoreThanHalf) {
+  const KvCache::Shape halves{30, 3, 64, 32, 5};
+  KvCache::Shape bytes = halves;
+  bytes.bits = 8;
+  EXPECT_EQ(bytes.HeadBytes(), 2 * (2 * 16 * 64 + 128));
+  EXPECT_EQ(bytes.BlockBytes() * 32, halves.BlockBytes() * 17);
+  const auto cache = KvCache::Create(bytes);
+  ASSERT_TRUE(cache.ok()) << cache.status();
+  EXPECT_EQ(cache->Slab(1, 2, 32 * 7 + 17) - cache->slabs(1), (2 * 3 * 2 + 1) * static_cast<int64_t>(Kv8SlabBytes(64)));
+  EXPECT_EQ(static_cast<uint64_t>(cache->slabs(29) + bytes.LayerBlockBytes() * 5 - cache->slabs(0)), bytes.Bytes());
 }
 
 TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {

@@ -162,6 +162,36 @@ TEST_F(RunnerTest, MappedWeightsGiveTheSameLogits) {
   }
 }
 
+// 8-bit keys and values: near those of fp16, and the same bits however tokens are cut into steps, how many threads
+// share a context and what runs beside.
+TEST_F(RunnerTest, ByteKeysAndValuesDoNotDependOnStepsOrThreads) {
+  const auto tokens = model_->Tokens(20);
+  const PrecisionPlan plan = model_->Uniform(8);
+  CpuRunnerOptions options = SmallOptions(model_->store());
+  options.kv_block_tokens = 16;
+  options.kv_cache_bits = 8;
+  std::vector<std::vector<float>> results;
+  for (const int threads : {1, 4}) {
+    options.num_threads = threads;
+    const auto runner = MakeRunner(model_->store(), options);
+    EXPECT_THAT(runner->info().device, HasSubstr("8-bit keys and values"));
+    results.push_back(AllLogits(*runner, tokens, plan, Blocks(0, 2), {20}));
+    results.push_back(AllLogits(*runner, tokens, plan, Blocks(2, 2), {7, 1, 1, 11}));
+  }
+  for (const auto& logits : results) {
+    EXPECT_EQ(logits, results[0]);
+  }
+  const auto halves = AllLogits(*runner_, tokens, plan, Blocks(0, 5), {20});
+  EXPECT_NE(results[0], halves);
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < halves.size(); ++i) {
+    difference += std::pow(static_cast<double>(halves[i]) - static_cast<double>(results[0][i]), 2);
+    norm += std::pow(static_cast<double>(halves[i]), 2);
+  }
+  EXPECT_LT(std::sqrt(difference / norm), 0.03);
+}
+
 // 8-bit activations for prompts only, whatever is computed beside them, and the same bits however they are cut.
 TEST_F(RunnerTest, CoarsePromptsLeaveEverythingElseAsItWas) {
   const auto tokens = model_->Tokens(20);

@@ -102,6 +102,12 @@ TEST_F(ServerTest, BadOptionsAreErrors) {
               o.coarse_prompts = true;
             }),
             invalid);
+  EXPECT_EQ(code([](ExecutorOptions& o) {
+              o.device = "cuda";
+              o.kv_cache_bits = 8;
+            }),
+            invalid);
+  EXPECT_EQ(code([](ExecutorOptions& o) { o.kv_cache_bits = 4; }), invalid);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.model_dir += "/absent"; }), absl::StatusCode::kNotFound);
   EXPECT_EQ(code([](ExecutorOptions& o) { o.kv_cache_bytes = uint64_t{1} << 46U; }),
             absl::StatusCode::kResourceExhausted);

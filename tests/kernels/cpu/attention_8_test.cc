@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "kernels/kv_8.h"
@@ -92,6 +92,30 @@ class Attention8Test : public testing::IsaTest {
     return out;
   }
 
+  // Of one query token, each part by itself, the last one first.
+  std::vector<float> AttendInParts(const AttentionShape& shape, const ByteCache& cache, const float* q,
+                                   int64_t position) {
+    std::vector<float> out(static_cast<size_t>(shape.out_stride), -77.0F);
+    const AttentionSequence sequence{q, out.data(), 1, position, cache.table()};
+    std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, position + 1), 0xFF);
+    const int64_t first_seen = shape.sliding_window > 0 ? std::max<int64_t>(0, position + 1 - shape.sliding_window) : 0;
+    const int64_t first = first_seen / kAttentionPartKeys;
+    const int64_t parts = position / kAttentionPartKeys - first + 1;
+    const auto floats = static_cast<int64_t>(AttentionRecordBytes(shape.head_dim) / sizeof(float));
+    std::vector<float> records(static_cast<size_t>(shape.num_heads * parts * floats), 99.0F);
+    for (int64_t part = parts - 1; part >= 0; --part) {
+      for (int64_t head = 0; head < shape.num_heads; head += 2) {
+        kernels().attention_8_part(shape, sequence, cache.bytes(), head, std::min(head + 2, shape.num_heads),
+                                   first + part, records.data() + part * floats, parts * floats, workspace.data());
+      }
+    }
+    for (int64_t head = 0; head < shape.num_heads; ++head) {
+      kernels().merge_attention_8(records.data() + head * parts * floats, parts, shape.head_dim,
+                                  out.data() + head * shape.head_dim);
+    }
+    return out;
+  }
+
   void ExpectMatches(const AttentionShape& shape, int64_t start, int64_t tokens, float deviation = 1.0F) {
     SCOPED_TRACE(::testing::Message() << shape.num_heads << " heads, " << shape.num_kv_heads << " kv heads of "
                                       << shape.head_dim << ", blocks of " << shape.block_tokens << ", window "
@@ -132,9 +156,8 @@ TEST_P(Attention8Test, GroupsWindowsAndBlocks) {
 TEST_P(Attention8Test, LargeScoresDoNotOverflow) { ExpectMatches(MakeAttentionShape(2, 1, 64, 16, 0), 100, 4, 8.0F); }
 
 TEST_P(Attention8Test, AChunkEqualsItsTokensOneByOneAndAnyHeadSplit) {
-  for (const int64_t window : {0, 50}) {
+  for (const auto& [window, start] : std::vector<std::pair<int64_t, int64_t>>{{0, 30}, {50, 30}, {0, 490}, {50, 230}}) {
     const AttentionShape shape = MakeAttentionShape(9, 3, 64, 16, window);
-    const int64_t start = 30;
     const int64_t tokens = 70;
     const ByteCache cache(kernels(), shape, start + tokens, 31);
     const auto q = RandomFloats(tokens * shape.q_stride, 32);
@@ -144,6 +167,20 @@ TEST_P(Attention8Test, AChunkEqualsItsTokensOneByOneAndAnyHeadSplit) {
       ASSERT_TRUE(std::equal(one.begin(), one.end(), whole.begin() + t * shape.out_stride)) << "token " << t;
     }
     EXPECT_EQ(Attend(shape, cache, q.data(), tokens, start, {1, 2, 4, 8}), whole);
+  }
+}
+
+TEST_P(Attention8Test, PartsOfAContextGiveTheSame) {
+  for (const int64_t head_dim : {20, 64}) {
+    for (const int64_t window : {0, 300}) {
+      const AttentionShape shape = MakeAttentionShape(9, 3, head_dim, 16, window);
+      const ByteCache cache(kernels(), shape, 1100, 33);
+      const auto q = RandomFloats(shape.q_stride, 34);
+      for (const int64_t position : {0, 255, 256, 511, 700, 1099}) {
+        EXPECT_EQ(AttendInParts(shape, cache, q.data(), position), Attend(shape, cache, q.data(), 1, position))
+            << "at " << position << ", heads of " << head_dim << ", window " << window;
+      }
+    }
   }
 }
 
