@@ -55,7 +55,9 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
       }
       Rows::ForRows([&](auto count, int64_t row) { AddValues<count.value>(row, begin, end); });
     }
-    WriteOutputs();
+    for (int64_t row = 0; row < rows_; ++row) {
+      WriteOutput<F32>(outputs_ + row * padded_, sums_[row], head_dim_, Rows::Output(row));
+    }
   }
 
  private:
@@ -270,17 +272,6 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
     for (int r = 0; r < kRows; ++r) {
       for (int i = 0; i < kVectors; ++i) {
         sums[r][i].Store(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
-      }
-    }
-  }
-
-  void WriteOutputs() {
-    for (int64_t row = 0; row < rows_; ++row) {
-      float* out = Rows::Output(row);
-      const F32 inverse = F32::Set(1.0F / sums_[row]);
-      for (int64_t d = 0; d < head_dim_; d += F32::kLanes) {
-        const int64_t count = head_dim_ - d < F32::kLanes ? head_dim_ - d : F32::kLanes;
-        (F32::Load(outputs_ + row * padded_ + d) * inverse).StoreN(out + d, count);
       }
     }
   }

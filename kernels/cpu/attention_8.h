@@ -9,6 +9,7 @@
 
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/attention_workspace.h"
+#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/exp.h"
 #include "kernels/kernels.h"
 #include "kernels/kv_8.h"
@@ -36,16 +37,6 @@ void AddAttentionRecord(const float* part, int64_t padded, float* whole) {
   whole[padded + 1] = whole[padded + 1] * factors[0][0] + part[padded + 1] * factors[1][0];
 }
 
-// What a record makes of a head's output [head_dim].
-template <class F32>
-void FinishAttentionRecord(const float* record, int64_t head_dim, int64_t padded, float* out) {
-  const F32 inverse = F32::Set(1.0F / record[padded + 1]);
-  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
-    const int64_t count = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
-    (F32::Load(record + d) * inverse).StoreN(out + d, count);
-  }
-}
-
 template <class F32, class I32>
 class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   using Rows = AttentionRows<F32, kByteKeyTile>;
@@ -71,7 +62,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     const int64_t first_part = first_ / kAttentionPartKeys;
     const int64_t last_part = last_ / kAttentionPartKeys;
     for (int64_t part = first_part; part <= last_part; ++part) {
-      Gather(part, last_);
+      Gather(part);
       for (int64_t row = 0; row < rows_; ++row) {
         float* whole = whole_ + row * record_floats_;
         if (part == first_part) {
@@ -84,7 +75,8 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
       }
     }
     for (int64_t row = 0; row < rows_; ++row) {
-      FinishAttentionRecord<F32>(whole_ + row * record_floats_, head_dim_, padded_, Rows::Output(row));
+      const float* whole = whole_ + row * record_floats_;
+      WriteOutput<F32>(whole, whole[padded_ + 1], head_dim_, Rows::Output(row));
     }
   }
 
@@ -92,7 +84,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   // record of head h at records + h * stride.
   void RunPart(int64_t head, int64_t heads, int64_t part, float* records, int64_t stride) {
     Begin(head, heads, 0, 1);
-    Gather(part, last_);
+    Gather(part);
     for (int64_t row = 0; row < rows_; ++row) {
       WriteRecord(row, records + (head + row) * stride);
     }
@@ -119,8 +111,8 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     last_ = sequence_.start + token + tokens - 1;
   }
 
-  // What the rows gather in a part; keys up to `fetched` may be fetched ahead.
-  void Gather(int64_t part, int64_t fetched) {
+  // What the rows gather in a part.
+  void Gather(int64_t part) {
     Rows::Start();
     const int64_t part_first = part * kAttentionPartKeys;
     const int64_t part_last = part_first + kAttentionPartKeys - 1;
@@ -130,7 +122,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
       const int64_t begin = first > tile ? first - tile : 0;
       const int64_t end = last + 1 - tile < kByteKeyTile ? last + 1 - tile : kByteKeyTile;
       FindTile(tile, begin, end);
-      FindNext(tile + kByteKeyTile, fetched);
+      FindNext(tile + kByteKeyTile);
       Rows::ForRows([&](auto count, int64_t row) { Scores<count.value>(row); });
       FindValueScales(begin, end);
       Rows::ForRows([&](auto count, int64_t row) { Weights<count.value>(row, tile); });
@@ -166,11 +158,12 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
-  // The next tile's slabs, fetched between the arithmetic of this one; this one's, which costs nothing, behind `last`.
-  void FindNext(int64_t tile, int64_t last) {
+  // The next tile's slabs, fetched between the arithmetic of this one; this one's, which costs nothing, behind the
+  // last key, of whatever part.
+  void FindNext(int64_t tile) {
     for (int64_t slab = 0; slab < kByteSlabs; ++slab) {
       const int64_t position = tile + slab * kSlabKeys;
-      next_[slab] = position <= last ? Slab(position) : slabs_[slab];
+      next_[slab] = position <= last_ ? Slab(position) : slabs_[slab];
     }
   }
 
@@ -201,6 +194,19 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
+  // Of the products with both planes.
+  struct Sums {
+    I32 high = I32::Zero();
+    I32 low = I32::Zero();
+
+    void Add(I32 high_plane, I32 low_plane, I32 bytes) {
+      high = Dot(high, high_plane, bytes);
+      low = Dot(low, low_plane, bytes);
+    }
+    // Less `offset` steps of the high plane.
+    F32 Total(F32 offset) const { return FusedFma(ToFloat(high) - offset, F32::Set(128.0F), ToFloat(low)); }
+  };
+
   // Vectors whose sums one pass keeps: enough that they do not wait for each other, few enough for the registers.
   template <int kRows>
   static constexpr int kVectors = F32::kLanes == 8 && kRows > 2 ? 1 : 2;
@@ -218,14 +224,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
         const int64_t at = key + i * F32::kLanes;
         keys[i] = layout_.keys(slabs_[at / kSlabKeys]) + at % kSlabKeys * 4;
       }
-      I32 high[kRows][kCount];
-      I32 low[kRows][kCount];
-      for (int r = 0; r < kRows; ++r) {
-        for (int i = 0; i < kCount; ++i) {
-          high[r][i] = I32::Zero();
-          low[r][i] = I32::Zero();
-        }
-      }
+      Sums sums[kRows][kCount];
       for (int64_t quad = 0; quad < quads; ++quad) {
         if (row == 0) {
           Fetch(key, kKeys, quad);
@@ -238,8 +237,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
           const I32 q_high = I32::Repeat(q + r * 2 * padded_ + quad * 4);
           const I32 q_low = I32::Repeat(q + (r * 2 + 1) * padded_ + quad * 4);
           for (int i = 0; i < kCount; ++i) {
-            high[r][i] = Dot(high[r][i], q_high, k[i]);
-            low[r][i] = Dot(low[r][i], q_low, k[i]);
+            sums[r][i].Add(q_high, q_low, k[i]);
           }
         }
       }
@@ -250,8 +248,8 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
         // The part of the offset, in the high plane's steps.
         const F32 offset = F32::LoadInt16(layout_.key_sums(slab) + at % kSlabKeys) * F32::Set(kQueryOffset / 128);
         for (int r = 0; r < kRows; ++r) {
-          const F32 dot = FusedFma(ToFloat(high[r][i]) - offset, F32::Set(128.0F), ToFloat(low[r][i]));
-          (dot * (scale * F32::Set(query_scales_[row + r]))).Store(scores_ + (row + r) * kByteKeyTile + at);
+          (sums[r][i].Total(offset) * (scale * F32::Set(query_scales_[row + r])))
+              .Store(scores_ + (row + r) * kByteKeyTile + at);
         }
       }
     }
@@ -351,14 +349,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   template <int kRows, int kCount>
   void AddValuesAt(int64_t row, int64_t d) {
     const int8_t* weights = weights_ + row * 2 * kByteKeyTile;
-    I32 high[kRows][kCount];
-    I32 low[kRows][kCount];
-    for (int r = 0; r < kRows; ++r) {
-      for (int i = 0; i < kCount; ++i) {
-        high[r][i] = I32::Zero();
-        low[r][i] = I32::Zero();
-      }
-    }
+    Sums sums[kRows][kCount];
     for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
       const int8_t* values = layout_.values(slabs_[slab]) + d * 4;
       for (int64_t quad = 0; quad < kSlabKeys / 4; ++quad) {
@@ -371,8 +362,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
           const I32 w_high = I32::Repeat(weight);
           const I32 w_low = I32::Repeat(weight + kByteKeyTile);
           for (int i = 0; i < kCount; ++i) {
-            high[r][i] = Dot(high[r][i], w_high, v[i]);
-            low[r][i] = Dot(low[r][i], w_low, v[i]);
+            sums[r][i].Add(w_high, w_low, v[i]);
           }
         }
       }
@@ -381,8 +371,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
       const F32 scale = F32::Set(weight_scales_[row + r]);
       for (int i = 0; i < kCount; ++i) {
         float* output = outputs_ + (row + r) * padded_ + d + i * F32::kLanes;
-        const F32 sum = FusedFma(ToFloat(high[r][i]), F32::Set(128.0F), ToFloat(low[r][i]));
-        Fma(sum, scale, F32::Load(output)).Store(output);
+        Fma(sums[r][i].Total(F32::Set(0.0F)), scale, F32::Load(output)).Store(output);
       }
     }
   }
@@ -427,11 +416,11 @@ void Attention8Part(const AttentionShape& shape, const AttentionSequence& sequen
 
 template <class F32>
 void MergeAttention8(float* records, int64_t parts, int64_t head_dim, float* out) {
-  const int64_t padded = (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+  const int64_t padded = Padded<F32>(head_dim);
   for (int64_t part = 1; part < parts; ++part) {
     AddAttentionRecord<F32>(records + part * (padded + kMaxLanes), padded, records);
   }
-  FinishAttentionRecord<F32>(records, head_dim, padded, out);
+  WriteOutput<F32>(records, records[padded + 1], head_dim, out);
 }
 
 // A scale of 16 bits and the number that it stands for.
@@ -445,19 +434,13 @@ float StoreScale(float scale, uint16_t* to) {
 // Stores the codes of x [head_dim], that of dimension d at place(d), and their scale; returns the codes' sum.
 template <class F32, class Place>
 int32_t StoreCodes(const float* x, int64_t head_dim, uint16_t* scale_to, Place place) {
-  F32 largest = F32::Set(0.0F);
-  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
-    const int64_t left = head_dim - d;
-    largest = Max(largest, Abs(F32::LoadN(x + d, left < F32::kLanes ? left : F32::kLanes)));
-  }
-  const float scale = StoreScale<F32>(ReduceMax(largest) / 127, scale_to);
-  const F32 inverse = F32::Set(scale > 0 ? 1 / scale : 0.0F);
+  const float scale = StoreScale<F32>(QuantizationStep<F32>(x, head_dim), scale_to);
+  const F32 step = F32::Set(scale > 0 ? scale : 1.0F);
   int32_t sum = 0;
   for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
     const int64_t left = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
-    const F32 code = Max(Min(F32::LoadN(x + d, left) * inverse, F32::Set(127.0F)), F32::Set(-127.0F));
     int8_t codes[F32::kLanes];
-    RoundToInteger(code).StoreInt8N(codes, F32::kLanes);
+    RoundToStep(F32::LoadN(x + d, left), step).StoreInt8N(codes, F32::kLanes);
     for (int64_t i = 0; i < left; ++i) {
       *place(d + i) = codes[i];
       sum += codes[i];
@@ -469,7 +452,7 @@ int32_t StoreCodes(const float* x, int64_t head_dim, uint16_t* scale_to, Place p
 template <class F32>
 void StoreKv8(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* dst, int64_t head_stride,
               int64_t slot) {
-  const Kv8Slab<F32> layout{(head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes};
+  const Kv8Slab<F32> layout{Padded<F32>(head_dim)};
   for (int64_t head = 0; head < num_kv_heads; ++head) {
     uint8_t* slab = dst + head * head_stride;
     int8_t* keys = layout.keys(slab) + slot * 4;

@@ -14,16 +14,29 @@ namespace flexquant {
 
 inline constexpr float kHiddenScore = -3.0e38F;
 
+// PaddedHeadDim, for code of one instruction set.
+template <class F32>
+int64_t Padded(int64_t head_dim) {
+  return (head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+}
+
+// A head's output [head_dim] of what it gathered and its sum of weights.
+template <class F32>
+void WriteOutput(const float* gathered, float sum, int64_t head_dim, float* out) {
+  const F32 inverse = F32::Set(1.0F / sum);
+  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
+    const int64_t count = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
+    (F32::Load(gathered + d) * inverse).StoreN(out + d, count);
+  }
+}
+
 // Tiles of kTile keys begin at multiples of it.
 template <class F32, int64_t kTile>
 class AttentionRows {
  protected:
   // What `workspace` has behind AttentionRowsFloats(head_dim, kTile) floats is the derived class's.
   AttentionRows(const AttentionShape& shape, const AttentionSequence& sequence, float* workspace)
-      : shape_(shape),
-        sequence_(sequence),
-        head_dim_(shape.head_dim),
-        padded_((shape.head_dim + kMaxLanes - 1) / kMaxLanes * kMaxLanes) {
+      : shape_(shape), sequence_(sequence), head_dim_(shape.head_dim), padded_(Padded<F32>(shape.head_dim)) {
     scores_ = workspace;
     outputs_ = scores_ + kAttentionRows * kTile;
     maxima_ = outputs_ + kAttentionRows * padded_;

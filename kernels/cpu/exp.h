@@ -3,13 +3,6 @@
 
 namespace flexquant {
 
-// To the nearest integer, |x| < 2^22: adding and subtracting 1.5 * 2^23 rounds.
-template <class F32>
-inline F32 RoundToInteger(F32 x) {
-  const F32 round = F32::Set(12582912.0F);
-  return (x + round) - round;
-}
-
 // e^x to about 1e-7 relative for x in [-87, 88]; larger x gives e^88, smaller x exactly 0.
 template <class F32>
 inline F32 Exp(F32 x) {
