@@ -13,8 +13,8 @@ namespace {
 constexpr size_t kCacheLine = 64;
 // Units of a thread's share that are fetched ahead of a product at a time: 34 KiB at 8 bits; and how often, so that the
 // smallest L2 (512 KiB) has room for them.
-constexpr int64_t kFetchedUnits = 64;
-constexpr int64_t kFetchedPieces = 8;
+constexpr int64_t kFetchedUnits = 16;
+constexpr int64_t kFetchedPieces = 32;
 
 }  // namespace
 

@@ -226,11 +226,11 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
       }
       Sums sums[kRows][kCount];
       for (int64_t quad = 0; quad < quads; ++quad) {
-        if (row == 0) {
-          Fetch(key, kKeys, quad);
-        }
         I32 k[kCount];
         for (int i = 0; i < kCount; ++i) {
+          if (row == 0) {
+            FetchNext(keys[i] + quad * kSlabKeys * 4, (key + i * F32::kLanes) / kSlabKeys);
+          }
           k[i] = I32::Load(keys[i] + quad * kSlabKeys * 4);
         }
         for (int r = 0; r < kRows; ++r) {
@@ -255,18 +255,16 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
-  // Two lines a slab and quad: a slab has two for four dimensions and two more.
-  void Fetch(int64_t key, int64_t keys, int64_t quad) {
-    for (int64_t slab = key / kSlabKeys; slab < (key + keys + kSlabKeys - 1) / kSlabKeys; ++slab) {
-      const uint8_t* at = next_[slab] + quad * 128;
-      __builtin_prefetch(at, 0, 2);
-      __builtin_prefetch(at + 64, 0, 2);
-    }
+  // Fetches what lies in the next tile's slab where `now` lies in this one's.
+  void FetchNext(const void* now, int64_t slab) {
+    __builtin_prefetch(next_[slab] + (static_cast<const uint8_t*>(now) - slabs_[slab]), 0, 2);
   }
 
   // Of keys outside [begin, end) 0, whatever is in their places.
   void FindValueScales(int64_t begin, int64_t end) {
     for (int64_t key = 0; key < kByteKeyTile; key += F32::kLanes) {
+      FetchNext(layout_.key_scales(slabs_[key / kSlabKeys]), key / kSlabKeys);
+      FetchNext(layout_.key_sums(slabs_[key / kSlabKeys]), key / kSlabKeys);
       F32::LoadHalf(layout_.value_scales(slabs_[key / kSlabKeys]) + key % kSlabKeys).Store(value_scales_ + key);
     }
     for (int64_t key = 0; key < begin; ++key) {
@@ -355,7 +353,11 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
       for (int64_t quad = 0; quad < kSlabKeys / 4; ++quad) {
         I32 v[kCount];
         for (int i = 0; i < kCount; ++i) {
-          v[i] = I32::Load(values + (quad * padded_ + i * F32::kLanes) * 4);
+          const int8_t* at = values + (quad * padded_ + i * F32::kLanes) * 4;
+          if (row == 0) {
+            FetchNext(at, slab);
+          }
+          v[i] = I32::Load(at);
         }
         for (int r = 0; r < kRows; ++r) {
           const int8_t* weight = weights + r * 2 * kByteKeyTile + slab * kSlabKeys + quad * 4;
