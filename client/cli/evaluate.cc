@@ -27,6 +27,7 @@ namespace flexquant::cli {
 namespace {
 
 constexpr int kChunkTokens = 256;
+constexpr int kExactKvCacheBits = 16;
 
 struct Flags {
   EmbeddedFlags embedded;
@@ -104,18 +105,31 @@ void PrintAsJson(const Flags& flags, const ModelStore& store, size_t num_windows
   PrintJson(json);
 }
 
+// The policies' runner and, where its keys and values are coarser, one for the top precision whose are not.
+absl::Status RunPolicyEvaluation(const Flags& flags, const ModelStore& store, executor::ModelRunner& runner) {
+  FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, store));
+  PolicyFlags policy = flags.policy;
+  policy.lookahead = flags.embedded.lookahead;
+  std::unique_ptr<executor::ModelRunner> top;
+  if (flags.embedded.kv_cache_bits != kExactKvCacheBits) {
+    executor::ExecutorOptions options = ExecutorOptionsOf(flags.embedded);
+    options.kv_cache_bits = kExactKvCacheBits;
+    options.mapped_weights = true;
+    FQ_ASSIGN_OR_RETURN(top, executor::CreateRunner(store, options));
+  }
+  const PolicyRunners runners{runner, top != nullptr ? *top : runner};
+  if (!flags.report.folder.empty()) {
+    return MakeReport(flags.report, policy, flags.text, windows, flags.embedded, store, runners, flags.json);
+  }
+  return EvaluatePolicies(policy, flags.policies, flags.text, windows, store, runners, flags.json);
+}
+
 absl::Status RunEvaluate(const Flags& flags, std::vector<Result> results, bool all) {
   ConfigureLog(flags.embedded.log_level);
   FQ_ASSIGN_OR_RETURN(const auto store, ModelStore::Open(flags.embedded.model_dir));
   FQ_ASSIGN_OR_RETURN(const auto runner, executor::CreateRunner(*store, ExecutorOptionsOf(flags.embedded)));
   if (!flags.policies.empty() || !flags.report.folder.empty()) {
-    FQ_ASSIGN_OR_RETURN(const auto windows, MakeWindows(flags.text, *store));
-    PolicyFlags policy = flags.policy;
-    policy.lookahead = flags.embedded.lookahead;
-    if (!flags.report.folder.empty()) {
-      return MakeReport(flags.report, policy, flags.text, windows, flags.embedded, *store, *runner, flags.json);
-    }
-    return EvaluatePolicies(policy, flags.policies, flags.text, windows, *store, *runner, flags.json);
+    return RunPolicyEvaluation(flags, *store, *runner);
   }
   if (!runner->info().has_reference) {
     const auto is_reference = [](const Result& result) { return result.bits == kReferencePrecision; };
@@ -167,6 +181,11 @@ void AddEvaluate(CLI::App& app, RunCommand& run) {
       ->description(
           "With --policy and --report: bits of the activations that policies' prompts are computed with, on a CPU; "
           "what 8 bits lose counts as theirs");
+  AddKvCacheBitsFlag(*command, flags->embedded);
+  command->get_option("--kv-cache-bits")
+      ->description(
+          "Bits of keys and values, on a CPU; with --policy and --report those of the policies, and what 8 bits lose "
+          "counts as theirs");
   command->add_flag("--json", flags->json, "Print JSON");
   command->callback([flags, command, &run] {
     for (const char* name : {"--lookahead", "--prompt-activations"}) {

@@ -56,7 +56,7 @@ absl::StatusOr<Cases> MakeCases(const PolicyFlags& flags, const std::vector<std:
 // The direct cases in order, then the shuffled ones.
 absl::StatusOr<std::vector<Summary>> RunCases(const PolicyFlags& flags, const Cases& cases,
                                               const std::vector<PolicyWindow>& windows,
-                                              const controller::LayerGroups& groups, executor::ModelRunner& runner) {
+                                              const controller::LayerGroups& groups, const PolicyRunners& runners) {
   Progress progress("tokens");
   uint64_t total = 0;
   for (const PolicyWindow& window : windows) {
@@ -66,8 +66,8 @@ absl::StatusOr<std::vector<Summary>> RunCases(const PolicyFlags& flags, const Ca
   std::vector<Summary> summaries;
   const auto run = [&](const std::vector<PolicyCase>& these,
                        const char* what) -> absl::StatusOr<std::vector<PolicyOutcome>> {
-    FQ_ASSIGN_OR_RETURN(
-        auto outcomes, RunPolicies(these, windows, runner, [&](uint64_t done) { progress.Update(done, total, what); }));
+    FQ_ASSIGN_OR_RETURN(auto outcomes, RunPolicies(these, windows, runners,
+                                                   [&](uint64_t done) { progress.Update(done, total, what); }));
     for (size_t i = 0; i < these.size(); ++i) {
       Summary s{these[i].name, these[i].budget, ComputeFigures(outcomes[i], these[i].budget, groups, resampler), {}, 0};
       s.mean_kl = s.figures.Of([](const Figures& figures) { return figures.mean_kl; });
@@ -161,12 +161,12 @@ void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFla
 
 absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::string>& policies,
                               const TextWindowOptions& text, const std::vector<std::vector<uint32_t>>& windows,
-                              const ModelStore& store, executor::ModelRunner& runner, bool json) {
+                              const ModelStore& store, const PolicyRunners& runners, bool json) {
   FQ_ASSIGN_OR_RETURN(const auto prompted, WithPrompts(windows, flags.prompt_tokens));
   // No plan has 16 bits: the reference's type does not count.
   const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
   FQ_ASSIGN_OR_RETURN(const Cases cases, MakeCases(flags, policies, store, groups));
-  FQ_ASSIGN_OR_RETURN(const auto summaries, RunCases(flags, cases, prompted, groups, runner));
+  FQ_ASSIGN_OR_RETURN(const auto summaries, RunCases(flags, cases, prompted, groups, runners));
   if (json) {
     PrintAsJson(summaries, text, prompted.size(), store, flags);
   } else {

@@ -8,9 +8,9 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "client/cli/policy_cases.h"
+#include "client/cli/policy_evaluation.h"
 #include "client/cli/text_windows.h"
 #include "common/store/model_store.h"
-#include "executor/model_runner.h"
 
 namespace flexquant::cli {
 
@@ -23,7 +23,7 @@ void AddPolicyFlags(CLI::App& app, std::vector<std::string>& policies, PolicyFla
 // that do not go with it.
 absl::Status EvaluatePolicies(const PolicyFlags& flags, const std::vector<std::string>& policies,
                               const TextWindowOptions& text, const std::vector<std::vector<uint32_t>>& windows,
-                              const ModelStore& store, executor::ModelRunner& runner, bool json);
+                              const ModelStore& store, const PolicyRunners& runners, bool json);
 
 }  // namespace flexquant::cli
 

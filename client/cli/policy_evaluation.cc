@@ -34,9 +34,12 @@ struct WindowRun {
 
 class Evaluation {
  public:
-  Evaluation(const std::vector<PolicyCase>& cases, ModelRunner& runner)
-      : cases_(cases), runner_(runner), prompt_owner_(runner.info().coarse_prompts ? 1 : 0) {
-    top_ = PrecisionPlan::Uniform(kTopPrecision, runner.info().num_layer_groups);
+  Evaluation(const std::vector<PolicyCase>& cases, const PolicyRunners& runners)
+      : cases_(cases),
+        runner_(runners.policies),
+        top_runner_(runners.top),
+        prompt_owner_(runner_.info().coarse_prompts || &top_runner_ != &runner_ ? 1 : 0) {
+    top_ = PrecisionPlan::Uniform(kTopPrecision, runner_.info().num_layer_groups);
   }
 
   absl::StatusOr<WindowRun> Begin(size_t place, const PolicyWindow& window, uint32_t& next_block) {
@@ -60,7 +63,7 @@ class Evaluation {
   }
 
   // The prompt, the same for every sequence: they share its full blocks and compute only what is in the last one. If
-  // the backend computes prompts coarser, the top precision has its own, which is not.
+  // policies' prompts or keys and values are coarser, the top precision has its own, which are not.
   absl::Status Prefill(WindowRun& run) {
     const auto prompt = absl::MakeConstSpan(run.window->tokens).first(run.window->prompt_tokens);
     const size_t chunk = runner_.info().max_step_tokens;
@@ -74,7 +77,7 @@ class Evaluation {
         input.prompt_tokens = i < prompt_owner_ ? 0 : static_cast<int64_t>(input.tokens.size());
         input.sample = sampled ? std::optional<executor::SampleSpec>(Greedy()) : std::nullopt;
         input.num_logits = 0;
-        FQ_RETURN_IF_ERROR(runner_.RunStep({{input}}, &output_));
+        FQ_RETURN_IF_ERROR((i == 0 ? top_runner_ : runner_).RunStep({{input}}, &output_));
         FQ_RETURN_IF_ERROR(output_.sequences[0].status);
         if (sampled) {
           for (auto& unseen : run.unseen) {
@@ -112,7 +115,7 @@ class Evaluation {
     for (const WindowRun* run : active) {
       batch.sequences.push_back(Input(*run, step, top_, 0));
     }
-    FQ_RETURN_IF_ERROR(runner_.RunStep(batch, &output_));
+    FQ_RETURN_IF_ERROR(top_runner_.RunStep(batch, &output_));
     top_logits_.resize(active.size());
     top_stats_.resize(active.size());
     for (size_t w = 0; w < active.size(); ++w) {
@@ -269,6 +272,7 @@ class Evaluation {
 
   const std::vector<PolicyCase>& cases_;
   ModelRunner& runner_;
+  ModelRunner& top_runner_;
   const size_t prompt_owner_;  // first sequence whose prompt the others share
   const CpuKernels& kernels_ = GetCpuKernels(BestIsa());
   const SamplingConfig greedy_;
@@ -281,29 +285,31 @@ class Evaluation {
 
 }  // namespace
 
-absl::StatusOr<size_t> WindowsAtOnce(const ModelRunner& runner, size_t num_cases, size_t tokens) {
-  const auto& info = runner.info();
+absl::StatusOr<size_t> WindowsAtOnce(const PolicyRunners& runners, size_t num_cases, size_t tokens) {
+  const executor::RunnerInfo& info = runners.policies.info();
+  const uint32_t kv_blocks = std::min(info.kv_blocks, runners.top.info().kv_blocks);
   const size_t sequences = 1 + num_cases;
   const size_t blocks = (tokens + info.kv_block_tokens - 1) / info.kv_block_tokens * sequences;
-  if (blocks > info.kv_blocks || sequences > info.max_sequences) {
+  if (blocks > kv_blocks || sequences > info.max_sequences) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(sequences, " sequences of ", tokens, " tokens need ", blocks, " KV blocks; there are ",
-                     info.kv_blocks, " for up to ", info.max_sequences,
+        absl::StrCat(sequences, " sequences of ", tokens, " tokens need ", blocks, " KV blocks; there are ", kv_blocks,
+                     " for up to ", info.max_sequences,
                      " sequences; give fewer policies, a shorter --window or a larger --kv-cache-gb"));
   }
-  return std::min<size_t>({8, info.kv_blocks / blocks, info.max_sequences / sequences});
+  return std::min<size_t>({8, kv_blocks / blocks, info.max_sequences / sequences});
 }
 
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
-                                                       const std::vector<PolicyWindow>& windows, ModelRunner& runner,
+                                                       const std::vector<PolicyWindow>& windows,
+                                                       const PolicyRunners& runners,
                                                        const std::function<void(uint64_t)>& progress) {
   size_t longest = 0;
   for (const PolicyWindow& window : windows) {
     FQ_CHECK(window.prompt_tokens > 0 && window.prompt_tokens < window.tokens.size());
     longest = std::max(longest, window.tokens.size());
   }
-  FQ_ASSIGN_OR_RETURN(const size_t at_once, WindowsAtOnce(runner, cases.size(), longest));
-  Evaluation evaluation(cases, runner);
+  FQ_ASSIGN_OR_RETURN(const size_t at_once, WindowsAtOnce(runners, cases.size(), longest));
+  Evaluation evaluation(cases, runners);
   std::vector<PolicyOutcome> outcomes(cases.size(), PolicyOutcome(windows.size()));
   uint64_t done = 0;
   for (size_t begin = 0; begin < windows.size(); begin += at_once) {

@@ -56,9 +56,16 @@ struct WindowOutcome {
 };
 using PolicyOutcome = std::vector<WindowOutcome>;  // [windows]
 
+// What computes the policies, and the top precision beside them: the same runner, or one with more exact keys and
+// values and the same KV blocks' size. Both outlive this.
+struct PolicyRunners {
+  executor::ModelRunner& policies;
+  executor::ModelRunner& top;
+};
+
 // Windows that RunPolicies can feed side by side, so that a caller may cut its work: at least 1.
 // RESOURCE_EXHAUSTED if the KV cache is too small for a window of `tokens` under `num_cases` policies.
-absl::StatusOr<size_t> WindowsAtOnce(const executor::ModelRunner& runner, size_t num_cases, size_t tokens);
+absl::StatusOr<size_t> WindowsAtOnce(const PolicyRunners& runners, size_t num_cases, size_t tokens);
 
 // Feeds every window token by token, as in decoding with known answers: the prompt at the top precision, then each
 // token at the plan its policy chooses from the signals of the tokens before. The top precision runs beside it on the
@@ -66,7 +73,7 @@ absl::StatusOr<size_t> WindowsAtOnce(const executor::ModelRunner& runner, size_t
 // Returns [cases][windows]. RESOURCE_EXHAUSTED as WindowsAtOnce; CANCELLED on Ctrl-C.
 absl::StatusOr<std::vector<PolicyOutcome>> RunPolicies(const std::vector<PolicyCase>& cases,
                                                        const std::vector<PolicyWindow>& windows,
-                                                       executor::ModelRunner& runner,
+                                                       const PolicyRunners& runners,
                                                        const std::function<void(uint64_t)>& progress);
 
 }  // namespace flexquant::cli

@@ -116,6 +116,13 @@ class SameTokensTest(harness.CliTest):
     def test_smollm2(self):
         self.check_same(harness.smollm2())
 
+    def test_8_bit_keys_and_values(self):
+        eight = ("--kv-cache-bits", 8)
+        expected = self.ids(harness.stories(), "--seed", 7, *eight)
+        self.assertEqual(self.ids(harness.stories(), "--seed", 7, *eight, "--threads", 1), expected)
+        with harness.server("flexquant", "--model", harness.stories(), *eight) as (_, address):
+            self.assertEqual(self.ids(address, "--seed", 7), expected)
+
     def test_the_seed_chosen_is_reported(self):
         first = self.generate(harness.stories(), *self.SAMPLED)
         seed = first["effective"]["sampling"]["seed"]

@@ -56,6 +56,17 @@ class PoliciesTest(harness.CliTest):
         self.assertGreater(coarse["8"]["kl_mean"], 0)
         self.assertLess(coarse["8"]["kl_mean"], coarse["3"]["kl_mean"])
 
+    def test_coarse_keys_and_values_count_as_the_policies_loss(self):
+        arguments = ("--policy", "8,6,3", "--prompt-tokens", 40)
+        _, fine = self.evaluate(self.text(), *arguments)
+        _, coarse = self.evaluate(self.text(), *arguments, "--kv-cache-bits", 8)
+        _, same = self.evaluate(self.text(), *arguments, "--kv-cache-bits", 16)
+        self.assertEqual(same, fine)
+        # The top precision beside the policies is as exact as ever: what they lose is less than a bit's worth.
+        self.assertGreater(coarse["8"]["kl_mean"], 0)
+        self.assertLess(coarse["8"]["kl_mean"], fine["6"]["kl_mean"])
+        self.assertLess(abs(coarse["3"]["kl_mean"] - fine["3"]["kl_mean"]), 0.1 * fine["3"]["kl_mean"])
+
     def test_oracle(self):
         text = self.text()
         figures = []

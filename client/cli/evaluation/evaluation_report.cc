@@ -29,14 +29,14 @@ std::string Word(const auto& value) { return value.has_value() ? absl::StrCat(*v
 
 // Everything that changes what a policy does in a window of the text, however many windows there are.
 std::string LogKey(const PolicyFlags& policy, const TextWindowOptions& text, const std::string& text_checksum,
-                   const ModelStore& store, const Calibration& calibration, const executor::ModelRunner& runner) {
+                   const ModelStore& store, const Calibration& calibration, const PolicyRunners& runners) {
   const std::string fitted = calibration.ToJson();
   const RequestFlags& p = policy.parameters;
   return absl::StrCat(FLEXQUANT_VERSION, " ", store.revision(), " ", Checksum(fitted.data(), fitted.size()), " ",
                       text_checksum, " ", text.window, " ", policy.prompt_tokens, " ", policy.lookahead, " ",
                       policy.seed, " ", Word(p.min_bits), " ", Word(p.max_bits), " ", Word(p.entropy_high), " ",
                       Word(p.hysteresis), " ", Word(p.pple_weight), " ", Word(p.tokens_per_level), " ",
-                      runner.info().device);
+                      runners.policies.info().device);
 }
 
 Json Facts(const PolicyFlags& policy, const TextWindowOptions& text, const std::string& text_checksum,
@@ -58,7 +58,7 @@ Json Facts(const PolicyFlags& policy, const TextWindowOptions& text, const std::
   json["lookahead"] = policy.lookahead;
   json["seed"] = policy.seed;
   json["bootstrap_draws"] = Resampler::kDraws;
-  json["device"] = context.runner.info().device;
+  json["device"] = context.runners.policies.info().device;
   json["machine"] = MachineLine();
   return json;
 }
@@ -140,7 +140,7 @@ void AddReportFlags(CLI::App& app, ReportFlags& flags) {
 
 absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, const TextWindowOptions& text,
                         const std::vector<std::vector<uint32_t>>& windows, const EmbeddedFlags& embedded,
-                        const ModelStore& store, executor::ModelRunner& runner, bool json) {
+                        const ModelStore& store, const PolicyRunners& runners, bool json) {
   FQ_ASSIGN_OR_RETURN(const auto calibration, store.ReadCalibration());
   if (!calibration.has_value()) {
     return absl::FailedPreconditionError(
@@ -159,15 +159,15 @@ absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, con
   if (error) {
     return absl::PermissionDeniedError(absl::StrCat("cannot make ", flags.folder, ": ", error.message()));
   }
-  const std::string key = LogKey(policy, text, text_checksum, store, *calibration, runner);
+  const std::string key = LogKey(policy, text, text_checksum, store, *calibration, runners);
   FQ_ASSIGN_OR_RETURN(const auto log, EvaluationLog::Open((fs::path(flags.folder) / "measured.jsonl").string(), key));
   std::vector<double> budgets = flags.budgets;
   std::sort(budgets.begin(), budgets.end());
   budgets.erase(std::unique(budgets.begin(), budgets.end()), budgets.end());
   // No plan has 16 bits: the reference's type does not count.
   const controller::LayerGroups groups(store.config(), store.group_size(), Dtype::kBF16);
-  const ReportContext context{policy, budgets, flags.oracle_windows, *calibration, other_calibration, groups, prompted,
-                              runner, *log};
+  const ReportContext context{policy,  budgets, flags.oracle_windows, *calibration, other_calibration, groups, prompted,
+                              runners, *log};
   Json report = Facts(policy, text, text_checksum, store, context);
   FQ_ASSIGN_OR_RETURN(const auto measured, MeasurePolicies(context));
   DescribePolicies(context, measured, report);

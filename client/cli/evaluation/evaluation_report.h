@@ -9,9 +9,9 @@
 #include "absl/status/status.h"
 #include "client/cli/connection.h"
 #include "client/cli/policy_cases.h"
+#include "client/cli/policy_evaluation.h"
 #include "client/cli/text_windows.h"
 #include "common/store/model_store.h"
-#include "executor/model_runner.h"
 
 namespace flexquant::cli {
 
@@ -36,7 +36,7 @@ void AddReportFlags(CLI::App& app, ReportFlags& flags);
 // `json`. FAILED_PRECONDITION for a model that is not calibrated; CANCELLED on Ctrl-C, within a step.
 absl::Status MakeReport(const ReportFlags& flags, const PolicyFlags& policy, const TextWindowOptions& text,
                         const std::vector<std::vector<uint32_t>>& windows, const EmbeddedFlags& embedded,
-                        const ModelStore& store, executor::ModelRunner& runner, bool json);
+                        const ModelStore& store, const PolicyRunners& runners, bool json);
 
 }  // namespace flexquant::cli
 

@@ -25,10 +25,10 @@ std::string IdOf(const std::string& scope, const PolicyCase& c, const PolicyWind
 }
 
 // As many cases as fit the KV cache with one window of `tokens`.
-absl::StatusOr<size_t> CasesAtOnce(const executor::ModelRunner& runner, size_t cases, size_t tokens) {
+absl::StatusOr<size_t> CasesAtOnce(const PolicyRunners& runners, size_t cases, size_t tokens) {
   absl::Status status;
   for (size_t count = std::min(cases, kCasesAPiece); count > 0; --count) {
-    status = WindowsAtOnce(runner, count, tokens).status();
+    status = WindowsAtOnce(runners, count, tokens).status();
     if (status.ok()) {
       return count;
     }
@@ -39,8 +39,8 @@ absl::StatusOr<size_t> CasesAtOnce(const executor::ModelRunner& runner, size_t c
 class Pieces {
  public:
   Pieces(const std::string& scope, const std::vector<PolicyCase>& cases, const std::vector<PolicyWindow>& windows,
-         executor::ModelRunner& runner, EvaluationLog& log)
-      : scope_(scope), cases_(cases), windows_(windows), runner_(runner), log_(log) {}
+         const PolicyRunners& runners, EvaluationLog& log)
+      : scope_(scope), cases_(cases), windows_(windows), runners_(runners), log_(log) {}
 
   absl::Status Run() {
     for (const PolicyWindow& window : windows_) {
@@ -86,7 +86,7 @@ class Pieces {
     if (missing.empty()) {
       return absl::OkStatus();
     }
-    FQ_ASSIGN_OR_RETURN(const size_t at_once, CasesAtOnce(runner_, missing.size(), longest));
+    FQ_ASSIGN_OR_RETURN(const size_t at_once, CasesAtOnce(runners_, missing.size(), longest));
     for (size_t begin = 0; begin < missing.size(); begin += at_once) {
       const size_t end = std::min(missing.size(), begin + at_once);
       FQ_RETURN_IF_ERROR(RunPiece(
@@ -98,7 +98,7 @@ class Pieces {
   }
 
   absl::Status RunPiece(const std::vector<PolicyCase>& cases, const std::vector<PolicyWindow>& group) {
-    FQ_ASSIGN_OR_RETURN(const auto outcomes, RunPolicies(cases, group, runner_, [&](uint64_t done) {
+    FQ_ASSIGN_OR_RETURN(const auto outcomes, RunPolicies(cases, group, runners_, [&](uint64_t done) {
                           progress_.Update(done_ + done * cases.size(), total_, scope_);
                         }));
     for (size_t i = 0; i < cases.size(); ++i) {
@@ -112,7 +112,7 @@ class Pieces {
   const std::string& scope_;
   const std::vector<PolicyCase>& cases_;
   const std::vector<PolicyWindow>& windows_;
-  executor::ModelRunner& runner_;
+  const PolicyRunners& runners_;
   EvaluationLog& log_;
   Progress progress_{"tokens"};
   uint64_t done_ = 0;
@@ -142,8 +142,8 @@ std::optional<Piece> ParsePieceId(absl::string_view id) {
 
 absl::StatusOr<std::vector<PolicyOutcome>> Measure(const std::string& scope, const std::vector<PolicyCase>& cases,
                                                    const std::vector<PolicyWindow>& windows,
-                                                   executor::ModelRunner& runner, EvaluationLog& log) {
-  Pieces pieces(scope, cases, windows, runner, log);
+                                                   const PolicyRunners& runners, EvaluationLog& log) {
+  Pieces pieces(scope, cases, windows, runners, log);
   FQ_RETURN_IF_ERROR(pieces.Run());
   return pieces.Collect();
 }

@@ -10,7 +10,6 @@
 #include "absl/strings/string_view.h"
 #include "client/cli/evaluation/evaluation_log.h"
 #include "client/cli/policy_evaluation.h"
-#include "executor/model_runner.h"
 
 namespace flexquant::cli {
 
@@ -31,7 +30,7 @@ std::optional<Piece> ParsePieceId(absl::string_view id);
 // again, what is new is added to it. Progress is shown as `scope`. Errors of RunPolicies and the log.
 absl::StatusOr<std::vector<PolicyOutcome>> Measure(const std::string& scope, const std::vector<PolicyCase>& cases,
                                                    const std::vector<PolicyWindow>& windows,
-                                                   executor::ModelRunner& runner, EvaluationLog& log);
+                                                   const PolicyRunners& runners, EvaluationLog& log);
 
 }  // namespace flexquant::cli
 

@@ -196,7 +196,7 @@ absl::StatusOr<std::vector<MeasuredPolicy>> MeasureCases(const ReportContext& co
                                                          const std::vector<PolicyCase>& cases,
                                                          const std::vector<std::string>& kinds,
                                                          const std::vector<PolicyWindow>& windows) {
-  FQ_ASSIGN_OR_RETURN(auto outcomes, Measure(scope, cases, windows, context.runner, context.log));
+  FQ_ASSIGN_OR_RETURN(auto outcomes, Measure(scope, cases, windows, context.runners, context.log));
   const Resampler resampler(windows.size(), context.flags.seed);
   std::vector<MeasuredPolicy> measured;
   for (size_t i = 0; i < cases.size(); ++i) {

@@ -10,7 +10,6 @@
 #include "client/cli/evaluation/figures_json.h"
 #include "client/cli/policy_cases.h"
 #include "common/calibration/calibration.h"
-#include "executor/model_runner.h"
 
 namespace flexquant::cli {
 
@@ -23,7 +22,7 @@ struct ReportContext {
   const std::optional<Calibration>& other_calibration;  // of the same weights, on another text
   const controller::LayerGroups& groups;
   const std::vector<PolicyWindow>& windows;
-  executor::ModelRunner& runner;
+  const PolicyRunners& runners;
   EvaluationLog& log;
 };
 

@@ -159,7 +159,7 @@ absl::StatusOr<Json> ReportTasks(const ReportContext& context, const std::vector
   Json json = Json::array();
   for (const TaskWindows& task : tasks) {
     FQ_ASSIGN_OR_RETURN(const auto outcomes, Measure(absl::StrCat(task.task.name, " ", task.checksum), cases,
-                                                     task.windows, context.runner, context.log));
+                                                     task.windows, context.runners, context.log));
     std::vector<Answers> answers;
     for (const PolicyOutcome& outcome : outcomes) {
       answers.push_back(Judge(task.task, outcome, context.groups));
