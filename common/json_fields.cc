@@ -104,6 +104,14 @@ absl::StatusOr<std::vector<uint64_t>> JsonFields::Counts(const std::string& fiel
   return List<uint64_t>(field, size, "whole numbers", allowed, "whole number >= 0");
 }
 
+absl::StatusOr<JsonFields> JsonFields::Object(const std::string& field) const {
+  const Json* value = Find(field);
+  if (value == nullptr || !value->is_object()) {
+    return Error(field, "is missing or not an object");
+  }
+  return JsonFields(*value, path_, absl::StrCat(where_, field, "."), remedy_);
+}
+
 absl::StatusOr<std::vector<JsonFields>> JsonFields::Objects(const std::string& field) const {
   const Json* value = Find(field);
   if (value == nullptr || !value->is_array()) {

@@ -20,6 +20,7 @@ class JsonFields {
   JsonFields(const nlohmann::ordered_json& object, std::string path, std::string where, std::string remedy);
 
   absl::Status Error(const std::string& field, const std::string& problem) const;
+  bool Has(const std::string& field) const { return Find(field) != nullptr; }
 
   absl::StatusOr<bool> Bool(const std::string& field) const;
   absl::StatusOr<int64_t> Integer(const std::string& field) const;
@@ -33,6 +34,8 @@ class JsonFields {
   // `size` of them, each in [-max, max].
   absl::StatusOr<std::vector<double>> SignedNumbers(const std::string& field, size_t size, double max) const;
   absl::StatusOr<std::vector<uint64_t>> Counts(const std::string& field, size_t size) const;
+  // An object, to be read by fields of its own.
+  absl::StatusOr<JsonFields> Object(const std::string& field) const;
   // An array of objects, each to be read by fields of its own.
   absl::StatusOr<std::vector<JsonFields>> Objects(const std::string& field) const;
 

@@ -72,7 +72,7 @@ absl::Time Batch::Admit(RequestQueue& queue, absl::Time now, Balancer* balancer,
     if (sequence == nullptr) {
       break;
     }
-    sequence->Start(++last_executor_id_, std::move(prefix), kv_.block_tokens(), now);
+    sequence->Start(++last_executor_id_, std::move(prefix), kv_.block_tokens(), limits_.settings, now);
     const auto place = std::upper_bound(running_.begin(), running_.end(), sequence,
                                         [](const auto& a, const auto& b) { return MoreImportant(*a, *b); });
     running_.insert(place, std::move(sequence));
@@ -129,7 +129,8 @@ std::optional<StepWork> Batch::Work(const std::vector<SequenceStep>& steps) cons
   const bool usual = std::none_of(steps.begin(), steps.end(), [](const SequenceStep& step) {
     return step.audit || step.plan.bits[0] == kReferencePrecision;
   });
-  return groups_ != nullptr && usual ? std::optional(WorkOf(*groups_, steps, limits_.coarse_prompts)) : std::nullopt;
+  return groups_ != nullptr && usual ? std::optional(WorkOf(*groups_, steps, limits_.settings.coarse_prompts))
+                                     : std::nullopt;
 }
 
 uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
@@ -146,9 +147,9 @@ uint32_t Batch::PrefillTokens(const std::vector<StepMember>& decodes) const {
     steps.push_back(member.step);
   }
   const double left = absl::ToDoubleSeconds(limits_.max_step_time) -
-                      cost_.Of(WorkOf(*groups_, steps, limits_.coarse_prompts)) -
+                      cost_.Of(WorkOf(*groups_, steps, limits_.settings.coarse_prompts)) -
                       cost_.Of({static_cast<double>(groups_->BytesRead(top)), 0});
-  const double tokens = left / cost_.Of({0, WorkOf(*groups_, {prompt}, limits_.coarse_prompts).products});
+  const double tokens = left / cost_.Of({0, WorkOf(*groups_, {prompt}, limits_.settings.coarse_prompts).products});
   return static_cast<uint32_t>(std::clamp<double>(tokens, std::min(kMinPrefillTokens, limits_.prefill_chunk_tokens),
                                                   limits_.prefill_chunk_tokens));
 }

@@ -26,7 +26,7 @@ struct BatchLimits {
   double audit_rate = 0;                // of decode steps whose policy predicts KL; 0 = none
   // Of a step that decodes, prompts are computed in pieces that fit; as far as the steps before tell.
   absl::Duration max_step_time = absl::InfiniteDuration();
-  bool coarse_prompts = false;  // prompts have 8-bit activations
+  BackendSettings settings = {};  // the executor's
 };
 
 // The sequences on one executor and the KV blocks they use: who comes in, what the next step has, who has to leave when

@@ -11,6 +11,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "proto/executor_limits.h"
+#include "spdlog/spdlog.h"
 #include "transport/keepalive.h"
 
 namespace flexquant::controller {
@@ -133,7 +134,13 @@ absl::Status ExecutorClient::Describe(absl::Time deadline) {
                   .max_sequences = std::min(response.max_sequences(), kMaxPlans),
                   .max_step_tokens = response.max_step_tokens(),
                   .audits = response.audits(),
-                  .coarse_prompts = response.coarse_prompts()};
+                  .settings = {response.coarse_prompts(), response.kv_cache_bits() == 8 ? 8 : 16}};
+  if (expected_.backend_loss.has_value() && !expected_.backend_loss->Knows(description_.settings)) {
+    spdlog::warn(
+        "executor {} has coarser prompts, or keys and values, than the calibration knows the loss of: budgets of KL do "
+        "not count it; calibrate the package again with `flexquant calibrate`",
+        target_.address);
+  }
   return absl::OkStatus();
 }
 

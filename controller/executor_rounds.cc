@@ -42,7 +42,7 @@ ExecutorRounds::ExecutorRounds(const ExecutorDescription& description, const Wor
       hooks_(std::move(hooks)),
       batch_(description.num_kv_blocks, description.kv_block_tokens,
              {description.max_sequences, description.max_step_tokens, options.prefill_chunk_tokens,
-              description.audits ? options.audit_rate : 0, options.max_step_time, description.coarse_prompts},
+              description.audits ? options.audit_rate : 0, options.max_step_time, description.settings},
              options.groups) {
   Join();
 }

@@ -43,8 +43,10 @@ absl::Span<const PrefixKey> Sequence::PromptKeys(uint32_t block_tokens) const {
   return absl::MakeConstSpan(prompt_keys_).first(prompt_keys_.size() - (all ? 1 : 0));
 }
 
-void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens, absl::Time now) {
+void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens,
+                     const BackendSettings& settings, absl::Time now) {
   executor_id_ = executor_id;
+  spec_->policy->SetBackend(settings);
   block_tokens_ = block_tokens;
   kv_blocks_ = std::move(prefix_blocks);
   blocks_sent_ = 0;
@@ -195,6 +197,8 @@ void Sequence::Accept(const SampledToken& token, std::optional<double> audit_kl,
   AnswerDelta delta;
   const std::optional<double> predicted = journal_.predicted_kl(index);
   if (audit_kl.has_value() && predicted.has_value()) {
+    // Measured with the executor's settings on both sides: what they cost is missing.
+    audit_kl = *audit_kl + spec_->policy->backend_kl();
     tally_.AddAudit(*audit_kl);
     spec_->policy->Audited(*predicted, *audit_kl);
   }

@@ -68,8 +68,10 @@ class Sequence {
   // if that was all of it.
   void Resume();
 
-  // The request goes to an executor, which knows it by `executor_id`; `prefix_blocks` hold its first tokens already.
-  void Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens, absl::Time now);
+  // The request goes to an executor with `settings`, which knows it by `executor_id`; `prefix_blocks` hold its first
+  // tokens already.
+  void Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, uint32_t block_tokens,
+             const BackendSettings& settings, absl::Time now);
   uint64_t executor_id() const { return executor_id_; }
   // It leaves its executor without having ended; returns the blocks it had. Results on their way no longer count.
   std::vector<uint32_t> Leave();

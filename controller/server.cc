@@ -101,7 +101,10 @@ class ControllerServerImpl final : public ControllerServer {
     scheduler_options.worker.prefill_chunk_tokens = options.prefill_chunk_tokens;
     scheduler_options.worker.max_step_time = options.max_step_time;
     scheduler_options.worker.audit_rate = options.audit_rate;
-    const ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
+    ExpectedModel expected{model_.revision, model_.layer_groups->count(), model_.policies.has_reference};
+    if (model_.policies.calibrated != nullptr) {
+      expected.backend_loss = model_.policies.calibrated->backend_loss;
+    }
     scheduler_ = std::make_unique<Scheduler>(scheduler_options, expected, *model_.tokenizer, *model_.layer_groups,
                                              [this](bool ready) { SetReady(ready); });
     access_ = std::make_unique<AccessControl>();

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/calibration/backend_loss.h"
 #include "common/precision.h"
 #include "controller/generation.h"
 
@@ -61,7 +62,7 @@ struct ExecutorDescription {
   uint32_t max_sequences = 0;
   uint32_t max_step_tokens = 0;
   bool audits = false;
-  bool coarse_prompts = false;  // prompts have 8-bit activations
+  BackendSettings settings = {};
 };
 
 // What a controller expects of its executors.
@@ -69,6 +70,7 @@ struct ExpectedModel {
   std::string revision;
   int num_layer_groups = 0;
   bool has_reference = false;
+  std::optional<BackendLoss> backend_loss = {};  // of a calibrated model
 };
 
 }  // namespace flexquant::controller

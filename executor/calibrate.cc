@@ -16,6 +16,13 @@
 namespace flexquant::executor {
 namespace {
 
+void AddLoss(const std::vector<PositionDivergence>& divergences, CalibrationProgress::LossSum* sum) {
+  for (const PositionDivergence& position : divergences) {
+    sum->kl += position.kl_nats;
+  }
+  sum->positions += divergences.size();
+}
+
 class Calibrator {
  public:
   Calibrator(const ModelStore& store, const CalibrationWindows& windows, const CalibrateOptions& options,
@@ -74,6 +81,7 @@ absl::StatusOr<CalibrateResult> Calibrator::Run() {
   calibration.holdout_positions = progress_.rungs.front().kl.size();
   calibration.sensitivities = progress_.Sensitivities();
   calibration.rungs = MonotoneRungs(result.measured);
+  calibration.backend_loss = {progress_.coarse_prompts.Mean(), progress_.kv_cache_8.Mean()};
   FitRequirements(result);
   return result;
 }
@@ -224,6 +232,10 @@ absl::Status Calibrator::MeasureRungs() {
         samples[r].nll_nats += position.nll_nats;
       }
     }
+    FQ_ASSIGN_OR_RETURN(const auto kv_cache_8, forward_->MeasureKvCache8());
+    FQ_ASSIGN_OR_RETURN(const auto coarse_prompts, forward_->MeasureCoarsePrompts());
+    AddLoss(kv_cache_8, &progress_.kv_cache_8);
+    AddLoss(coarse_prompts, &progress_.coarse_prompts);
     progress_.rungs = std::move(samples);
     progress_.holdout_signals.push_back(std::move(signals));
     work_done_ += work;

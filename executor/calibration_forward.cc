@@ -6,11 +6,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/status_macros.h"
+#include "kernels/kernels.h"
 
 namespace flexquant::executor {
 namespace {
 
 constexpr uint32_t kKvBlockTokens = 16;
+
+absl::Status NoWindowError() { return absl::FailedPreconditionError("there is no window to measure on"); }
+
+absl::Status KeepNothing(int64_t /*block*/, absl::Span<const float> /*hidden*/) { return absl::OkStatus(); }
 
 }  // namespace
 
@@ -24,6 +29,7 @@ absl::StatusOr<std::unique_ptr<CalibrationForward>> CalibrationForward::Create(c
   KvCache::Shape shape{config.num_layers, config.num_kv_heads, config.head_dim, kKvBlockTokens, 0};
   shape.num_blocks = (static_cast<uint32_t>(options.max_positions) + kKvBlockTokens - 1) / kKvBlockTokens;
   CpuRunnerOptions runner_options;
+  runner_options.coarse_prompts = true;  // those that a step says are prompts
   runner_options.num_threads = options.num_threads;
   runner_options.isa = options.isa;
   runner_options.rescore = options.rescore;
@@ -33,17 +39,26 @@ absl::StatusOr<std::unique_ptr<CalibrationForward>> CalibrationForward::Create(c
   runner_options.max_sequences = 1;
   runner_options.max_step_tokens = static_cast<uint32_t>(options.max_positions);
   FQ_ASSIGN_OR_RETURN(auto runner, CpuModelRunner::Create(store, runner_options));
-  auto forward =
-      std::unique_ptr<CalibrationForward>(new CalibrationForward(store, std::move(options), std::move(runner)));
+  std::unique_ptr<CpuModelRunner> kv_8_runner;
+  if (config.head_dim <= kMaxKv8HeadDim) {
+    shape.bits = runner_options.kv_cache_bits = 8;
+    runner_options.kv_cache_bytes = shape.Bytes();
+    runner_options.mapped_weights = true;  // it has little to do
+    FQ_ASSIGN_OR_RETURN(kv_8_runner, CpuModelRunner::Create(store, runner_options));
+  }
+  auto forward = std::unique_ptr<CalibrationForward>(
+      new CalibrationForward(store, std::move(options), std::move(runner), std::move(kv_8_runner)));
   forward->block_table_.resize(shape.num_blocks);
   std::iota(forward->block_table_.begin(), forward->block_table_.end(), 0U);
   return forward;
 }
 
-CalibrationForward::CalibrationForward(const ModelStore& store, Options options, std::unique_ptr<CpuModelRunner> runner)
+CalibrationForward::CalibrationForward(const ModelStore& store, Options options, std::unique_ptr<CpuModelRunner> runner,
+                                       std::unique_ptr<CpuModelRunner> kv_8_runner)
     : store_(store),
       options_(std::move(options)),
       runner_(std::move(runner)),
+      kv_8_runner_(std::move(kv_8_runner)),
       top_plan_(PrecisionPlan::Uniform(kTopPrecision, store.num_layer_groups())) {}
 
 absl::Status CalibrationForward::SetWindow(absl::Span<const uint32_t> tokens) {
@@ -59,7 +74,7 @@ absl::Status CalibrationForward::SetWindow(absl::Span<const uint32_t> tokens) {
                   static_cast<size_t>(store_.config().hidden_size));
   StepOutput output;
   FQ_RETURN_IF_ERROR(Run(
-      top_plan_, {},
+      *runner_, top_plan_, 0, {},
       [this](int64_t, absl::Span<const float> hidden) {
         hidden_.insert(hidden_.end(), hidden.begin(), hidden.end());
         return absl::OkStatus();
@@ -83,40 +98,66 @@ absl::Status CalibrationForward::SetWindow(absl::Span<const uint32_t> tokens) {
 
 absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::Measure(const PrecisionPlan& plan) {
   if (top_.empty()) {
-    return absl::FailedPreconditionError("there is no window to measure on");
+    return NoWindowError();
   }
   FQ_RETURN_IF_ERROR(plan.Validate(store_.num_layer_groups(), store_.has_reference()));
   PassStart start;
   start.block = FirstLoweredBlock(plan);
   start.hidden = Hidden(start.block);
   StepOutput output;
-  FQ_RETURN_IF_ERROR(Run(
-      plan, start, [](int64_t, absl::Span<const float>) { return absl::OkStatus(); }, &output));
-  const float* logits = output.sequences[0].logits.data();
-  std::vector<PositionDivergence> divergences(top_.size());
+  FQ_RETURN_IF_ERROR(Run(*runner_, plan, 0, start, KeepNothing, &output));
+  return Divergences(output.sequences[0].logits, 0);
+}
+
+absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::MeasureKvCache8() {
+  if (top_.empty()) {
+    return NoWindowError();
+  }
+  if (kv_8_runner_ == nullptr) {
+    return std::vector<PositionDivergence>();
+  }
+  StepOutput output;
+  FQ_RETURN_IF_ERROR(Run(*kv_8_runner_, top_plan_, 0, {}, KeepNothing, &output));
+  return Divergences(output.sequences[0].logits, 0);
+}
+
+absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::MeasureCoarsePrompts() {
+  if (top_.empty()) {
+    return NoWindowError();
+  }
+  const size_t prompt = top_.size() / 2;
+  StepOutput output;
+  FQ_RETURN_IF_ERROR(Run(*runner_, top_plan_, static_cast<int64_t>(prompt), {}, KeepNothing, &output));
+  return Divergences(output.sequences[0].logits, prompt);
+}
+
+std::vector<PositionDivergence> CalibrationForward::Divergences(absl::Span<const float> logits, size_t first) {
+  std::vector<PositionDivergence> divergences(top_.size() - first);
   const auto vocab = static_cast<size_t>(store_.config().vocab_size);
-  runner_->pool().ParallelChunks(static_cast<int64_t>(top_.size()), 1, [&](int64_t begin, int64_t end, int) {
-    for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
-      const float* row = logits + i * vocab;
+  runner_->pool().ParallelChunks(static_cast<int64_t>(divergences.size()), 1, [&](int64_t begin, int64_t end, int) {
+    for (auto at = static_cast<size_t>(begin); at < static_cast<size_t>(end); ++at) {
+      const size_t i = first + at;
+      const float* row = logits.data() + i * vocab;
       const LogitStats stats = runner_->kernels().logit_stats(row, static_cast<int64_t>(vocab));
-      divergences[i].kl_nats =
+      divergences[at].kl_nats =
           runner_->kernels().kl_divergence(top_logits_.data() + i * vocab, top_stats_[i].log_sum_exp, row,
                                            stats.log_sum_exp, static_cast<int64_t>(vocab));
-      divergences[i].nll_nats = static_cast<double>(stats.log_sum_exp) - static_cast<double>(row[tokens_[i + 1]]);
-      divergences[i].top1_agrees = stats.argmax == top_stats_[i].argmax;
+      divergences[at].nll_nats = static_cast<double>(stats.log_sum_exp) - static_cast<double>(row[tokens_[i + 1]]);
+      divergences[at].top1_agrees = stats.argmax == top_stats_[i].argmax;
     }
   });
   return divergences;
 }
 
-absl::Status CalibrationForward::Run(const PrecisionPlan& plan, const PassStart& start, BlockObserver keep,
-                                     StepOutput* output) {
+absl::Status CalibrationForward::Run(CpuModelRunner& runner, const PrecisionPlan& plan, int64_t prompt_tokens,
+                                     const PassStart& start, BlockObserver keep, StepOutput* output) {
   SequenceInput sequence;
   sequence.tokens = absl::MakeConstSpan(tokens_).first(tokens_.size() - 1);
   sequence.plan = &plan;
   sequence.block_table = block_table_;
+  sequence.prompt_tokens = prompt_tokens;
   sequence.num_logits = static_cast<int64_t>(sequence.tokens.size());
-  FQ_RETURN_IF_ERROR(runner_->RunFrom(
+  FQ_RETURN_IF_ERROR(runner.RunFrom(
       {{sequence}}, start,
       [&](int64_t block, absl::Span<const float> hidden) {
         if (options_.cancelled && options_.cancelled()) {

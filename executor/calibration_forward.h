@@ -57,10 +57,19 @@ class CalibrationForward {
 
   // Of every position under `plan`, in order. FAILED_PRECONDITION without a window.
   absl::StatusOr<std::vector<PositionDivergence>> Measure(const PrecisionPlan& plan);
+  // The same at the top precision with 8-bit keys and values, and with 8-bit activations in the window's first half,
+  // of the positions behind it. Empty if the model's heads are too large for the former.
+  absl::StatusOr<std::vector<PositionDivergence>> MeasureKvCache8();
+  absl::StatusOr<std::vector<PositionDivergence>> MeasureCoarsePrompts();
 
  private:
-  CalibrationForward(const ModelStore& store, Options options, std::unique_ptr<CpuModelRunner> runner);
-  absl::Status Run(const PrecisionPlan& plan, const PassStart& start, BlockObserver keep, StepOutput* output);
+  CalibrationForward(const ModelStore& store, Options options, std::unique_ptr<CpuModelRunner> runner,
+                     std::unique_ptr<CpuModelRunner> kv_8_runner);
+  // The window through `runner`, its first `prompt_tokens` as a prompt.
+  absl::Status Run(CpuModelRunner& runner, const PrecisionPlan& plan, int64_t prompt_tokens, const PassStart& start,
+                   BlockObserver keep, StepOutput* output);
+  // Of `logits` [positions, vocab], from position `first` on.
+  std::vector<PositionDivergence> Divergences(absl::Span<const float> logits, size_t first);
   // First block of which `plan` lowers a layer group; num_layers if only the head is lowered or nothing.
   int64_t FirstLoweredBlock(const PrecisionPlan& plan) const;
   absl::Span<const float> Hidden(int64_t block) const;  // [positions, hidden_size]
@@ -68,6 +77,7 @@ class CalibrationForward {
   const ModelStore& store_;
   const Options options_;
   const std::unique_ptr<CpuModelRunner> runner_;
+  const std::unique_ptr<CpuModelRunner> kv_8_runner_;  // null if the model's heads are too large
   const PrecisionPlan top_plan_;
   std::vector<uint32_t> block_table_;
 

@@ -12,7 +12,8 @@ double CalibrationWork::OfPass(int block) const {
 }
 
 double CalibrationWork::OfHoldout(const std::vector<uint32_t>& window) const {
-  return num_rungs_ * OfPass(0) * static_cast<double>(window.size() - 1);
+  // And what settings of a backend lose: one pass each.
+  return (num_rungs_ + 2) * OfPass(0) * static_cast<double>(window.size() - 1);
 }
 
 double CalibrationWork::Left(const CalibrationWindows& windows, uint64_t units_done) const {

@@ -111,7 +111,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
   info_.max_sequences = options.max_sequences;
   info_.max_step_tokens = options.max_step_tokens;
   info_.audits = true;
-  info_.coarse_prompts = options.coarse_prompts;
+  info_.settings = {options.coarse_prompts, options.kv_cache_bits};
 
   attention_shape_.num_heads = config_.num_heads;
   attention_shape_.num_kv_heads = config_.num_kv_heads;

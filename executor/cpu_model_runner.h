@@ -127,7 +127,7 @@ class CpuModelRunner : public ModelRunner {
   void BeginStep(const StepBatch& batch);
   // Of a sequence's tokens, how many of the first have 8-bit activations at every width.
   int64_t CoarseTokens(const SequenceInput& sequence) const {
-    return info_.coarse_prompts ? sequence.prompt_tokens : 0;
+    return info_.settings.coarse_prompts ? sequence.prompt_tokens : 0;
   }
   void ComputeAngles();
   void LookUpEmbeddings(const StepBatch& batch);

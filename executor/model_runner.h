@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "common/calibration/backend_loss.h"
 #include "common/precision.h"
 #include "kernels/sampling.h"
 
@@ -68,7 +69,7 @@ struct RunnerInfo {
   uint32_t max_sequences = 0;    // a step
   uint32_t max_step_tokens = 0;  // a step
   bool audits = false;           // a position may be computed again, and the last time counts
-  bool coarse_prompts = false;   // SequenceInput::prompt_tokens changes results
+  BackendSettings settings;      // coarse_prompts: SequenceInput::prompt_tokens changes results
 };
 
 class ModelRunner {

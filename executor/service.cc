@@ -105,8 +105,8 @@ class ExecutorService::Stream : public grpc::ServerBidiReactor<v1::ExecuteReques
         response.mutable_draining();
       } else {
         const v1::ExecuteRequest& request = (*message)->request;
-        status = request.has_open() && !opened_ ? service_.Claim(this, request.open().controller_id())
-                                                : absl::OkStatus();
+        status =
+            request.has_open() && !opened_ ? service_.Claim(this, request.open().controller_id()) : absl::OkStatus();
         if (status.ok()) {
           status = session_.Handle(request, (*message)->received, &response);
         }
@@ -226,7 +226,8 @@ grpc::ServerUnaryReactor* ExecutorService::Describe(grpc::CallbackServerContext*
   response->set_steps_done(engine_.steps_done());
   response->set_max_streams(options_.max_streams);
   response->set_audits(info.audits);
-  response->set_coarse_prompts(info.coarse_prompts);
+  response->set_coarse_prompts(info.settings.coarse_prompts);
+  response->set_kv_cache_bits(static_cast<uint32_t>(info.settings.kv_cache_bits));
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

@@ -102,6 +102,13 @@ void PrintTable(const Flags& flags, const ModelStore& store, const executor::Cal
   if (dropped > 0) {
     std::printf("%zu of %zu rungs dropped: a cheaper one is as good or better\n", dropped, result.measured.size());
   }
+  const BackendLoss& loss = calibration.backend_loss;
+  for (const auto& [what, kl] :
+       {std::pair("--kv-cache-bits 8", loss.kv_cache_8), std::pair("--prompt-activations 8", loss.coarse_prompts)}) {
+    if (kl.has_value()) {
+      std::printf("%-22s loses %.5f nats, whatever the plan\n", what, *kl);
+    }
+  }
 }
 
 // What the precision requirement model is worth, and what requests that aim at a KL get.

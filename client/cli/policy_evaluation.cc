@@ -38,7 +38,7 @@ class Evaluation {
       : cases_(cases),
         runner_(runners.policies),
         top_runner_(runners.top),
-        prompt_owner_(runner_.info().coarse_prompts || &top_runner_ != &runner_ ? 1 : 0) {
+        prompt_owner_(runner_.info().settings.coarse_prompts || &top_runner_ != &runner_ ? 1 : 0) {
     top_ = PrecisionPlan::Uniform(kTopPrecision, runner_.info().num_layer_groups);
   }
 
@@ -57,6 +57,7 @@ class Evaluation {
       run.policies.emplace_back();
       if (policy.make != nullptr) {
         FQ_ASSIGN_OR_RETURN(run.policies.back(), policy.make(window.index));
+        run.policies.back()->SetBackend(runner_.info().settings);
       }
     }
     return run;

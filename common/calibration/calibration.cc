@@ -5,6 +5,8 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/calibration/requirement_json.h"
@@ -123,6 +125,35 @@ absl::Status ReadProvenance(const JsonFields& fields, Calibration* calibration) 
   return absl::OkStatus();
 }
 
+constexpr char kBackendLoss[] = "backend_kl";
+// Its numbers; what was not measured is left out.
+constexpr std::pair<const char*, std::optional<double> BackendLoss::*> kBackendLosses[] = {
+    {"prompt_activations_8", &BackendLoss::coarse_prompts}, {"kv_cache_8", &BackendLoss::kv_cache_8}};
+
+Json BackendLossJson(const BackendLoss& loss) {
+  Json json = Json::object();
+  for (const auto& [name, member] : kBackendLosses) {
+    if ((loss.*member).has_value()) {
+      json[name] = *(loss.*member);
+    }
+  }
+  return json;
+}
+
+absl::StatusOr<BackendLoss> ReadBackendLoss(const JsonFields& calibration) {
+  BackendLoss loss;
+  if (!calibration.Has(kBackendLoss)) {  // calibrated before it was measured
+    return loss;
+  }
+  FQ_ASSIGN_OR_RETURN(const JsonFields fields, calibration.Object(kBackendLoss));
+  for (const auto& [name, member] : kBackendLosses) {
+    if (fields.Has(name)) {
+      FQ_ASSIGN_OR_RETURN(loss.*member, fields.Number(name, kAnyNumber));
+    }
+  }
+  return loss;
+}
+
 absl::Status CheckOrder(const std::vector<Rung>& rungs, const JsonFields& fields) {
   if (rungs.empty() ||
       rungs.back().plan != PrecisionPlan::Uniform(kTopPrecision, static_cast<int>(rungs.back().plan.bits.size()))) {
@@ -176,6 +207,7 @@ std::string Calibration::ToJson() const {
   for (size_t lookahead = 0; lookahead < requirements.size(); ++lookahead) {
     json["requirements"].push_back(RequirementJson(requirements[lookahead], static_cast<int>(lookahead)));
   }
+  json[kBackendLoss] = BackendLossJson(backend_loss);
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -215,6 +247,7 @@ absl::StatusOr<Calibration> Calibration::FromJson(const std::string& text, const
         calibration.requirements[lookahead],
         ReadRequirement(requirements[lookahead], static_cast<int>(lookahead), calibration.rungs.size()));
   }
+  FQ_ASSIGN_OR_RETURN(calibration.backend_loss, ReadBackendLoss(fields));
   return calibration;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "common/calibration/backend_loss.h"
 #include "common/calibration/precision_requirement.h"
 #include "common/precision.h"
 
@@ -68,6 +69,7 @@ struct Calibration {
   std::vector<GroupSensitivity> sensitivities;               // [num_layer_groups]
   std::vector<Rung> rungs;  // from cheapest to the top precision: bytes rise, bits do not fall, mean_kl falls
   std::array<PrecisionRequirement, kMaxLookahead + 1> requirements;  // at each lookahead
+  BackendLoss backend_loss;                                          // on the positions of the rungs
 
   // An object of JSON text.
   std::string ToJson() const;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/json_fields.h"
@@ -60,6 +61,14 @@ absl::StatusOr<std::vector<TokenSignals>> ReadSignals(const JsonFields& fields) 
     window[i] = {entropies[i], probabilities[i], margins[i]};
   }
   return window;
+}
+
+absl::StatusOr<CalibrationProgress::LossSum> ReadLoss(const JsonFields& fields, const std::string& name) {
+  FQ_ASSIGN_OR_RETURN(const JsonFields of, fields.Object(name));
+  CalibrationProgress::LossSum sum;
+  FQ_ASSIGN_OR_RETURN(sum.kl, of.Number("kl", std::numeric_limits<double>::max()));
+  FQ_ASSIGN_OR_RETURN(sum.positions, of.Count("positions"));
+  return sum;
 }
 
 }  // namespace
@@ -122,6 +131,9 @@ std::string CalibrationProgress::ToJson() const {
   for (const std::vector<TokenSignals>& window : holdout_signals) {
     json["holdout_signals"].push_back(SignalsJson(window));
   }
+  for (const auto& [name, sum] : {std::pair("kv_cache_8", &kv_cache_8), std::pair("coarse_prompts", &coarse_prompts)}) {
+    json[name] = {{"kl", sum->kl}, {"positions", sum->positions}};
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
@@ -151,6 +163,8 @@ absl::StatusOr<CalibrationProgress> CalibrationProgress::FromJson(const std::str
     FQ_ASSIGN_OR_RETURN(std::vector<TokenSignals> signals, ReadSignals(window));
     progress.holdout_signals.push_back(std::move(signals));
   }
+  FQ_ASSIGN_OR_RETURN(progress.kv_cache_8, ReadLoss(fields, "kv_cache_8"));
+  FQ_ASSIGN_OR_RETURN(progress.coarse_prompts, ReadLoss(fields, "coarse_prompts"));
   return progress;
 }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,19 @@ struct CalibrationProgress {
   std::vector<RungSamples> rungs;  // empty before the first held-back unit
   std::vector<std::vector<TokenSignals>>
       holdout_signals;  // [held-back windows so far][positions], of the top precision
+  // Sums of KL over held-back positions, and of how many: with 8-bit keys and values, and behind prompts of 8-bit
+  // activations. No positions: not measured.
+  struct LossSum {
+    double kl = 0;
+    uint64_t positions = 0;
+
+    std::optional<double> Mean() const {
+      return positions > 0 ? std::optional(kl / static_cast<double>(positions)) : std::nullopt;
+    }
+    bool operator==(const LossSum&) const = default;
+  };
+  LossSum kv_cache_8;
+  LossSum coarse_prompts;
 
   bool operator==(const CalibrationProgress&) const = default;
 

@@ -10,6 +10,8 @@ namespace {
 
 // A mean predicted KL that is asked for may differ by this factor from the goal, to either side.
 constexpr double kMaxCorrection = 8;
+// Of the goal, however much of it is reserved.
+constexpr double kLeastShare = 1e-3;
 
 }  // namespace
 
@@ -19,6 +21,7 @@ LevelChooser::LevelChooser(const PrecisionRequirement& requirement, absl::Span<c
       bytes_(bytes.begin(), bytes.end()),
       first_(first),
       last_(last),
+      whole_target_(goal.target),
       goal_(goal),
       hysteresis_(hysteresis),
       kl_(bytes.size()) {
@@ -27,6 +30,13 @@ LevelChooser::LevelChooser(const PrecisionRequirement& requirement, absl::Span<c
   // Until something is known, what a token with the features of the fit's mean costs.
   requirement.model.Predict(requirement.model.mean, absl::MakeSpan(kl_));
   lambda_ = Lambda();
+}
+
+void LevelChooser::ReserveKl(double nats) {
+  if (goal_.kind == PrecisionGoal::Kind::kMeanKl) {
+    goal_.target = std::max(whole_target_ - nats, whole_target_ * kLeastShare);
+    lambda_ = Lambda();
+  }
 }
 
 double LevelChooser::Lambda() const {

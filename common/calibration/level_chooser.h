@@ -29,6 +29,9 @@ class LevelChooser {
   LevelChooser(const PrecisionRequirement& requirement, absl::Span<const double> bytes, int first, int last,
                const PrecisionGoal& goal, double hysteresis = kHysteresis);
 
+  // Of a mean KL that is the goal, `nats` of every token from now on go elsewhere: levels get what is left, but at
+  // least a thousandth. Of a goal of bytes nothing.
+  void ReserveKl(double nats);
   // What is expected of the next token at each level, in nats. Valid until Charge.
   void SetNext(absl::Span<const double> predicted_kl);
   // Before the first SetNext, and with the top's KL unknown until then, the highest level.
@@ -56,7 +59,8 @@ class LevelChooser {
   const std::vector<double> bytes_;
   const int first_;
   const int last_;
-  const PrecisionGoal goal_;
+  const double whole_target_;
+  PrecisionGoal goal_;  // its target: for levels
   const double hysteresis_;
   std::vector<double> kl_;  // of the next token, [levels]
   bool known_ = false;      // whether kl_ comes from signals

@@ -19,6 +19,7 @@ CalibratedLadder CalibratedLadder::Make(const Calibration& calibration, const La
     ladder.bits.push_back(groups.MeanBits(rung.plan));
   }
   ladder.requirement = calibration.requirements[static_cast<size_t>(lookahead)];
+  ladder.backend_loss = calibration.backend_loss;
   ladder.groups = &groups;
   return ladder;
 }

@@ -19,7 +19,8 @@ struct CalibratedLadder {
   std::vector<double> products;      // [plans], LayerGroups::Products
   std::vector<double> bits;          // [plans], mean bits a weight
   PrecisionRequirement requirement;  // at the controller's lookahead
-  const LayerGroups* groups;         // outlives this
+  BackendLoss backend_loss;
+  const LayerGroups* groups;  // outlives this
   double hysteresis = LevelChooser::kHysteresis;
 
   // `lookahead` in [0, kMaxLookahead].

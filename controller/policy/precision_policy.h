@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "absl/strings/string_view.h"
+#include "common/calibration/backend_loss.h"
 #include "common/calibration/token_signals.h"
 #include "common/precision.h"
 
@@ -36,11 +37,15 @@ class PrecisionPolicy {
   // The token that Next was last called for runs at `plan`: the policy's, or a dearer one that batch-mates of a shared
   // step asked for. Returns the KL predicted of it in nats, if the policy predicts any.
   virtual std::optional<double> Charge(const PrecisionPlan& /*plan*/) { return std::nullopt; }
-  // A token that Charge predicted a KL of was measured.
+  // A token that Charge predicted a KL of was measured; both with backend_kl().
   virtual void Audited(double /*predicted_kl*/, double /*measured_kl*/) {}
   // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
   // null if its plan is not up for negotiation.
   virtual const LevelDemand* demand() const { return nullptr; }
+  // From now on tokens run on a backend with these settings.
+  virtual void SetBackend(const BackendSettings& /*settings*/) {}
+  // What they cost every token beside its plan: part of what Charge predicts. 0 if the policy predicts nothing.
+  virtual double backend_kl() const { return 0; }
   // What the answer's expected KL is multiplied by; 1 if the policy expects none.
   virtual double kl_factor() const { return 1; }
   // The answer was begun elsewhere with this factor, in [1, KlCorrection::kMax]. Before the first call of the others.

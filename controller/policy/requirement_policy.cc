@@ -33,11 +33,16 @@ std::optional<double> RequirementPolicy::Charge(const PrecisionPlan& plan) {
   const int level = std::max(ladder_->LevelBelow(plan), 0);
   const double kl = chooser_.predicted_kl(level);
   chooser_.Charge(level);
-  return kl;
+  return kl + backend_kl_;
+}
+
+void RequirementPolicy::SetBackend(const BackendSettings& settings) {
+  backend_kl_ = ladder_->backend_loss.Of(settings);
+  chooser_.ReserveKl(backend_kl_);
 }
 
 void RequirementPolicy::Audited(double predicted_kl, double measured_kl) {
-  correction_->Add(predicted_kl / factor_, measured_kl);
+  correction_->Add((predicted_kl - backend_kl_) / factor_, measured_kl - backend_kl_);
 }
 
 }  // namespace flexquant::controller

@@ -29,6 +29,8 @@ class RequirementPolicy : public PrecisionPolicy {
   std::optional<double> Charge(const PrecisionPlan& plan) override;
   void Audited(double predicted_kl, double measured_kl) override;
   const LevelDemand* demand() const override { return &demand_; }
+  void SetBackend(const BackendSettings& settings) override;
+  double backend_kl() const override { return backend_kl_; }
   double kl_factor() const override { return factor_; }
   void SetKlFactor(double factor) override { factor_ = factor; }
   absl::string_view name() const override { return name_; }
@@ -37,6 +39,7 @@ class RequirementPolicy : public PrecisionPolicy {
   const std::shared_ptr<const CalibratedLadder> ladder_;
   const std::shared_ptr<KlCorrection> correction_;
   double factor_;
+  double backend_kl_ = 0;
   const std::string name_;
   LevelChooser chooser_;
   const LevelDemand demand_;

@@ -46,6 +46,8 @@ class CalibrationFileTest : public ::testing::Test {
     progress.rungs.resize(2);
     progress.rungs[1] = {{0.1, 1e-300, 12345.678}, 2, 9.87};
     progress.holdout_signals = {{{0.1, 1.0 / 3, 2}}, {{3.25, 0.5, 1e-3}, {0, 1, 17}}};
+    progress.kv_cache_8 = {1.0 / 7, 3};
+    progress.coarse_prompts = {1e-5, 2};
     return progress;
   }
 

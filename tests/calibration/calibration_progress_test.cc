@@ -24,6 +24,13 @@ TEST(CalibrationProgressTest, SensitivitiesAreMeansOverPositions) {
   EXPECT_EQ(sensitivities[4][0].mean_kl, 0);
 }
 
+TEST(CalibrationProgressTest, ALossWithoutPositionsIsNotKnown) {
+  CalibrationProgress::LossSum sum;
+  EXPECT_FALSE(sum.Mean().has_value());
+  sum = {0.5, 4};
+  EXPECT_EQ(sum.Mean(), 0.125);
+}
+
 TEST(CalibrationProgressTest, SummarisesTheSamplesOfARung) {
   CalibrationProgress::RungSamples samples;
   for (int i = 200; i > 0; --i) {

@@ -36,6 +36,7 @@ TEST(CalibrationTest, RoundTripLosesNothing) {
   EXPECT_EQ(read->ToJson(), calibration.ToJson());
   EXPECT_EQ(read->rungs, calibration.rungs);
   EXPECT_EQ(read->requirements, calibration.requirements);
+  EXPECT_EQ(read->backend_loss, calibration.backend_loss);
   EXPECT_EQ(read->model_revision, calibration.model_revision);
   EXPECT_EQ(read->text_name, calibration.text_name);
   EXPECT_EQ(read->text_checksum, calibration.text_checksum);
@@ -62,7 +63,9 @@ TEST(CalibrationTest, EveryMissingFieldIsNamed) {
   for (const auto& [field, value] : whole.items()) {
     Json damaged = whole;
     damaged.erase(field);
-    expect_named(damaged, "calibration." + field);
+    if (field != "backend_kl") {  // which older calibrations do not have
+      expect_named(damaged, "calibration." + field);
+    }
     damaged[field] = true;
     expect_named(damaged, "calibration." + field);
   }
@@ -82,6 +85,25 @@ TEST(CalibrationTest, EveryMissingFieldIsNamed) {
       expect_named(damaged, "calibration." + name + field);
     }
   }
+}
+
+TEST(CalibrationTest, WhatABackendLosesMayNotBeKnown) {
+  Json json = Json::parse(MadeUpCalibration().ToJson());
+  json["backend_kl"].erase("prompt_activations_8");
+  const auto half = Calibration::FromJson(json.dump(), "p");
+  ASSERT_TRUE(half.ok()) << half.status();
+  EXPECT_EQ(half->backend_loss, (BackendLoss{std::nullopt, 1.0 / 1400}));
+  EXPECT_TRUE(half->backend_loss.Knows({false, 8}));
+  EXPECT_FALSE(half->backend_loss.Knows({true, 8}));
+  EXPECT_EQ(half->backend_loss.Of({true, 8}), 1.0 / 1400);
+  EXPECT_EQ(half->backend_loss.Of({true, 16}), 0);
+  json.erase("backend_kl");
+  const auto none = Calibration::FromJson(json.dump(), "p");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_EQ(none->backend_loss, BackendLoss());
+  EXPECT_TRUE(none->backend_loss.Knows({false, 16}));
+  const BackendLoss both = MadeUpCalibration().backend_loss;
+  EXPECT_EQ(both.Of({true, 8}), 1.0 / 2500 + 1.0 / 1400);
 }
 
 TEST(CalibrationTest, DamagedValuesAreRefused) {
@@ -137,6 +159,7 @@ TEST(CalibrationTest, DamagedValuesAreRefused) {
       {"aims\" is empty", [](Json& j) { j["requirements"][0]["aims"] = Json::array(); }},
       {"aims[1].aim_kl\" is not above", [](Json& j) { j["requirements"][0]["aims"][1]["aim_kl"] = 0.001; }},
       {"ladder\" does not end with the top", [](Json& j) { j["ladder"] = Json::array(); }},
+      {"backend_kl.kv_cache_8\" is missing or not a number", [](Json& j) { j["backend_kl"]["kv_cache_8"] = -1; }},
   };
   for (const Damage& damage : damages) {
     Json json = Json::parse(MadeUpCalibration().ToJson());

@@ -130,6 +130,20 @@ TEST_F(LevelChooserTest, KeepsABudgetOfKl) {
   }
 }
 
+TEST_F(LevelChooserTest, WhatIsReservedOfABudgetIsNotSpent) {
+  LevelChooser chooser = Kl(0.02);
+  chooser.ReserveKl(0.015);
+  EXPECT_NEAR(Run(chooser, 4000).predicted_kl / 0.005, 1, 0.05);
+  chooser.ReserveKl(0);
+  EXPECT_GT(Run(chooser, 4000).predicted_kl / 0.02, 0.9);
+  LevelChooser nothing_left = Kl(0.02);
+  nothing_left.ReserveKl(0.03);
+  EXPECT_LT(Run(nothing_left, 1000).predicted_kl, 0.02 * 0.01);
+  LevelChooser bytes = Bytes(480);
+  bytes.ReserveKl(1);
+  EXPECT_NEAR(Run(bytes, 4000).bytes, 480, 5);
+}
+
 TEST_F(LevelChooserTest, KeepsABudgetOfBytes) {
   for (const double bytes : {350.0, 480.0, 700.0}) {
     LevelChooser chooser = Bytes(bytes);

@@ -66,6 +66,7 @@ inline Calibration MadeUpCalibration() {
   calibration.rungs = {MadeUpRung(1000, 0.7, 3), MadeUpRung(1300, 0.2, 4), MadeUpRung(1999, 0.01, 6),
                        MadeUpRung(2500, 0, 8)};
   calibration.requirements = {MadeUpRequirement(1.0 / 7), MadeUpRequirement(1.0 / 6)};
+  calibration.backend_loss = {1.0 / 2500, 1.0 / 1400};
   return calibration;
 }
 

@@ -109,7 +109,9 @@ class CalibrateTest(harness.CliTest):
         package = self.package()
         for text, arguments, said in (("damaged", (), ""),
                                       ('{"key": "other", "units_done": 1, "bucket_positions": [0, 0, 0, 0, 0], '
-                                       '"groups": [], "rungs": [], "holdout_signals": []}', (), "is replaced"),
+                                       '"groups": [], "rungs": [], "holdout_signals": [], '
+                                       '"kv_cache_8": {"kl": 0, "positions": 0}, '
+                                       '"coarse_prompts": {"kl": 0, "positions": 0}}', (), "is replaced"),
                                       ("damaged", ("--restart",), "")):
             (package / PARTIAL).write_text(text)
             _, err = self.calibrate(package, *SMALL, *arguments)

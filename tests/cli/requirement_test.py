@@ -56,6 +56,26 @@ class RequirementTest(harness.CliTest):
             self.assertEqual(bits, sorted(bits, reverse=True))
             self.assertLess(statistics.mean(ratios), 0.98, ratios)
 
+    def test_what_the_backend_loses_comes_out_of_the_budget(self):
+        loss = json.loads((calibrated() / "flexquant.json").read_text())["calibration"]["backend_kl"]
+        coarse = ("--kv-cache-bits", 8, "--prompt-activations", 8)
+        both = sum(loss.values())
+        self.assertTrue(0 < loss["prompt_activations_8"] < loss["kv_cache_8"] < 0.01, loss)
+        budget = 4 * both
+        fine, rough = (self.evaluate("8", f"kl:{budget}", extra=extra) for extra in ((), coarse))
+        self.assertLess(rough["8"]["kl_mean"], 2 * both)
+        self.assertLessEqual(rough[f"kl:{budget}"]["kl_mean"], budget)
+        self.assertGreaterEqual(rough[f"kl:{budget}"]["windows_within"], 0.85)
+        self.assertGreater(rough[f"kl:{budget}"]["mean_bits"], fine[f"kl:{budget}"]["mean_bits"])
+        # The report counts it, too, and says when it alone is more than the budget.
+        arguments = ("--prompt", "Once upon a time", "--max-tokens", 64, "--ignore-eos", *coarse)
+        report = self.generate(calibrated(), *arguments, "--max-mean-kl", budget)["precision"]
+        self.assertTrue(both < report["predicted_mean_kl"] <= budget, report)
+        report = self.generate(calibrated(), *arguments, "--max-mean-kl", both / 2)["precision"]
+        self.assertGreater(report["predicted_mean_kl"], both / 2)
+        self.assertIs(report["within_budget"], False)
+        self.assertGreater(report["mean_bits"], 7.9)
+
     def test_bits_come_to_the_target(self):
         targets = (4, 5.5, 7)
         words = [f"bits:{bits}{control}" for control in ("", ":shuffled") for bits in targets]

@@ -78,7 +78,7 @@ TEST_F(BatchTest, PromptsBesideDecodesComeInPiecesThatFitTheTime) {
   for (const bool coarse : {false, true}) {
     BatchLimits limits = {4, 1000, 256, 0};
     limits.max_step_time = absl::Milliseconds(50);
-    limits.coarse_prompts = coarse;
+    limits.settings.coarse_prompts = coarse;
     Batch batch(200, kBlockTokens, limits, model_.layer_groups.get());
     const auto tokens_of = [&](uint32_t prompt) {
       std::vector<SequenceStep> steps;

@@ -107,6 +107,48 @@ TEST_F(RequirementPolicyTest, PredictedKlComesToTheGoal) {
   EXPECT_NEAR(sum / 2000 / 0.02, 1, 0.05);
 }
 
+TEST_F(RequirementPolicyTest, WhatTheBackendLosesComesOutOfTheBudget) {
+  Calibration calibration = TestCalibration();
+  calibration.backend_loss = {0.001, 0.004};
+  const auto ladder = std::make_shared<CalibratedLadder>(CalibratedLadder::Make(calibration, *model_.layer_groups, 1));
+  const auto run = [&](const BackendSettings& settings) {
+    RequirementPolicy policy(ladder, correction_, 0, 4, {PrecisionGoal::Kind::kMeanKl, 0.02}, "max_mean_kl");
+    policy.SetBackend(settings);
+    std::mt19937_64 random(3);
+    double kl = 0;
+    double bytes = 0;
+    for (uint32_t i = 1; i <= 2000; ++i) {
+      const PrecisionPlan& plan = policy.Next(i);
+      bytes += ladder->bytes[static_cast<size_t>(ladder->LevelBelow(plan))];
+      kl += policy.Charge(plan).value_or(-1);
+      policy.Observe(random() % 2 == 0 ? kCertain : TokenSignals{1.5, 0.4, 1});
+    }
+    return std::make_pair(kl / 2000, bytes);
+  };
+  const auto [exact_kl, exact_bytes] = run({});
+  const auto [coarse_kl, coarse_bytes] = run({true, 8});
+  EXPECT_NEAR(exact_kl / 0.02, 1, 0.05);
+  EXPECT_NEAR(coarse_kl / 0.02, 1, 0.05);
+  EXPECT_GT(coarse_bytes, 1.01 * exact_bytes);
+
+  // At the top precision it is all there is.
+  RequirementPolicy policy(ladder, correction_, 0, 4, {PrecisionGoal::Kind::kMeanKl, 0.02}, "max_mean_kl");
+  policy.SetBackend({false, 8});
+  EXPECT_EQ(policy.backend_kl(), 0.004);
+  policy.Observe(kCertain);
+  policy.Next(1);
+  EXPECT_EQ(policy.Charge(Bits(8)), 0.004);
+  // Audits teach what plans cost: the backend's part, on both sides, is not news.
+  for (int i = 0; i < 5000; ++i) {
+    policy.Audited(0.002 + 0.004, 0.002 + 0.004);
+  }
+  EXPECT_EQ(correction_->factor(), 1);
+  for (int i = 0; i < 5000; ++i) {
+    policy.Audited(0.002 + 0.004, 0.004 + 0.004);
+  }
+  EXPECT_NEAR(correction_->factor(), 2, 0.2);
+}
+
 // Of policies that have each observed one token.
 std::vector<LevelDemand> Demands(const std::vector<std::unique_ptr<RequirementPolicy>>& policies,
                                  const std::vector<TokenSignals>& signals) {

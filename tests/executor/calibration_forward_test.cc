@@ -73,6 +73,55 @@ TEST_F(CalibrationForwardTest, DivergencesAreThoseOfWholePasses) {
   }
 }
 
+// What settings of a backend lose is what runners with them lose, and leaves the plans' measurements alone.
+TEST_F(CalibrationForwardTest, LossesAreThoseOfRunnersWithTheSettings) {
+  const auto tokens = model_->Tokens(41);
+  const auto inputs = absl::MakeConstSpan(tokens).first(40);
+  const PrecisionPlan top = model_->Uniform(kTopPrecision);
+  const auto vocab = static_cast<int64_t>(model_->store().config().vocab_size);
+  const std::vector<uint32_t> blocks = {0, 1, 2};
+  const auto logits = [&](bool coarse_prompts, int kv_cache_bits) {
+    CpuRunnerOptions options = SmallOptions(model_->store());
+    options.kv_block_tokens = 16;
+    options.coarse_prompts = coarse_prompts;
+    options.kv_cache_bits = kv_cache_bits;
+    const auto runner = MakeRunner(model_->store(), options);
+    SequenceInput input;
+    input.tokens = inputs;
+    input.plan = &top;
+    input.block_table = blocks;
+    input.prompt_tokens = 20;
+    input.num_logits = 40;
+    StepOutput output;
+    EXPECT_TRUE(runner->RunStep({{input}}, &output).ok());
+    return std::vector<float>(output.sequences[0].logits.begin(), output.sequences[0].logits.end());
+  };
+  const auto forward = Make();
+  ASSERT_TRUE(forward->SetWindow(tokens).ok());
+  const auto exact = logits(false, 16);
+  const auto expect = [&](const absl::StatusOr<std::vector<PositionDivergence>>& measured,
+                          const std::vector<float>& coarse, size_t first) {
+    ASSERT_TRUE(measured.ok()) << measured.status();
+    ASSERT_EQ(measured->size(), 40 - first);
+    double sum = 0;
+    for (size_t i = first; i < 40; ++i) {
+      const auto at = static_cast<ptrdiff_t>(i) * vocab;
+      const double kl = reference::KlDivergence(exact.data() + at, coarse.data() + at, vocab);
+      EXPECT_NEAR((*measured)[i - first].kl_nats, kl, 1e-6 + 1e-3 * kl);
+      sum += kl;
+    }
+    EXPECT_GT(sum, 1e-5);
+  };
+  const auto before = forward->Measure(model_->Uniform(4));
+  expect(forward->MeasureKvCache8(), logits(false, 8), 0);
+  expect(forward->MeasureCoarsePrompts(), logits(true, 16), 20);
+  const auto after = forward->Measure(model_->Uniform(4));
+  ASSERT_TRUE(before.ok() && after.ok());
+  for (size_t i = 0; i < before->size(); ++i) {
+    EXPECT_EQ((*after)[i].kl_nats, (*before)[i].kl_nats);
+  }
+}
+
 TEST_F(CalibrationForwardTest, ThePartOfAPassGivesTheLogitsOfTheWhole) {
   const auto runner = MakeRunner(model_->store(), SmallOptions(model_->store()));
   const auto tokens = model_->Tokens(40);
@@ -131,7 +180,10 @@ TEST_F(CalibrationForwardTest, ThreadsDoNotChangeDivergences) {
 
 TEST_F(CalibrationForwardTest, RefusesWhatItCannotDo) {
   const auto forward = Make();
-  EXPECT_EQ(forward->Measure(model_->Uniform(4)).status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const auto& status : {forward->Measure(model_->Uniform(4)).status(), forward->MeasureKvCache8().status(),
+                             forward->MeasureCoarsePrompts().status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  }
   for (const size_t count : {0U, 1U, 62U}) {
     EXPECT_EQ(forward->SetWindow(model_->Tokens(count)).code(), absl::StatusCode::kInvalidArgument) << count;
   }

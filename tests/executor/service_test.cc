@@ -136,6 +136,7 @@ TEST_P(ServiceTest, DescribesItself) {
   EXPECT_EQ(response.max_step_tokens(), 12U);
   EXPECT_EQ(response.max_streams(), 3U);
   EXPECT_FALSE(response.coarse_prompts());
+  EXPECT_EQ(response.kv_cache_bits(), 16U);
   EXPECT_EQ(response.steps_done(), 0U);
 }
 

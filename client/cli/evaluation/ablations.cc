@@ -47,6 +47,7 @@ class OneWay : public controller::PrecisionPolicy {
     return plan_;
   }
   std::optional<double> Charge(const PrecisionPlan& plan) override { return policy_->Charge(plan); }
+  void SetBackend(const BackendSettings& settings) override { policy_->SetBackend(settings); }
   absl::string_view name() const override { return "one-way"; }
 
  private:
