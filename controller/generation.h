@@ -136,8 +136,9 @@ struct AnswerEnd {
 class GenerationSink {
  public:
   virtual ~GenerationSink() = default;
-  // The request leaves the queue.
-  virtual void OnStarted() = 0;
+  // The request leaves the queue, for an executor whose settings cost every token `backend_kl` nats
+  // (PrecisionPolicy::backend_kl).
+  virtual void OnStarted(double backend_kl) = 0;
   virtual void OnDelta(AnswerDelta delta) = 0;
   virtual void OnFinished(AnswerEnd end) = 0;
   virtual void OnFailed(absl::Status status) = 0;

@@ -135,9 +135,10 @@ StreamCall* StreamCall::Start(const v1::GenerateRequest& request, grpc::Callback
   return call.get();
 }
 
-void StreamCall::OnStarted() {
+void StreamCall::OnStarted(double backend_kl) {
   NoteStarted();
   const std::lock_guard lock(mutex_);
+  started_.set_backend_kl(backend_kl);
   start_pending_ = true;
   Advance();
 }
@@ -240,8 +241,9 @@ UnaryCall* UnaryCall::Start(const v1::GenerateRequest& request, const grpc::Call
   return call.get();
 }
 
-void UnaryCall::OnStarted() {
+void UnaryCall::OnStarted(double backend_kl) {
   NoteStarted();
+  started_.set_backend_kl(backend_kl);
   *response_->mutable_started() = started_;
 }
 

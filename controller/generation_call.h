@@ -80,7 +80,7 @@ class StreamCall final : public grpc::ServerWriteReactor<v1::GenerateStreamRespo
   StreamCall(const CallEnvironment& environment, grpc::CallbackServerContext& context)
       : GenerationCall(environment), context_(context) {}
 
-  void OnStarted() override;
+  void OnStarted(double backend_kl) override;
   void OnDelta(AnswerDelta delta) override;
   void OnFinished(AnswerEnd end) override;
   void OnFailed(absl::Status status) override;
@@ -116,7 +116,7 @@ class UnaryCall final : public grpc::ServerUnaryReactor,
   UnaryCall(const CallEnvironment& environment, v1::GenerateResponse* response)
       : GenerationCall(environment), response_(response) {}
 
-  void OnStarted() override;
+  void OnStarted(double backend_kl) override;
   void OnDelta(AnswerDelta delta) override;
   void OnFinished(AnswerEnd end) override;
   void OnFailed(absl::Status status) override;

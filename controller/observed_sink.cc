@@ -48,7 +48,7 @@ class ObservedSink final : public GenerationSink {
   ObservedSink(std::shared_ptr<GenerationSink> sink, RequestFacts facts, Metrics& metrics)
       : sink_(std::move(sink)), facts_(std::move(facts)), metrics_(metrics) {}
 
-  void OnStarted() override { sink_->OnStarted(); }
+  void OnStarted(double backend_kl) override { sink_->OnStarted(backend_kl); }
 
   void OnDelta(AnswerDelta delta) override {
     const absl::Time now = absl::Now();

@@ -328,6 +328,11 @@ absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& 
     }
     spec.policy->SetKlFactor(resume.kl_factor());
   }
+  if (!(resume.backend_kl() >= 0 && std::isfinite(resume.backend_kl()))) {  // NaN too
+    return FieldViolation("resume.backend_kl",
+                          absl::StrCat(resume.backend_kl(), " is not a finite number >= 0; send what `started` had"));
+  }
+  spec.policy->SetBackendKl(resume.backend_kl());
   return absl::OkStatus();
 }
 

@@ -59,7 +59,7 @@ void Sequence::Start(uint64_t executor_id, std::vector<uint32_t> prefix_blocks, 
   requested_ = journal_.size();
   if (!started()) {
     started_ = now;
-    sink_->OnStarted();
+    sink_->OnStarted(spec_->policy->backend_kl());
   }
 }
 
@@ -265,7 +265,7 @@ void Sequence::Resume() {
     if (!cause.empty()) {
       started_ = spec_->arrival;
       first_token_ = spec_->arrival;
-      sink_->OnStarted();
+      sink_->OnStarted(spec_->policy->backend_kl());
       Finish(stopped, std::move(cause));
       return;
     }

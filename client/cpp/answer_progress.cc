@@ -35,6 +35,7 @@ bool AnswerProgress::Take(v1::GenerateStreamResponse& event) {
     *request_.mutable_precision() = started.effective().precision();
     request_.mutable_stop()->set_max_tokens(started.effective().stop().max_tokens());
     request_.mutable_resume()->set_kl_factor(started.kl_factor());
+    request_.mutable_resume()->set_backend_kl(started.backend_kl());
   } else if (event.has_delta()) {
     for (const v1::TokenInfo& token : event.delta().tokens()) {
       v1::ResumedToken* resumed = request_.mutable_resume()->add_tokens();

@@ -42,8 +42,9 @@ class PrecisionPolicy {
   // What the policy weighs for the token that Next was last called for, so that a shared step can weigh it jointly;
   // null if its plan is not up for negotiation.
   virtual const LevelDemand* demand() const { return nullptr; }
-  // From now on tokens run on a backend with these settings.
+  // From now on tokens run on a backend with these settings, or with settings that cost so many nats.
   virtual void SetBackend(const BackendSettings& /*settings*/) {}
+  virtual void SetBackendKl(double /*nats*/) {}
   // What they cost every token beside its plan: part of what Charge predicts. 0 if the policy predicts nothing.
   virtual double backend_kl() const { return 0; }
   // What the answer's expected KL is multiplied by; 1 if the policy expects none.

@@ -36,8 +36,8 @@ std::optional<double> RequirementPolicy::Charge(const PrecisionPlan& plan) {
   return kl + backend_kl_;
 }
 
-void RequirementPolicy::SetBackend(const BackendSettings& settings) {
-  backend_kl_ = ladder_->backend_loss.Of(settings);
+void RequirementPolicy::SetBackendKl(double nats) {
+  backend_kl_ = nats;
   chooser_.ReserveKl(backend_kl_);
 }
 

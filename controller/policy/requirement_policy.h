@@ -29,7 +29,8 @@ class RequirementPolicy : public PrecisionPolicy {
   std::optional<double> Charge(const PrecisionPlan& plan) override;
   void Audited(double predicted_kl, double measured_kl) override;
   const LevelDemand* demand() const override { return &demand_; }
-  void SetBackend(const BackendSettings& settings) override;
+  void SetBackend(const BackendSettings& settings) override { SetBackendKl(ladder_->backend_loss.Of(settings)); }
+  void SetBackendKl(double nats) override;
   double backend_kl() const override { return backend_kl_; }
   double kl_factor() const override { return factor_; }
   void SetKlFactor(double factor) override { factor_ = factor; }

@@ -394,6 +394,9 @@ TEST_P(FailoverTest, WhatCannotBeResumedIsRefused) {
   request.mutable_resume()->set_kl_factor(0.5);
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.kl_factor");
   request.mutable_resume()->set_kl_factor(1);
+  request.mutable_resume()->set_backend_kl(-0.1);
+  EXPECT_EQ(ViolatedField(Stream(request).status), "resume.backend_kl");
+  request.mutable_resume()->set_backend_kl(0);
   request.mutable_resume()->mutable_tokens(0)->set_id(kTestVocab);
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens[0].id");
   request.mutable_resume()->mutable_tokens(0)->set_id('a');

@@ -9,7 +9,7 @@ namespace flexquant::controller {
 // Takes an answer and forgets it.
 class NullSink : public GenerationSink {
  public:
-  void OnStarted() override {}
+  void OnStarted(double /*backend_kl*/) override {}
   void OnDelta(AnswerDelta /*delta*/) override {}
   void OnFinished(AnswerEnd /*end*/) override {}
   void OnFailed(absl::Status /*status*/) override {}

@@ -63,6 +63,50 @@ TEST_F(RequirementServiceTest, ReportSaysWhatWasAskedForAndPredicted) {
   EXPECT_FALSE(fixed.has_predicted_mean_kl() || fixed.has_within_budget());
 }
 
+TEST_F(RequirementServiceTest, WhatTheExecutorLosesCountsAndIsResumedWith) {
+  Calibration calibration = TestCalibration();
+  calibration.backend_loss.kv_cache_8 = 0.05;
+  model_ = MakeModelPackage("tiny", "revision", TestConfig(), 32, /*has_reference=*/false, Dtype::kF32,
+                            std::make_unique<ByteTokenizer>(), calibration, 1);
+  testing::FakeExecutorOptions fake;
+  fake.kv_cache_bits = 8;
+  fake.audit_kl = 0.7;
+  AddExecutor(Wavering(1000), fake);
+  options_.worker.audit_rate = 0.5;
+  StartController();
+  v1::GenerateRequest request = Request("x", 60);
+  request.set_batch_mode(v1::BATCH_MODE_ISOLATED);
+  request.mutable_sampling()->set_seed(1);
+  request.mutable_precision()->set_max_mean_kl(0.2);
+  request.mutable_output()->set_token_info(true);
+  const StreamOutcome whole = Stream(request);
+  ASSERT_TRUE(whole.status.ok()) << whole.status;
+  EXPECT_EQ(whole.started.backend_kl(), 0.05);
+  EXPECT_GT(whole.finished.precision().predicted_mean_kl(), 0.05);
+  EXPECT_TRUE(whole.finished.precision().within_budget());
+  EXPECT_NEAR(whole.finished.precision().audit().mean_kl(), 0.75, 1e-9);
+
+  request.mutable_resume()->set_kl_factor(whole.started.kl_factor());
+  request.mutable_resume()->set_backend_kl(whole.started.backend_kl());
+  for (int i = 0; i < 25; ++i) {
+    v1::ResumedToken* token = request.mutable_resume()->add_tokens();
+    token->set_id(whole.tokens[i].id());
+    token->set_entropy_nats(whole.tokens[i].entropy_nats());
+    token->set_top1_probability(whole.tokens[i].top1_probability());
+    token->set_margin(whole.tokens[i].margin());
+  }
+  const StreamOutcome rest = Stream(request);
+  ASSERT_TRUE(rest.status.ok()) << rest.status;
+  EXPECT_EQ(rest.finished.precision().mean_bits(), whole.finished.precision().mean_bits());
+  EXPECT_DOUBLE_EQ(rest.finished.precision().predicted_mean_kl(), whole.finished.precision().predicted_mean_kl());
+
+  request.clear_resume();
+  request.mutable_precision()->set_max_mean_kl(0.04);
+  const v1::PrecisionReport nothing_left = Stream(request).finished.precision();
+  EXPECT_FALSE(nothing_left.within_budget());
+  EXPECT_GT(nothing_left.mean_bits(), 7.9);
+}
+
 TEST_F(RequirementServiceTest, AuditsAreReportedAndTeach) {
   testing::FakeExecutorOptions fake;
   fake.audit_kl = 0.7;

@@ -27,7 +27,7 @@ class CheckedSink final : public controller::GenerationSink {
   const absl::Status& failure() const { return failure_; }
   void set_congested(bool congested) { congested_ = congested; }
 
-  void OnStarted() override {
+  void OnStarted(double /*backend_kl*/) override {
     FQ_CHECK(!started_ && !ended_);
     started_ = true;
   }

@@ -247,6 +247,7 @@ class FailingService final : public v1::InferenceService::Service {
     v1::GenerateStreamResponse event;
     event.mutable_started()->set_request_id("id");
     event.mutable_started()->set_kl_factor(1.5);
+    event.mutable_started()->set_backend_kl(0.25);
     event.mutable_started()->mutable_effective()->mutable_sampling()->set_seed(3);
     writer->Write(event);
     const auto& resumed = request->request().resume().tokens();
@@ -254,6 +255,7 @@ class FailingService final : public v1::InferenceService::Service {
       EXPECT_EQ(request->request().request_id(), "id");
       EXPECT_EQ(request->request().sampling().seed(), 3U);
       EXPECT_DOUBLE_EQ(request->request().resume().kl_factor(), 1.5);
+      EXPECT_DOUBLE_EQ(request->request().resume().backend_kl(), 0.25);
     }
     const char next = static_cast<char>('a' + resumed.size());
     event.mutable_delta()->set_text(std::string(1, next));

@@ -375,6 +375,7 @@ class FakeExecutor::Service final : public executor::v1::ExecutorService::Callba
     response->set_max_step_tokens(options.max_step_tokens);
     response->set_max_streams(16);
     response->set_audits(options.audit_kl.has_value());
+    response->set_kv_cache_bits(options.kv_cache_bits);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(owner_.alive_ ? grpc::Status::OK
                                   : grpc::Status(grpc::StatusCode::UNAVAILABLE, "the executor is dead"));

@@ -29,6 +29,7 @@ struct FakeExecutorOptions {
   uint32_t kv_block_tokens = 4;
   uint32_t max_sequences = 8;
   uint32_t max_step_tokens = 64;
+  uint32_t kv_cache_bits = 16;     // as it describes itself
   std::optional<double> audit_kl;  // result of every audit; none = audits are not offered
 };
 

@@ -56,7 +56,7 @@ class RecordingLink final : public controller::ExecutorLink {
 
 class Sink final : public controller::GenerationSink {
  public:
-  void OnStarted() override {}
+  void OnStarted(double /*backend_kl*/) override {}
   void OnDelta(controller::AnswerDelta /*delta*/) override {}
   void OnFinished(controller::AnswerEnd /*end*/) override {}
   void OnFailed(absl::Status status) override { failure.Update(status); }

@@ -108,7 +108,7 @@ class Simulation {
   class Sink final : public controller::GenerationSink {
    public:
     explicit Sink(Simulation& owner) : owner_(owner) {}
-    void OnStarted() override {}
+    void OnStarted(double /*backend_kl*/) override {}
     void OnDelta(controller::AnswerDelta /*delta*/) override {}
     void OnFinished(controller::AnswerEnd end) override {
       SimulationResult& result = owner_.result_;

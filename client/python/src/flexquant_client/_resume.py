@@ -69,3 +69,4 @@ class Progress:
         self.request.precision.CopyFrom(started.effective.precision)
         self.request.stop.max_tokens = started.effective.stop.max_tokens
         self.request.resume.kl_factor = started.kl_factor
+        self.request.resume.backend_kl = started.backend_kl
