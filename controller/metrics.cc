@@ -195,8 +195,9 @@ class SchedulerCollector final : public prometheus::Collectable {
         &ExecutorFigures::prefix_hits, 1);
     add("flexquant_audited_tokens_total", "", "Answer tokens that were computed at 8 bits, too",
         &ExecutorFigures::audits, 1);
-    add("flexquant_audited_kl_nats_total", "", "KL of the audited tokens, in nats", &ExecutorFigures::audit_kl_nnats,
-        1e-9);
+    add("flexquant_audited_kl_nats_total", "",
+        "KL of the audited tokens, in nats, without what settings of the executor lose",
+        &ExecutorFigures::audit_kl_nnats, 1e-9);
   }
 
   void AddGroups(const SchedulerFigures& figures, Families& families) const {

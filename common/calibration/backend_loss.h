@@ -9,8 +9,6 @@ namespace flexquant {
 struct BackendSettings {
   bool coarse_prompts = false;  // prompts have 8-bit activations at every precision
   int kv_cache_bits = 16;       // of keys and values: 16, or 8
-
-  bool coarse() const { return coarse_prompts || kv_cache_bits == 8; }
 };
 
 // What they cost: mean KL(top || top with the setting) in nats of the next token's distribution; nullopt = not
