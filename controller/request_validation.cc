@@ -25,6 +25,8 @@ constexpr size_t kMaxRequestIdBytes = 128;
 constexpr int kMaxChatMessages = 4096;
 // More than any text of ours, and bounds what is sent back.
 constexpr int64_t kMaxDetokenizedTokens = 262'144;
+// Far above what a sensible setting of an executor costs a token, in nats.
+constexpr double kMaxBackendKl = 100;
 
 uint64_t RandomBits() {
   std::random_device device;
@@ -328,9 +330,9 @@ absl::Status FillResume(const v1::GenerateRequest& request, const ModelPackage& 
     }
     spec.policy->SetKlFactor(resume.kl_factor());
   }
-  if (!(resume.backend_kl() >= 0 && std::isfinite(resume.backend_kl()))) {  // NaN too
-    return FieldViolation("resume.backend_kl",
-                          absl::StrCat(resume.backend_kl(), " is not a finite number >= 0; send what `started` had"));
+  if (!(resume.backend_kl() >= 0 && resume.backend_kl() <= kMaxBackendKl)) {  // NaN too
+    return FieldViolation("resume.backend_kl", absl::StrCat(resume.backend_kl(), " is outside [0, ", kMaxBackendKl,
+                                                            "]; send what `started` had"));
   }
   spec.policy->SetBackendKl(resume.backend_kl());
   return absl::OkStatus();

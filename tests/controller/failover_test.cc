@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <limits>
 #include <string>
 #include <thread>
 #include <utility>
@@ -394,8 +395,10 @@ TEST_P(FailoverTest, WhatCannotBeResumedIsRefused) {
   request.mutable_resume()->set_kl_factor(0.5);
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.kl_factor");
   request.mutable_resume()->set_kl_factor(1);
-  request.mutable_resume()->set_backend_kl(-0.1);
-  EXPECT_EQ(ViolatedField(Stream(request).status), "resume.backend_kl");
+  for (const double kl : {-0.1, 1e308, std::numeric_limits<double>::quiet_NaN()}) {
+    request.mutable_resume()->set_backend_kl(kl);
+    EXPECT_EQ(ViolatedField(Stream(request).status), "resume.backend_kl") << kl;
+  }
   request.mutable_resume()->set_backend_kl(0);
   request.mutable_resume()->mutable_tokens(0)->set_id(kTestVocab);
   EXPECT_EQ(ViolatedField(Stream(request).status), "resume.tokens[0].id");
