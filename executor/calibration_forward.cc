@@ -13,10 +13,6 @@ namespace {
 
 constexpr uint32_t kKvBlockTokens = 16;
 
-absl::Status NoWindowError() { return absl::FailedPreconditionError("there is no window to measure on"); }
-
-absl::Status KeepNothing(int64_t /*block*/, absl::Span<const float> /*hidden*/) { return absl::OkStatus(); }
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CalibrationForward>> CalibrationForward::Create(const ModelStore& store,
@@ -44,6 +40,7 @@ absl::StatusOr<std::unique_ptr<CalibrationForward>> CalibrationForward::Create(c
     shape.bits = runner_options.kv_cache_bits = 8;
     runner_options.kv_cache_bytes = shape.Bytes();
     runner_options.mapped_weights = true;  // it has little to do
+    runner_options.rescore = false;        // nor does the top precision's head need it
     FQ_ASSIGN_OR_RETURN(kv_8_runner, CpuModelRunner::Create(store, runner_options));
   }
   auto forward = std::unique_ptr<CalibrationForward>(
@@ -97,47 +94,45 @@ absl::Status CalibrationForward::SetWindow(absl::Span<const uint32_t> tokens) {
 }
 
 absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::Measure(const PrecisionPlan& plan) {
-  if (top_.empty()) {
-    return NoWindowError();
-  }
+  FQ_RETURN_IF_ERROR(CheckWindow());
   FQ_RETURN_IF_ERROR(plan.Validate(store_.num_layer_groups(), store_.has_reference()));
   PassStart start;
   start.block = FirstLoweredBlock(plan);
   start.hidden = Hidden(start.block);
-  StepOutput output;
-  FQ_RETURN_IF_ERROR(Run(*runner_, plan, 0, start, KeepNothing, &output));
-  return Divergences(output.sequences[0].logits, 0);
+  return Compare(*runner_, plan, 0, start);
 }
 
 absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::MeasureKvCache8() {
-  if (top_.empty()) {
-    return NoWindowError();
-  }
+  FQ_RETURN_IF_ERROR(CheckWindow());
   if (kv_8_runner_ == nullptr) {
     return std::vector<PositionDivergence>();
   }
-  StepOutput output;
-  FQ_RETURN_IF_ERROR(Run(*kv_8_runner_, top_plan_, 0, {}, KeepNothing, &output));
-  return Divergences(output.sequences[0].logits, 0);
+  return Compare(*kv_8_runner_, top_plan_, 0, {});
 }
 
 absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::MeasureCoarsePrompts() {
-  if (top_.empty()) {
-    return NoWindowError();
-  }
-  const size_t prompt = top_.size() / 2;
-  StepOutput output;
-  FQ_RETURN_IF_ERROR(Run(*runner_, top_plan_, static_cast<int64_t>(prompt), {}, KeepNothing, &output));
-  return Divergences(output.sequences[0].logits, prompt);
+  FQ_RETURN_IF_ERROR(CheckWindow());
+  return Compare(*runner_, top_plan_, top_.size() / 2, {});
 }
 
-std::vector<PositionDivergence> CalibrationForward::Divergences(absl::Span<const float> logits, size_t first) {
-  std::vector<PositionDivergence> divergences(top_.size() - first);
+absl::Status CalibrationForward::CheckWindow() const {
+  return top_.empty() ? absl::FailedPreconditionError("there is no window to measure on") : absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<PositionDivergence>> CalibrationForward::Compare(CpuModelRunner& runner,
+                                                                            const PrecisionPlan& plan,
+                                                                            size_t prompt_tokens,
+                                                                            const PassStart& start) {
+  StepOutput output;
+  FQ_RETURN_IF_ERROR(Run(
+      runner, plan, prompt_tokens, start, [](int64_t, absl::Span<const float>) { return absl::OkStatus(); }, &output));
+  const float* logits = output.sequences[0].logits.data();
+  std::vector<PositionDivergence> divergences(top_.size() - prompt_tokens);
   const auto vocab = static_cast<size_t>(store_.config().vocab_size);
   runner_->pool().ParallelChunks(static_cast<int64_t>(divergences.size()), 1, [&](int64_t begin, int64_t end, int) {
     for (auto at = static_cast<size_t>(begin); at < static_cast<size_t>(end); ++at) {
-      const size_t i = first + at;
-      const float* row = logits.data() + i * vocab;
+      const size_t i = prompt_tokens + at;
+      const float* row = logits + i * vocab;
       const LogitStats stats = runner_->kernels().logit_stats(row, static_cast<int64_t>(vocab));
       divergences[at].kl_nats =
           runner_->kernels().kl_divergence(top_logits_.data() + i * vocab, top_stats_[i].log_sum_exp, row,
@@ -149,13 +144,13 @@ std::vector<PositionDivergence> CalibrationForward::Divergences(absl::Span<const
   return divergences;
 }
 
-absl::Status CalibrationForward::Run(CpuModelRunner& runner, const PrecisionPlan& plan, int64_t prompt_tokens,
+absl::Status CalibrationForward::Run(CpuModelRunner& runner, const PrecisionPlan& plan, size_t prompt_tokens,
                                      const PassStart& start, BlockObserver keep, StepOutput* output) {
   SequenceInput sequence;
   sequence.tokens = absl::MakeConstSpan(tokens_).first(tokens_.size() - 1);
   sequence.plan = &plan;
   sequence.block_table = block_table_;
-  sequence.prompt_tokens = prompt_tokens;
+  sequence.prompt_tokens = static_cast<int64_t>(prompt_tokens);
   sequence.num_logits = static_cast<int64_t>(sequence.tokens.size());
   FQ_RETURN_IF_ERROR(runner.RunFrom(
       {{sequence}}, start,

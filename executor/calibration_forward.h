@@ -65,11 +65,14 @@ class CalibrationForward {
  private:
   CalibrationForward(const ModelStore& store, Options options, std::unique_ptr<CpuModelRunner> runner,
                      std::unique_ptr<CpuModelRunner> kv_8_runner);
+  // FAILED_PRECONDITION without a window.
+  absl::Status CheckWindow() const;
   // The window through `runner`, its first `prompt_tokens` as a prompt.
-  absl::Status Run(CpuModelRunner& runner, const PrecisionPlan& plan, int64_t prompt_tokens, const PassStart& start,
+  absl::Status Run(CpuModelRunner& runner, const PrecisionPlan& plan, size_t prompt_tokens, const PassStart& start,
                    BlockObserver keep, StepOutput* output);
-  // Of `logits` [positions, vocab], from position `first` on.
-  std::vector<PositionDivergence> Divergences(absl::Span<const float> logits, size_t first);
+  // The same beside the top precision, of the positions behind the prompt.
+  absl::StatusOr<std::vector<PositionDivergence>> Compare(CpuModelRunner& runner, const PrecisionPlan& plan,
+                                                          size_t prompt_tokens, const PassStart& start);
   // First block of which `plan` lowers a layer group; num_layers if only the head is lowered or nothing.
   int64_t FirstLoweredBlock(const PrecisionPlan& plan) const;
   absl::Span<const float> Hidden(int64_t block) const;  // [positions, hidden_size]

@@ -11,8 +11,8 @@ namespace flexquant::executor {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// Units of a thread's share that are fetched ahead of a product at a time: 34 KiB at 8 bits; and how often, so that the
-// smallest L2 (512 KiB) has room for them.
+// Units of a thread's share that are fetched ahead of a product at a time: 8.5 KiB at 8 bits, since others may wait for
+// the piece to end; and how often, so that the smallest L2 (512 KiB) has room for them.
 constexpr int64_t kFetchedUnits = 16;
 constexpr int64_t kFetchedPieces = 32;
 

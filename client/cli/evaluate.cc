@@ -115,6 +115,7 @@ absl::Status RunPolicyEvaluation(const Flags& flags, const ModelStore& store, ex
     executor::ExecutorOptions options = ExecutorOptionsOf(flags.embedded);
     options.kv_cache_bits = kExactKvCacheBits;
     options.mapped_weights = true;
+    options.rescore = false;  // heads below 8 bits, which it does not compute
     FQ_ASSIGN_OR_RETURN(top, executor::CreateRunner(store, options));
   }
   const PolicyRunners runners{runner, top != nullptr ? *top : runner};
