@@ -41,11 +41,13 @@ void PinThisThread(int cpu) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus)
+ThreadPool::ThreadPool(int num_threads, std::vector<int> cpus, WaitingWork waiting_work)
     : num_threads_(std::max(1, num_threads)),
       cpus_(std::move(cpus)),
       joined_(kClosed),
-      cursors_(static_cast<size_t>(num_threads_)) {
+      cursors_(static_cast<size_t>(num_threads_)),
+      turns_(static_cast<size_t>(num_threads_)),
+      waiting_work_(std::move(waiting_work)) {
   FQ_CHECK(cpus_.empty() || static_cast<int>(cpus_.size()) == num_threads_);
   for (int thread = 1; thread < num_threads_; ++thread) {
     workers_.emplace_back([this, thread] { Work(thread); });
@@ -101,11 +103,6 @@ void ThreadPool::Run(absl::FunctionRef<void(int)> body) {
 }
 
 void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
-  ParallelChunks(count, chunk, body, [](int, int64_t) { return false; });
-}
-
-void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<void(int64_t, int64_t, int)> body,
-                                absl::FunctionRef<bool(int, int64_t)> idle) {
   PinCaller();
   if (num_threads_ == 1 || count <= chunk) {
     if (count > 0) {
@@ -117,6 +114,7 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
     cursors_[static_cast<size_t>(thread)].next.store(ShareBegin(count, chunk, thread), std::memory_order_relaxed);
   }
   const auto take_chunks = [&](int thread) {
+    turns_[static_cast<size_t>(thread)].next = 0;
     for (int turn = 0; turn < num_threads_; ++turn) {
       const int owner = (thread + turn) % num_threads_;
       std::atomic<int64_t>& next = cursors_[static_cast<size_t>(owner)].next;
@@ -130,7 +128,7 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
   const auto work = [&](int thread) {
     take_chunks(thread);
     // Negative when the caller waits for this thread.
-    for (int64_t turn = 0; joined_.load(std::memory_order_acquire) >= 0 && idle(thread, turn); ++turn) {
+    while (joined_.load(std::memory_order_acquire) >= 0 && WorkWaiting(thread)) {
     }
   };
   const absl::FunctionRef<void(int)> region = work;
@@ -138,14 +136,14 @@ void ThreadPool::ParallelChunks(int64_t count, int64_t chunk, absl::FunctionRef<
   take_chunks(0);
   joined_.fetch_add(kClosed, std::memory_order_acq_rel);
   const auto all_left = [this] { return joined_.load(std::memory_order_acquire) == kClosed; };
-  for (int64_t turn = 0; !all_left() && idle(0, turn); ++turn) {
+  while (!all_left() && WorkWaiting(0)) {
   }
   SpinUntil(all_left);
 }
 
-int64_t ThreadPool::ShareBegin(int64_t count, int64_t chunk, int thread) const {
+int64_t ThreadPool::ShareBegin(int64_t count, int64_t chunk, int thread, int num_threads) {
   const int64_t chunks = (count + chunk - 1) / chunk;
-  return std::min(count, chunks * thread / num_threads_ * chunk);
+  return std::min(count, chunks * thread / num_threads * chunk);
 }
 
 void ThreadPool::ParallelFor(int64_t count, absl::FunctionRef<void(int64_t, int64_t, int)> body) {
@@ -173,16 +171,22 @@ bool ThreadPool::Join() {
   return false;
 }
 
+bool ThreadPool::WorkWaiting(int thread) {
+  return waiting_work_ != nullptr && waiting_work_(thread, turns_[static_cast<size_t>(thread)].next++);
+}
+
 void ThreadPool::Work(int thread) {
   if (!cpus_.empty()) {
     PinThisThread(cpus_[static_cast<size_t>(thread)]);
   }
   uint64_t seen = 0;
+  bool works_waiting = false;
   while (true) {
-    int spins = 0;
-    while (generation_.load(std::memory_order_acquire) <= seen && spins < kSpins) {
-      Pause();
-      ++spins;
+    for (int spins = 0; generation_.load(std::memory_order_acquire) <= seen && spins < kSpins; ++spins) {
+      works_waiting = works_waiting && WorkWaiting(thread);
+      if (!works_waiting) {
+        Pause();
+      }
     }
     if (generation_.load() <= seen) {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -204,6 +208,7 @@ void ThreadPool::Work(int thread) {
       seen = open_generation_;
       (*body_)(thread);
       joined_.fetch_sub(1, std::memory_order_release);
+      works_waiting = true;
     }
   }
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -18,9 +19,14 @@ namespace flexquant {
 // so an idle process uses no CPU. Run is called by one thread at a time (not thread-safe); it must not be nested.
 class ThreadPool {
  public:
+  // Work that may be left out or done twice, for threads that wait: turn 0, 1, ... of a thread since it last had other
+  // work, each a short piece, since others may wait for it to end; false = nothing more to do. Called by several
+  // threads at once, and by workers between regions, too, so until the pool is gone.
+  using WaitingWork = std::function<bool(int thread, int64_t turn)>;
+
   // `num_threads` >= 1, the caller included. `cpus`: logical processors that the threads stay on, one each, the caller
   // from its first region on; empty = where the system puts them.
-  explicit ThreadPool(int num_threads, std::vector<int> cpus = {});
+  explicit ThreadPool(int num_threads, std::vector<int> cpus = {}, WaitingWork waiting_work = nullptr);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -35,18 +41,17 @@ class ThreadPool {
 
   // Cuts [0, count) into chunks of `chunk` >= 1. Each thread takes those of its own share in order, so that what it
   // reads is one stream, and then what is left of the others'. Unlike Run and ParallelFor it never waits for a worker
-  // that has not begun, so that on a busy machine a region lasts no longer than the caller alone would need.
+  // that has not begun, so that on a busy machine a region lasts no longer than the caller alone would need. Threads
+  // that find no chunk do waiting work; workers go on with it behind the region.
   void ParallelChunks(int64_t count, int64_t chunk,
                       absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body);
 
-  // The same; a thread that finds no chunk while others compute calls idle(thread, 0), idle(thread, 1), ..., short
-  // pieces of work that may be left out, until that says false or they are done.
-  void ParallelChunks(int64_t count, int64_t chunk,
-                      absl::FunctionRef<void(int64_t begin, int64_t end, int thread)> body,
-                      absl::FunctionRef<bool(int thread, int64_t turn)> idle);
-
   // Where in [0, count) a thread's own share of ParallelChunks begins; thread = num_threads(): count.
-  int64_t ShareBegin(int64_t count, int64_t chunk, int thread) const;
+  int64_t ShareBegin(int64_t count, int64_t chunk, int thread) const {
+    return ShareBegin(count, chunk, thread, num_threads_);
+  }
+  // The same of a pool of `num_threads`.
+  static int64_t ShareBegin(int64_t count, int64_t chunk, int thread, int num_threads);
 
  private:
   void Work(int thread);
@@ -55,6 +60,8 @@ class ThreadPool {
   void Begin(const absl::FunctionRef<void(int)>& body, bool may_miss);
   // Enters the open region that may be missed; false if there is none.
   bool Join();
+  // The thread's next turn of waiting work; false if there is none.
+  bool WorkWaiting(int thread);
 
   const int num_threads_;
   const std::vector<int> cpus_;
@@ -67,11 +74,16 @@ class ThreadPool {
   std::atomic<int> running_{0};   // workers that a region of Run still needs
   // Workers inside a region that they may miss; negative when none may enter.
   std::atomic<int> joined_;
-  // The next chunk of a thread's share, or one behind it. A cache line each: owners count without contention.
+  // A cache line each: owners count without contention.
   struct alignas(64) Cursor {
-    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> next{0};  // chunk of the thread's share, or one behind it
+  };
+  struct alignas(64) Turn {
+    int64_t next = 0;  // of the thread's waiting work; only its own
   };
   std::vector<Cursor> cursors_;
+  std::vector<Turn> turns_;
+  const WaitingWork waiting_work_;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::mutex mutex_;

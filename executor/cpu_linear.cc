@@ -1,7 +1,6 @@
 #include "executor/cpu_linear.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "common/status_macros.h"
@@ -11,10 +10,6 @@ namespace flexquant::executor {
 namespace {
 
 constexpr size_t kCacheLine = 64;
-// Units of a thread's share that are fetched ahead of a product at a time: 8.5 KiB at 8 bits, since others may wait for
-// the piece to end; and how often, so that the smallest L2 (512 KiB) has room for them.
-constexpr int64_t kFetchedUnits = 16;
-constexpr int64_t kFetchedPieces = 32;
 
 }  // namespace
 
@@ -71,14 +66,9 @@ void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::Func
   });
 }
 
-int64_t CpuLinear::Chunk(const NestedMatrix& w) const {
-  // Small enough to even out the threads, even so that kernels may take tiles in pairs.
-  return std::max<int64_t>(2, w.tiles() / (8 * pool_.num_threads()) / 2 * 2);
-}
-
-uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
+uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
                              absl::FunctionRef<void(int64_t, int64_t)> finish) {
-  const int64_t chunk = Chunk(w);
+  const int64_t chunk = ProductChunk(w, pool_.num_threads());
   const auto multiply = [&](int64_t begin, int64_t end, int thread) {
     void* workspace = workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_;
     for (const RowOrder::Run& run : order.runs()) {
@@ -86,11 +76,10 @@ uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, const
     }
     finish(begin * kTileRows, std::min(w.rows, end * kTileRows));
     if (end == pool_.ShareBegin(w.tiles(), chunk, thread + 1)) {
-      FetchShare(next, thread, 0);
+      ahead_.FetchFirst(thread);
     }
   };
-  pool_.ParallelChunks(w.tiles(), chunk, multiply,
-                       [&](int thread, int64_t turn) { return FetchShare(next, thread, turn + 1); });
+  pool_.ParallelChunks(w.tiles(), chunk, multiply);
   uint64_t bytes_read = 0;
   int last_bits = 0;  // runs of one width read the same planes
   for (const RowOrder::Run& run : order.runs()) {
@@ -98,35 +87,6 @@ uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, const
     last_bits = run.bits;
   }
   return bytes_read;
-}
-
-bool CpuLinear::FetchShare(const Next& next, int thread, int64_t piece) const {
-  if (next.matrix == nullptr || next.bits > kTopPrecision || piece >= kFetchedPieces) {
-    return false;
-  }
-  const NestedMatrix& w = *next.matrix;
-  const int64_t chunk = Chunk(w);
-  const int64_t first = pool_.ShareBegin(w.tiles(), chunk, thread) * w.units() + piece * kFetchedUnits;
-  const int64_t end = pool_.ShareBegin(w.tiles(), chunk, thread + 1) * w.units();
-  const int64_t count = std::min(kFetchedUnits, end - first);
-  if (count <= 0) {
-    return false;
-  }
-  const auto fetch = [&](const uint8_t* plane, int64_t words) {
-    const uint8_t* from = plane + first * words * kPlaneWordBytes;
-    for (int64_t word = 0; word < count * words; ++word) {
-      __builtin_prefetch(from + word * kPlaneWordBytes, /*rw=*/0, /*locality=*/2);
-    }
-  };
-  // {plane, its words a unit, the least width that reads it}
-  const std::tuple<const uint8_t*, int64_t, int> planes[] = {
-      {w.base3, 3, 3}, {w.bit4, 1, 4}, {w.bit5, 1, 5}, {w.bit6, 1, 6}, {w.bits78, 2, 8}};
-  for (const auto& [plane, words, bits] : planes) {
-    if (bits <= next.bits) {
-      fetch(plane, words);
-    }
-  }
-  return true;
 }
 
 QuantizedActivations CpuLinear::Quantized(const NestedMatrix& w, int64_t first, int64_t count) const {

@@ -11,6 +11,7 @@
 #include "common/precision.h"
 #include "common/store/model_store.h"
 #include "common/thread_pool.h"
+#include "executor/fetch_ahead.h"
 #include "executor/memory.h"
 #include "executor/row_order.h"
 #include "kernels/kernels.h"
@@ -21,7 +22,8 @@ namespace flexquant::executor {
 // matrix with the same order. Buffers are reserved once; one caller at a time.
 class CpuLinear {
  public:
-  CpuLinear(const CpuKernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  CpuLinear(const CpuKernels& kernels, ThreadPool& pool, const FetchAhead& ahead)
+      : kernels_(kernels), pool_(pool), ahead_(ahead) {}
 
   // Room for the layer groups of `store` and `max_rows` rows a step. RESOURCE_EXHAUSTED if memory is short.
   absl::Status Allocate(const ModelStore& store, int64_t max_rows);
@@ -34,19 +36,9 @@ class CpuLinear {
     return {input_.as<float>(), static_cast<size_t>(order.size() * w.cols)};
   }
 
-  // What is multiplied after a product: its first planes are fetched while threads wait for each other.
-  struct Next {
-    const NestedMatrix* matrix = nullptr;  // null = not known
-    int bits = 0;
-  };
-
-  // Fetches piece `piece` >= 0 of a thread's share of what is next into its L2; false if there is nothing (more) that
-  // should be.
-  bool FetchShare(const Next& next, int thread, int64_t piece) const;
-
   // y [slots, w.rows], rows `stride` floats apart, = inputs times w. finish(begin, end) follows for ranges of output
   // rows once they are in y; ranges are disjoint, calls concurrent. Returns the bytes of weights read.
-  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, const Next& next, float* y, int64_t stride,
+  uint64_t Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
                     absl::FunctionRef<void(int64_t, int64_t)> finish);
 
  private:
@@ -54,14 +46,13 @@ class CpuLinear {
   int64_t QuantizedRow(int64_t slot, int activation_bits) const {
     return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
   }
-  // Tiles of a product that a thread takes at a time.
-  int64_t Chunk(const NestedMatrix& w) const;
   QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
   void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride, int64_t tile_begin,
                    int64_t tile_end, void* workspace);
 
   const CpuKernels& kernels_;
   ThreadPool& pool_;
+  const FetchAhead& ahead_;
   int64_t max_rows_ = 0;
   size_t workspace_bytes_ = 0;
   LazyBuffer input_;      // [rows, cols] fp32

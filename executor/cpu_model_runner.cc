@@ -88,8 +88,10 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
       config_(store_.config()),
       kernels_(kernels),
       rank_(rank),
-      pool_(options.num_threads, std::move(cpus)),
-      linear_(kernels, pool_),
+      ahead_(options.num_threads),
+      pool_(options.num_threads, std::move(cpus),
+            [this](int thread, int64_t turn) { return ahead_.FetchMore(thread, turn); }),
+      linear_(kernels, pool_, ahead_),
       rescorer_(kernels, pool_),
       rope_frequencies_(RopeFrequencies(config_.rope, config_.head_dim)),
       qkv_order_(options.max_step_tokens),
@@ -130,6 +132,7 @@ CpuModelRunner::CpuModelRunner(const ModelStore& store, std::unique_ptr<Resident
 absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore) {
   info_.kv_blocks = shape.num_blocks;
   FQ_ASSIGN_OR_RETURN(cache_, KvCache::Create(shape));
+  attention_shape_.num_blocks = shape.num_blocks;
 
   const int64_t context = std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens);
   workspace_bytes_ = RoundUp(AttentionWorkspaceBytes(attention_shape_, context));
@@ -205,6 +208,7 @@ void CpuModelRunner::BeginStep(const StepBatch& batch) {
     }
   }
   PlanAttention(batch);
+  PlanFetches(batch);
 }
 
 void CpuModelRunner::ComputeAngles() {
@@ -253,24 +257,32 @@ absl::Status CpuModelRunner::RunBlock(const StepBatch& batch, int64_t layer) {
 
   OrderRows(batch, group, &qkv_order_);
   Prepare(block.qkv, group, qkv_order_, normed(block.attention_norm));
-  Multiply(block.qkv, qkv_order_, NextProduct(batch, group), block.qkv_bias, /*residual=*/false, outputs_.as<float>());
+  FetchStored(batch, layer);
+  ahead_.ExpectRanges(cache_.keys(layer));
+  Multiply(block.qkv, qkv_order_, block.qkv_bias, /*residual=*/false, outputs_.as<float>());
   RotateAndStore(batch, layer);
+  ExpectProduct(batch, group + 1);
   Attend(batch, layer);
 
   OrderRows(batch, group + 1, &o_order_);
   FQ_RETURN_IF_ERROR(PrepareO(block.o, group + 1));
-  Multiply(block.o, o_order_, NextProduct(batch, group + 1), block.o_bias, /*residual=*/true, outputs_.as<float>());
+  ExpectProduct(batch, group + 2);
+  FetchLines(block.mlp_norm.data(), hidden * static_cast<int64_t>(sizeof(float)));
+  Multiply(block.o, o_order_, block.o_bias, /*residual=*/true, outputs_.as<float>());
   FQ_RETURN_IF_ERROR(SumHidden());
 
   OrderRows(batch, group + 2, &gate_up_order_);
   Prepare(block.gate_up, group + 2, gate_up_order_, normed(block.mlp_norm));
-  Multiply(block.gate_up, gate_up_order_, NextProduct(batch, group + 2), block.gate_up_bias, /*residual=*/false,
-           outputs_.as<float>());
+  ExpectProduct(batch, group + 3);
+  Multiply(block.gate_up, gate_up_order_, block.gate_up_bias, /*residual=*/false, outputs_.as<float>());
 
   OrderRows(batch, group + 3, &down_order_);
   FQ_RETURN_IF_ERROR(PrepareDown(block.down, group + 3));
-  Multiply(block.down, down_order_, NextProduct(batch, group + 3), block.down_bias, /*residual=*/true,
-           outputs_.as<float>());
+  ExpectProduct(batch, group + 4);
+  const absl::Span<const float> next_norm =
+      layer + 1 < config_.num_layers ? store_.block(layer + 1).attention_norm : store_.final_norm();
+  FetchLines(next_norm.data(), hidden * static_cast<int64_t>(sizeof(float)));
+  Multiply(block.down, down_order_, block.down_bias, /*residual=*/true, outputs_.as<float>());
   return SumHidden();
 }
 
@@ -334,14 +346,13 @@ void CpuModelRunner::Prepare(const NestedMatrix& w, int group, const RowOrder& o
   }
 }
 
-CpuLinear::Next CpuModelRunner::NextProduct(const StepBatch& batch, int group) const {
-  const auto next = static_cast<size_t>(group) + 1;
-  return {&store_.layer_group(group + 1), batch.sequences[0].plan->bits[next]};
+void CpuModelRunner::ExpectProduct(const StepBatch& batch, int group) {
+  ahead_.ExpectProduct(store_.layer_group(group), batch.sequences[0].plan->bits[static_cast<size_t>(group)]);
 }
 
-void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, const CpuLinear::Next& next,
-                              absl::Span<const float> bias, bool residual, float* y) {
-  bytes_read_ += linear_.Multiply(w, order, next, y, w.rows, [&](int64_t begin, int64_t end) {
+void CpuModelRunner::Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual,
+                              float* y) {
+  bytes_read_ += linear_.Multiply(w, order, y, w.rows, [&](int64_t begin, int64_t end) {
     if (bias.empty() && !residual) {
       return;
     }

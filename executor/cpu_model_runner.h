@@ -16,6 +16,7 @@
 #include "common/store/model_store.h"
 #include "common/thread_pool.h"
 #include "executor/cpu_linear.h"
+#include "executor/fetch_ahead.h"
 #include "executor/head_rescorer.h"
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
@@ -106,6 +107,12 @@ class CpuModelRunner : public ModelRunner {
     int32_t sequence = 0;
     int32_t position = 0;
   };
+  // Where a row's keys and values go: bytes from the beginning of a layer's, for KV head 0; with 8 bits, of the slabs.
+  struct StoredPlace {
+    int64_t keys = 0;
+    int64_t values = 0;
+    int64_t slot = 0;  // in the slabs
+  };
   // Query tokens [first, first + count) of one sequence. The context of a single one may be cut into parts, which
   // different threads compute.
   struct AttentionTask {
@@ -142,8 +149,17 @@ class CpuModelRunner : public ModelRunner {
   absl::Status SumHidden();
   void RotateAndStore(const StepBatch& batch, int64_t layer);
   void PlanAttention(const StepBatch& batch);
+  // The first position that the query at `position` sees.
+  int64_t FirstVisible(int64_t position) const;
   // Where there is too little to do for all threads otherwise.
   void SplitContexts(const StepBatch& batch);
+  // Which keys and values each thread reads first, for ahead_.
+  void PlanFetches(const StepBatch& batch);
+  // Returns how many ranges the item has, at most what a thread may have.
+  int64_t AddRanges(const StepBatch& batch, const AttentionItem& item, int thread);
+  StoredPlace PlaceOf(const StepBatch& batch, const Row& row) const;
+  // Fetches what the step's rows, if they are few, are about to write of keys and values.
+  void FetchStored(const StepBatch& batch, int64_t layer);
   // Most tasks of a step that are split; 0 with keys and values in fp16.
   uint64_t SplitTasks() const;
   // Of one query token.
@@ -156,12 +172,11 @@ class CpuModelRunner : public ModelRunner {
   // Orders the step's rows by their sequences' widths in layer group `group`.
   void OrderRows(const StepBatch& batch, int group, RowOrder* order);
   void Prepare(const NestedMatrix& w, int group, const RowOrder& order, absl::FunctionRef<void(int64_t, float*)> fill);
-  // What follows layer group `group` in the step.
-  CpuLinear::Next NextProduct(const StepBatch& batch, int group) const;
+  // Waiting threads fetch the product of layer group `group` from now on.
+  void ExpectProduct(const StepBatch& batch, int group);
   // y [slots, w.rows] = prepared input times w, plus bias; or, if `residual`, added to hidden_ instead, which it
   // replaces in ranks other than 0: what counts is the sum over the ranks.
-  void Multiply(const NestedMatrix& w, const RowOrder& order, const CpuLinear::Next& next, absl::Span<const float> bias,
-                bool residual, float* y);
+  void Multiply(const NestedMatrix& w, const RowOrder& order, absl::Span<const float> bias, bool residual, float* y);
 
   std::unique_ptr<ResidentWeights> resident_;  // what store_ is then a view of
   const ModelStore& store_;
@@ -169,6 +184,7 @@ class CpuModelRunner : public ModelRunner {
   const CpuKernels& kernels_;
   const CpuRank rank_;
   RunnerInfo info_;
+  FetchAhead ahead_;
   ThreadPool pool_;
   CpuLinear linear_;
   HeadRescorer rescorer_;

@@ -14,6 +14,8 @@ constexpr int64_t kAttentionTokens = 32;
 // So many items a thread are enough to keep all busy.
 constexpr int64_t kItemsPerThread = 4;
 
+uint16_t* Halves(uint8_t* at) { return reinterpret_cast<uint16_t*>(at); }
+
 }  // namespace
 
 uint64_t CpuModelRunner::SplitTasks() const {
@@ -70,8 +72,7 @@ void CpuModelRunner::SplitContexts(const StepBatch& batch) {
   for (size_t i = 0; i < tasks; ++i) {
     AttentionTask& task = attention_tasks_[i];
     const int64_t position = batch.sequences[task.sequence].start + task.first;
-    const int64_t window = attention_shape_.sliding_window;
-    const int64_t first = window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
+    const int64_t first = FirstVisible(position);
     const int64_t parts = position / kAttentionPartKeys - first / kAttentionPartKeys + 1;
     if (task.count == 1 && parts > 1) {
       task.parts = parts;
@@ -79,6 +80,79 @@ void CpuModelRunner::SplitContexts(const StepBatch& batch) {
       task.records = records_.as<float>() + at / sizeof(float);
       at += AttentionRecordsBytes(parts);
       split_tasks_.push_back(i);
+    }
+  }
+}
+
+int64_t CpuModelRunner::FirstVisible(int64_t position) const {
+  const int64_t window = attention_shape_.sliding_window;
+  return window > 0 ? std::max<int64_t>(0, position + 1 - window) : 0;
+}
+
+void CpuModelRunner::PlanFetches(const StepBatch& batch) {
+  ahead_.ClearRanges(cache_.shape().PartBytes());
+  const auto items = static_cast<int64_t>(attention_items_.size());
+  for (int thread = 0; thread < pool_.num_threads(); ++thread) {
+    const int64_t end = pool_.ShareBegin(items, 1, thread + 1);
+    int64_t ranges = 0;
+    for (int64_t i = pool_.ShareBegin(items, 1, thread); i < end && ranges < FetchAhead::kRanges; ++i) {
+      ranges += AddRanges(batch, attention_items_[static_cast<size_t>(i)], thread);
+    }
+  }
+}
+
+int64_t CpuModelRunner::AddRanges(const StepBatch& batch, const AttentionItem& item, int thread) {
+  const AttentionTask& task = attention_tasks_[item.task];
+  const SequenceInput& sequence = batch.sequences[task.sequence];
+  const int64_t query = sequence.start + task.first;
+  const int64_t part = (task.first_part + item.part) * kAttentionPartKeys;
+  const int64_t first = std::max(FirstVisible(query), part);
+  const int64_t last = task.parts > 1 ? std::min(query, part + kAttentionPartKeys - 1) : query;
+  const int64_t head = item.head_begin / (config_.num_heads / config_.num_kv_heads) * cache_.head_stride();
+  const int64_t block_tokens = info_.kv_block_tokens;
+  int64_t ranges = 0;
+  for (int64_t i = first / block_tokens; i <= last / block_tokens && ranges < FetchAhead::kRanges; ++i) {
+    const int64_t offset = head + cache_.PartOffset(sequence.block_table[static_cast<size_t>(i)]);
+    ahead_.AddRange(thread, offset);
+    ahead_.AddRange(thread, offset + (cache_.values(0) - cache_.keys(0)));
+    ranges += 2;
+  }
+  return ranges;
+}
+
+CpuModelRunner::StoredPlace CpuModelRunner::PlaceOf(const StepBatch& batch, const Row& row) const {
+  const auto& table = batch.sequences[static_cast<size_t>(row.sequence)].block_table;
+  const int64_t part = cache_.PartOffset(table[static_cast<size_t>(row.position) / info_.kv_block_tokens]);
+  const int64_t in_block = row.position % info_.kv_block_tokens;
+  if (cache_.shape().bits == 8) {
+    const int64_t slab = part + in_block / kKv8SlabTokens * static_cast<int64_t>(Kv8SlabBytes(config_.head_dim));
+    return {slab, slab, in_block % kKv8SlabTokens};
+  }
+  const auto half = static_cast<int64_t>(sizeof(uint16_t));
+  return {part + in_block * half, part + in_block * config_.head_dim * half, 0};
+}
+
+void CpuModelRunner::FetchStored(const StepBatch& batch, int64_t layer) {
+  constexpr size_t kFewRows = 4;
+  if (rows_.size() > kFewRows) {
+    return;
+  }
+  const bool bytes = cache_.shape().bits == 8;
+  const auto slab = static_cast<int64_t>(Kv8SlabBytes(config_.head_dim));
+  const auto row_bytes = config_.head_dim * static_cast<int64_t>(sizeof(uint16_t));
+  for (const Row& row : rows_) {
+    const StoredPlace place = PlaceOf(batch, row);
+    for (int64_t head = 0; head < config_.num_kv_heads; ++head) {
+      uint8_t* const keys = cache_.keys(layer) + place.keys + head * cache_.head_stride();
+      uint8_t* const values = cache_.values(layer) + place.values + head * cache_.head_stride();
+      FetchLinesToWrite(values, bytes ? slab : row_bytes);
+      if (bytes) {
+        FetchLinesToWrite(keys, slab);
+        continue;
+      }
+      for (int64_t d = 0; d < config_.head_dim; ++d) {
+        FetchLinesToWrite(keys + d * info_.kv_block_tokens * static_cast<int64_t>(sizeof(uint16_t)), 1);
+      }
     }
   }
 }
@@ -99,32 +173,32 @@ void CpuModelRunner::RotateAndStore(const StepBatch& batch, int64_t layer) {
     kernels_.rope(q, config_.num_heads, head_dim, cos, sin);
     kernels_.rope(k, config_.num_kv_heads, head_dim, cos, sin);
     const float* v = k + config_.kv_size();
-    const Row at = rows_[static_cast<size_t>(row)];
-    const auto& table = batch.sequences[static_cast<size_t>(at.sequence)].block_table;
-    const uint32_t kv_block = table[static_cast<size_t>(at.position) / info_.kv_block_tokens];
+    const StoredPlace place = PlaceOf(batch, rows_[static_cast<size_t>(row)]);
+    uint8_t* const keys = cache_.keys(layer) + place.keys;
+    uint8_t* const values = cache_.values(layer) + place.values;
     if (cache_.shape().bits == 8) {
-      kernels_.store_kv_8(k, v, config_.num_kv_heads, head_dim, cache_.Slab(layer, kv_block, at.position),
-                          cache_.shape().HeadBytes(), at.position % kKv8SlabTokens);
+      kernels_.store_kv_8(k, v, config_.num_kv_heads, head_dim, keys, values, cache_.head_stride(), place.slot);
       return;
     }
-    kernels_.store_keys(k, config_.num_kv_heads, head_dim, cache_.keys(layer) + cache_.KeyOffset(kv_block, at.position),
-                        cache_.head_stride(), info_.kv_block_tokens);
-    kernels_.store_values(v, config_.num_kv_heads, head_dim,
-                          cache_.values(layer) + cache_.ValueOffset(kv_block, at.position), cache_.head_stride());
+    const int64_t head_stride = cache_.head_stride() / static_cast<int64_t>(sizeof(uint16_t));
+    kernels_.store_keys(k, config_.num_kv_heads, head_dim, Halves(keys), head_stride, info_.kv_block_tokens);
+    kernels_.store_values(v, config_.num_kv_heads, head_dim, Halves(values), head_stride);
   });
 }
 
 void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
+  const auto items = static_cast<int64_t>(attention_items_.size());
   const auto attend = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
       AttendItem(batch, layer, attention_items_[static_cast<size_t>(i)],
                  workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
     }
+    if (end == pool_.ShareBegin(items, 1, thread + 1)) {
+      ahead_.FetchFirst(thread);
+    }
   };
-  // Few items leave threads without work.
-  const CpuLinear::Next o = NextProduct(batch, LayerGroupIndex(static_cast<int>(layer), LayerGroupKind::kQkv));
-  pool_.ParallelChunks(static_cast<int64_t>(attention_items_.size()), 1, attend,
-                       [&](int thread, int64_t turn) { return linear_.FetchShare(o, thread, turn + 1); });
+  pool_.ParallelChunks(items, 1, attend);
+
   const auto record_floats = static_cast<int64_t>(AttentionRecordBytes(config_.head_dim) / sizeof(float));
   for (const size_t i : split_tasks_) {
     const AttentionTask& task = attention_tasks_[i];
@@ -146,14 +220,15 @@ void CpuModelRunner::AttendItem(const StepBatch& batch, int64_t layer, const Att
   sequence.start = batch.sequences[task.sequence].start + task.first;
   sequence.block_table = batch.sequences[task.sequence].block_table.data();
   if (cache_.shape().bits != 8) {
-    kernels_.attention(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), item.head_begin,
-                       item.head_end, workspace);
+    kernels_.attention(attention_shape_, sequence, Halves(cache_.keys(layer)), Halves(cache_.values(layer)),
+                       item.head_begin, item.head_end, workspace);
   } else if (task.parts == 1) {
-    kernels_.attention_8(attention_shape_, sequence, cache_.slabs(layer), item.head_begin, item.head_end, workspace);
+    kernels_.attention_8(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), item.head_begin,
+                         item.head_end, workspace);
   } else {
     const auto record_floats = static_cast<int64_t>(AttentionRecordBytes(config_.head_dim) / sizeof(float));
-    kernels_.attention_8_part(attention_shape_, sequence, cache_.slabs(layer), item.head_begin, item.head_end,
-                              task.first_part + item.part, task.records + item.part * record_floats,
+    kernels_.attention_8_part(attention_shape_, sequence, cache_.keys(layer), cache_.values(layer), item.head_begin,
+                              item.head_end, task.first_part + item.part, task.records + item.part * record_floats,
                               task.parts * record_floats, workspace);
   }
 }

@@ -44,7 +44,8 @@ absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output)
   // Every rank puts its columns where one of them samples.
   float* const all_logits = rank_.logits != nullptr ? rank_.logits : logits_.as<float>();
   const int64_t vocab = info_.vocab_size;
-  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, {}, all_logits + rank_.shard.vocab.begin, vocab,
+  ahead_.ExpectNothing();
+  bytes_read_ += linear_.Multiply(store_.lm_head(), head_order_, all_logits + rank_.shard.vocab.begin, vocab,
                                   [](int64_t, int64_t) {});
   FQ_RETURN_IF_ERROR(WaitForRanks());
   FQ_RETURN_IF_ERROR(RescoreHead(all_logits));

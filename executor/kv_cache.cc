@@ -32,14 +32,9 @@ absl::Status CheckBits(const ModelConfig& config, uint32_t block_tokens, int bit
 
 }  // namespace
 
-int64_t KvCache::Shape::HeadBytes() const {
+int64_t KvCache::Shape::PartBytes() const {
   return bits == 8 ? block_tokens / kKv8SlabTokens * static_cast<int64_t>(Kv8SlabBytes(head_dim))
-                   : block_tokens * head_dim * 2 * static_cast<int64_t>(sizeof(uint16_t));
-}
-
-uint8_t* KvCache::Slab(int64_t layer, uint32_t block, int64_t position) const {
-  return slabs(layer) + block * shape_.LayerBlockBytes() +
-         static_cast<uint64_t>(position % shape_.block_tokens / kKv8SlabTokens) * Kv8SlabBytes(shape_.head_dim);
+                   : block_tokens * head_dim * static_cast<int64_t>(sizeof(uint16_t));
 }
 
 absl::StatusOr<KvCache::Shape> KvCache::Plan(const ModelConfig& config, uint32_t block_tokens, uint64_t cache_bytes,

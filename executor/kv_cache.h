@@ -26,9 +26,9 @@ class KvCache {
     // Bytes a block takes over all layers, keys and values.
     uint64_t BlockBytes() const { return static_cast<uint64_t>(num_layers) * LayerBlockBytes(); }
     // The same of one layer.
-    uint64_t LayerBlockBytes() const { return static_cast<uint64_t>(num_kv_heads * HeadBytes()); }
-    // Of one KV head's keys and values in a block.
-    int64_t HeadBytes() const;
+    uint64_t LayerBlockBytes() const { return static_cast<uint64_t>(2 * num_kv_heads * PartBytes()); }
+    // Of one KV head's keys, or values, in a block.
+    int64_t PartBytes() const;
     uint64_t Bytes() const { return BlockBytes() * num_blocks; }
   };
 
@@ -42,35 +42,18 @@ class KvCache {
   static absl::StatusOr<KvCache> Create(const Shape& shape);
 
   const Shape& shape() const { return shape_; }
-  // One layer in fp16: keys [num_blocks, num_kv_heads, head_dim, block_tokens], values [num_blocks, num_kv_heads,
-  // block_tokens, head_dim].
-  uint16_t* keys(int64_t layer) const { return reinterpret_cast<uint16_t*>(Layer(layer)); }
-  uint16_t* values(int64_t layer) const { return keys(layer) + LayerElements(); }
-  // Offset in a layer's keys (values) of head 0 of `position` in a sequence whose block there is `block`; heads are
-  // head_stride() apart, dimensions of a key block_tokens.
-  int64_t KeyOffset(uint32_t block, int64_t position) const {
-    return BlockOffset(block) + position % shape_.block_tokens;
-  }
-  int64_t ValueOffset(uint32_t block, int64_t position) const {
-    return BlockOffset(block) + position % shape_.block_tokens * shape_.head_dim;
-  }
-  int64_t head_stride() const { return static_cast<int64_t>(shape_.block_tokens) * shape_.head_dim; }
-
-  // One layer in 8 bits: [num_blocks, num_kv_heads, block_tokens / 16, slab].
-  uint8_t* slabs(int64_t layer) const { return Layer(layer); }
-  // The slab of head 0 that has `position`; heads are shape().HeadBytes() apart.
-  uint8_t* Slab(int64_t layer, uint32_t block, int64_t position) const;
-
- private:
-  int64_t BlockOffset(uint32_t block) const {
-    return static_cast<int64_t>(block) * shape_.num_kv_heads * head_stride();
-  }
-  // Of one layer's keys, or values, in fp16.
-  int64_t LayerElements() const { return shape_.num_blocks * shape_.num_kv_heads * head_stride(); }
-  uint8_t* Layer(int64_t layer) const {
+  // One layer's keys, or values: [num_kv_heads, num_blocks, part], so that the blocks of a head that follow each other
+  // are one stream. A part in fp16 is [head_dim, block_tokens] of keys and [block_tokens, head_dim] of values; in 8
+  // bits [block_tokens / 16, slab].
+  uint8_t* keys(int64_t layer) const {
     return memory_.as<uint8_t>() + static_cast<uint64_t>(layer) * shape_.LayerBlockBytes() * shape_.num_blocks;
   }
+  uint8_t* values(int64_t layer) const { return keys(layer) + shape_.num_kv_heads * head_stride(); }
+  // Where in a layer's keys, or values, head 0's part of a block is; heads are head_stride() bytes apart.
+  int64_t PartOffset(uint32_t block) const { return block * shape_.PartBytes(); }
+  int64_t head_stride() const { return shape_.num_blocks * shape_.PartBytes(); }
 
+ private:
   Shape shape_;
   LazyBuffer memory_;
 };

@@ -44,7 +44,8 @@ struct AttentionShape {
   int64_t sliding_window = 0;  // 0 = none; else a query sees the last `sliding_window` positions, itself included
   int64_t q_stride = 0;        // floats between query tokens
   int64_t out_stride = 0;
-  float scale = 1.0F;  // on q.k, usually 1 / sqrt(head_dim)
+  float scale = 1.0F;      // on q.k, usually 1 / sqrt(head_dim)
+  int64_t num_blocks = 0;  // of the cache
 };
 
 // What a pass over the logits of one token yields.
@@ -106,29 +107,29 @@ struct CpuKernels {
   void (*store_values)(const float* src, int64_t num_kv_heads, int64_t head_dim, uint16_t* dst, int64_t head_stride);
 
   // Causal attention of query heads [head_begin, head_end) of one sequence over its paged cache. Of one layer, fp16:
-  // k_cache [blocks, num_kv_heads, head_dim, block_tokens], so that a dimension of keys that follow each other is one
-  // load; v_cache [blocks, num_kv_heads, block_tokens, head_dim]. `workspace` has AttentionWorkspaceBytes(shape, max
-  // positions) bytes.
+  // k_cache [num_kv_heads, num_blocks, head_dim, block_tokens], so that a dimension of keys that follow each other is
+  // one load, and those of blocks that do are one stream; v_cache [num_kv_heads, num_blocks, block_tokens, head_dim].
+  // `workspace` has AttentionWorkspaceBytes(shape, max positions) bytes.
   void (*attention)(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                     const uint16_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace);
 
   // The same with keys and values in 8 bits (kernels/kv_8.h). store_kv_8 writes one position's, k and v [num_kv_heads,
-  // head_dim] fp32, into number `slot` of a slab of 16 positions; slabs of its heads are `head_stride` bytes apart, the
-  // first at `dst`. A key or value is rounded to max|x| / 127. head_dim at most kMaxKv8HeadDim.
-  // cache [blocks, num_kv_heads, block_tokens / 16, slab], block_tokens a multiple of 16. Queries and weights, of 64
-  // keys together, are rounded to 14 bits; sums of products are exact int32.
-  void (*store_kv_8)(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* dst,
-                     int64_t head_stride, int64_t slot);
-  void (*attention_8)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
-                      int64_t head_begin, int64_t head_end, void* workspace);
+  // head_dim] fp32, into number `slot` of slabs of 16 positions; those of its heads are `head_stride` bytes apart, the
+  // first at k_dst and v_dst. A key or value is rounded to max|x| / 127. head_dim at most kMaxKv8HeadDim.
+  // Caches [num_kv_heads, num_blocks, block_tokens / 16, slab], block_tokens a multiple of 16. Queries and weights, of
+  // 128 keys together, are rounded to 14 bits; sums of products are exact int32.
+  void (*store_kv_8)(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* k_dst,
+                     uint8_t* v_dst, int64_t head_stride, int64_t slot);
+  void (*attention_8)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                      const uint8_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace);
   // The same for a sequence of one query token, part by part (kAttentionPartKeys), so that threads share a context.
   // attention_8_part computes a part of which the query sees a position; head h's result is a record of
   // AttentionRecordBytes(head_dim) / 4 floats at records + h * stride. merge_attention_8 makes a head's output
   // [head_dim] of the records of all parts that its query sees, one behind the other, in order; it changes them.
   // Results are attention_8's, bit for bit.
-  void (*attention_8_part)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
-                           int64_t head_begin, int64_t head_end, int64_t part, float* records, int64_t stride,
-                           void* workspace);
+  void (*attention_8_part)(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                           const uint8_t* v_cache, int64_t head_begin, int64_t head_end, int64_t part, float* records,
+                           int64_t stride, void* workspace);
   void (*merge_attention_8)(float* records, int64_t parts, int64_t head_dim, float* out);
 
   // One pass over logits [n], n >= 1, finite.
@@ -149,7 +150,7 @@ struct CpuKernels {
   float (*dot_codes)(const uint8_t* codes, const float* scales, const float* x, int64_t cols, int64_t group_size);
 };
 
-// Tokens a slab of 8-bit keys and values has, and a slab's bytes: of one KV head, keys and values together.
+// Tokens a slab of 8-bit keys, or values, of one KV head has, and its bytes.
 inline constexpr int64_t kKv8SlabTokens = 16;
 inline constexpr int64_t kMaxKv8HeadDim = 256;
 size_t Kv8SlabBytes(int64_t head_dim);

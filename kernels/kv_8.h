@@ -6,36 +6,27 @@
 
 namespace flexquant {
 
-// Keys and values of 16 positions and one KV head in 8 bits: codes in [-127, 127], and a scale of fp16 a position for
-// its key and one for its value. Four dimensions of a key lie together, and the same ones of all positions; of values,
-// a dimension of four positions: what dot products of four bytes take. Dimensions are padded with zeros, which come
-// from memory that was zero: nothing else is written there. `Set` keeps functions that are compiled for different
-// instruction sets apart; elsewhere void.
+// Keys, or values, of 16 positions and one KV head in 8 bits: codes in [-127, 127], and a scale of fp16 a position.
+// Four dimensions of a key lie together, and the same ones of all positions; of values, a dimension of four positions:
+// what dot products of four bytes take. Dimensions are padded with zeros, which come from memory that was zero: nothing
+// else is written there. `Set` keeps functions that are compiled for different instruction sets apart; elsewhere void.
 template <class Set>
 struct Kv8Slab {
   int64_t padded = 0;  // head_dim, rounded up to a multiple of 16
 
-  int64_t bytes() const { return 2 * code_bytes() + 128; }  // a multiple of 64
+  int64_t bytes() const { return code_bytes() + 64; }  // a multiple of 64
   // Of the slab at `slab`, const if that is:
   template <class Byte>
-  auto* keys(Byte* slab) const {  // [padded / 4][16 positions][4 dimensions]
+  auto* codes(Byte* slab) const {  // keys [padded / 4][16 positions][4 dimensions]; values [4][padded][4 positions]
     return As<int8_t>(slab);
   }
   template <class Byte>
-  auto* values(Byte* slab) const {  // [4 groups of positions][padded][4 positions]
-    return As<int8_t>(slab + code_bytes());
+  auto* scales(Byte* slab) const {  // [16], fp16
+    return As<uint16_t>(slab + code_bytes());
   }
   template <class Byte>
-  auto* key_scales(Byte* slab) const {  // [16], fp16
-    return As<uint16_t>(slab + 2 * code_bytes());
-  }
-  template <class Byte>
-  auto* value_scales(Byte* slab) const {  // [16], fp16
-    return As<uint16_t>(slab + 2 * code_bytes() + 32);
-  }
-  template <class Byte>
-  auto* key_sums(Byte* slab) const {  // [16], of a key's codes
-    return As<int16_t>(slab + 2 * code_bytes() + 64);
+  auto* sums(Byte* slab) const {  // [16], of a key's codes; values have none
+    return As<int16_t>(slab + code_bytes() + 32);
   }
 
  private:

@@ -45,7 +45,7 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
       const int64_t begin = first > tile ? first - tile : 0;
       const int64_t end = last + 1 - tile < kKeyTile ? last + 1 - tile : kKeyTile;
       FindTile(kv_head, tile, begin, end);
-      FindNext(kv_head, tile + kKeyTile, last);
+      FindNext(kv_head, tile + kKeyTile, first, last);
       if (converts_) {
         ConvertTile(begin, end);
       }
@@ -73,16 +73,20 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
 
   int64_t HeadOffset(int64_t kv_head, int64_t position) const {
     const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
-    return (block * shape_.num_kv_heads + kv_head) * shape_.block_tokens * head_dim_;
+    return (kv_head * shape_.num_blocks + block) * shape_.block_tokens * head_dim_;
   }
 
-  // Where the slabs of the next tile are, which few rows fetch a line at a time between their arithmetic: in every
-  // block the hardware sees a new stream, and a burst of fetches would hold the arithmetic up. Of this tile, which
-  // costs nothing, behind `last`, and where blocks are not slabs.
-  void FindNext(int64_t kv_head, int64_t tile, int64_t last) {
+  // Where the slabs of the next tile are, which few rows fetch a line at a time between their arithmetic: a burst of
+  // fetches would hold it up. Behind a single query's last key that is the next KV head's first tile; where nothing
+  // follows, and where blocks are not slabs, this tile, which costs nothing.
+  void FindNext(int64_t kv_head, int64_t tile, int64_t first, int64_t last) {
+    if (tile > last && sequence_.num_tokens == 1 && kv_head + 1 < shape_.num_kv_heads) {
+      ++kv_head;
+      tile = first / kKeyTile * kKeyTile;
+    }
     for (int64_t slab = 0; slab < kSlabs; ++slab) {
       const int64_t position = tile + slab * kSlabKeys;
-      const bool there = shape_.block_tokens == kSlabKeys && position <= last;
+      const bool there = shape_.block_tokens == kSlabKeys && position + kSlabKeys > first && position <= last;
       const int64_t head = there ? HeadOffset(kv_head, position) : 0;
       next_keys_[slab] = there ? k_cache_ + head : slabs_[slab];
       next_values_[slab] = there ? v_cache_ + head : slabs_[slab];
@@ -92,9 +96,14 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
   // Where the tile's visible keys and values are. Positions before `begin` and from `end` on are not looked up: their
   // blocks may be gone or not there yet.
   void FindTile(int64_t kv_head, int64_t tile, int64_t begin, int64_t end) {
-    for (int64_t key = begin; key < end; ++key) {
-      const int64_t position = tile + key;
-      value_rows_[key] = v_cache_ + HeadOffset(kv_head, position) + position % shape_.block_tokens * head_dim_;
+    for (int64_t key = begin; key < end;) {
+      const int64_t in_block = (tile + key) % shape_.block_tokens;
+      const uint16_t* row = v_cache_ + HeadOffset(kv_head, tile + key) + in_block * head_dim_;
+      const int64_t left = key + shape_.block_tokens - in_block;
+      for (const int64_t block_end = left < end ? left : end; key < block_end; ++key) {
+        value_rows_[key] = row;
+        row += head_dim_;
+      }
     }
     const uint16_t* visible = nullptr;
     for (int64_t slab = 0; slab < kSlabs; ++slab) {
@@ -156,11 +165,13 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
       ScoresOf<kRows>(row, [&](int64_t d, int64_t key) { return F32::Load(keys_ + d * kKeyTile + key); });
     } else {
       const uint16_t* const slabs[] = {slabs_[0], slabs_[1]};
-      const uint16_t* const next[] = {next_keys_[0], next_keys_[1]};
       const int64_t stride = slab_stride_;
+      // A line of a slab is two dimensions: half of them fetch the first of the next slabs.
+      const uint16_t* const next = next_keys_[0];
+      const int64_t half = (head_dim_ + 1) / 2;
+      const int64_t to_second = next_keys_[1] - next - half * kLine;
       ScoresOf<kRows>(row, [&](int64_t d, int64_t key) {
-        // A line of the slab is two dimensions.
-        __builtin_prefetch(next[d & 1] + d / 2 * kLine, 0, 2);
+        __builtin_prefetch(next + d * kLine + (d < half ? 0 : to_second), 0, 2);
         return F32::LoadHalf(slabs[key / kSlabKeys] + d * stride + key % kSlabKeys);
       });
     }
@@ -169,33 +180,42 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
   // `load(d, key)` gives dimension d of the keys from `key` on. Of keys that are not visible the score is anything.
   template <int kRows, class Load>
   void ScoresOf(int64_t row, Load load) {
-    // With one vector a row the sums would wait for each other.
+    // With one vector a row the sums would wait for each other. Here and below: unless told, GCC unrolls too late to
+    // keep them in registers.
     constexpr int kVectors = static_cast<int>(kSlabKeys > 2 * F32::kLanes ? kSlabKeys / F32::kLanes : 2);
     const float* q[kRows];
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       q[r] = Rows::Query(row + r);
     }
     for (int64_t key = 0; key < kKeyTile; key += kVectors * F32::kLanes) {
       F32 dots[kRows][kVectors];
-      for (auto& row_dots : dots) {
-        for (F32& dot : row_dots) {
-          dot = F32::Set(0.0F);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kVectors; ++i) {
+          dots[r][i] = F32::Set(0.0F);
         }
       }
       for (int64_t d = 0; d < head_dim_; ++d) {
         F32 k[kVectors];
+#pragma GCC unroll 8
         for (int i = 0; i < kVectors; ++i) {
           k[i] = load(d, key + i * F32::kLanes);
         }
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const F32 x = F32::Set(q[r][d]);
+#pragma GCC unroll 8
           for (int i = 0; i < kVectors; ++i) {
             dots[r][i] = Fma(x, k[i], dots[r][i]);
           }
         }
       }
       const F32 scale = F32::Set(shape_.scale);
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
         for (int i = 0; i < kVectors; ++i) {
           (dots[r][i] * scale).Store(scores_ + (row + r) * kKeyTile + key + i * F32::kLanes);
         }
@@ -235,7 +255,7 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
 
   template <int kRows, bool kConverted>
   void AddValuesOf(int64_t row, int64_t begin, int64_t end) {
-    constexpr int kVectors = static_cast<int>(32 / F32::kLanes) > 2 ? 2 : static_cast<int>(32 / F32::kLanes);
+    constexpr int kVectors = F32::kLanes == 16 ? 4 : 2;
     int64_t d = 0;
     for (; d + kVectors * F32::kLanes <= padded_; d += kVectors * F32::kLanes) {
       AddValuesAt<kRows, kVectors, kConverted>(row, begin, end, d);
@@ -248,28 +268,38 @@ class AttentionBlock : AttentionRows<F32, kKeyTile> {
   template <int kRows, int kVectors, bool kConverted>
   void AddValuesAt(int64_t row, int64_t begin, int64_t end, int64_t d) {
     F32 sums[kRows][kVectors];
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
       for (int i = 0; i < kVectors; ++i) {
         sums[r][i] = F32::Load(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
       }
     }
     for (int64_t key = begin; key < end; ++key) {
       F32 v[kVectors];
+#pragma GCC unroll 8
       for (int i = 0; i < kVectors; ++i) {
         v[i] = kConverted ? F32::Load(values_ + key * padded_ + d + i * F32::kLanes)
                           : F32::LoadHalf(value_rows_[key] + d + i * F32::kLanes);
       }
       if constexpr (!kConverted) {
-        __builtin_prefetch(next_values_[key / kSlabKeys] + key % kSlabKeys * head_dim_ + d, 0, 2);
+        const uint16_t* const next = next_values_[key / kSlabKeys] + key % kSlabKeys * head_dim_ + d;
+        for (int64_t line = 0; line < kVectors * F32::kLanes; line += kLine) {
+          __builtin_prefetch(next + line, 0, 2);
+        }
       }
+#pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const F32 weight = F32::Set(scores_[(row + r) * kKeyTile + key]);
+#pragma GCC unroll 8
         for (int i = 0; i < kVectors; ++i) {
           sums[r][i] = Fma(weight, v[i], sums[r][i]);
         }
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
       for (int i = 0; i < kVectors; ++i) {
         sums[r][i].Store(outputs_ + (row + r) * padded_ + d + i * F32::kLanes);
       }

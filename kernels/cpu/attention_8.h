@@ -9,7 +9,6 @@
 
 #include "kernels/cpu/attention_rows.h"
 #include "kernels/cpu/attention_workspace.h"
-#include "kernels/cpu/elementwise.h"
 #include "kernels/cpu/exp.h"
 #include "kernels/kernels.h"
 #include "kernels/kv_8.h"
@@ -42,10 +41,11 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   using Rows = AttentionRows<F32, kByteKeyTile>;
 
  public:
-  ByteAttentionBlock(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
-                     float* workspace)
+  ByteAttentionBlock(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                     const uint8_t* v_cache, float* workspace)
       : Rows(shape, sequence, workspace),
-        cache_(cache),
+        k_cache_(k_cache),
+        v_cache_(v_cache),
         layout_{padded_},
         slabs_a_block_(shape.block_tokens / kSlabKeys) {
     record_floats_ = padded_ + kMaxLanes;
@@ -136,10 +136,11 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     record[padded_ + 1] = sums_[row];
   }
 
-  const uint8_t* Slab(int64_t position) const {
+  // Where in the caches a position's slabs are.
+  int64_t SlabOffset(int64_t kv_head, int64_t position) const {
     const auto block = static_cast<int64_t>(sequence_.block_table[position / shape_.block_tokens]);
     const int64_t slab = position % shape_.block_tokens / kSlabKeys;
-    return cache_ + ((block * shape_.num_kv_heads + kv_head_) * slabs_a_block_ + slab) * layout_.bytes();
+    return ((kv_head * shape_.num_blocks + block) * slabs_a_block_ + slab) * layout_.bytes();
   }
 
   // Positions before `begin` and from `end` on are not looked up: their blocks may be gone or not there yet. In place
@@ -148,7 +149,7 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     first_slab_ = begin / kSlabKeys;
     end_slab_ = (end + kSlabKeys - 1) / kSlabKeys;
     for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
-      slabs_[slab] = Slab(tile + slab * kSlabKeys);
+      slabs_[slab] = SlabOffset(kv_head_, tile + slab * kSlabKeys);
     }
     for (int64_t slab = 0; slab < first_slab_; ++slab) {
       slabs_[slab] = slabs_[first_slab_];
@@ -158,12 +159,18 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
-  // The next tile's slabs, fetched between the arithmetic of this one; this one's, which costs nothing, behind the
-  // last key, of whatever part.
+  // The next tile's slabs, of whatever part, fetched between the arithmetic of this one. Behind a single query's last
+  // key that is the next KV head's first tile; where nothing follows, this one's slabs, which costs nothing.
   void FindNext(int64_t tile) {
+    int64_t kv_head = kv_head_;
+    if (tile > last_ && sequence_.num_tokens == 1 && kv_head + 1 < shape_.num_kv_heads) {
+      ++kv_head;
+      tile = first_ / kByteKeyTile * kByteKeyTile;
+    }
     for (int64_t slab = 0; slab < kByteSlabs; ++slab) {
       const int64_t position = tile + slab * kSlabKeys;
-      next_[slab] = position <= last_ ? Slab(position) : slabs_[slab];
+      const bool there = position + kSlabKeys > first_ && position <= last_;
+      next_[slab] = there ? SlabOffset(kv_head, position) : slabs_[slab];
     }
   }
 
@@ -196,9 +203,13 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
 
   // Of the products with both planes.
   struct Sums {
-    I32 high = I32::Zero();
-    I32 low = I32::Zero();
+    I32 high;
+    I32 low;
 
+    void Clear() {
+      high = I32::Zero();
+      low = I32::Zero();
+    }
     void Add(I32 high_plane, I32 low_plane, I32 bytes) {
       high = Dot(high, high_plane, bytes);
       low = Dot(low, low_plane, bytes);
@@ -207,9 +218,22 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     F32 Total(F32 offset) const { return FusedFma(ToFloat(high) - offset, F32::Set(128.0F), ToFloat(low)); }
   };
 
+  // Here and below: unless told, GCC unrolls too late to keep the sums in registers, and loops that may run no turn
+  // have it copy them every turn.
+  template <int kRows, int kCount>
+  static void Clear(Sums (&sums)[kRows][kCount]) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kCount; ++i) {
+        sums[r][i].Clear();
+      }
+    }
+  }
+
   // Vectors whose sums one pass keeps: enough that they do not wait for each other, few enough for the registers.
   template <int kRows>
-  static constexpr int kVectors = F32::kLanes == 8 && kRows > 2 ? 1 : 2;
+  static constexpr int kVectors = F32::kLanes == 16 ? (kRows <= 2 ? 4 : 2) : (kRows > 2 ? 1 : 2);
 
   // Of keys that are not visible the score is anything.
   template <int kRows>
@@ -220,33 +244,42 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     const int8_t* q = queries_ + row * 2 * padded_;
     for (int64_t key = first_slab_ * kSlabKeys / kKeys * kKeys; key < end_slab_ * kSlabKeys; key += kKeys) {
       const int8_t* keys[kCount];
+      const int8_t* next[kCount];
+#pragma GCC unroll 8
       for (int i = 0; i < kCount; ++i) {
         const int64_t at = key + i * F32::kLanes;
-        keys[i] = layout_.keys(slabs_[at / kSlabKeys]) + at % kSlabKeys * 4;
+        const int64_t slab = at / kSlabKeys;
+        keys[i] = layout_.codes(k_cache_ + slabs_[slab]) + at % kSlabKeys * 4;
+        next[i] = layout_.codes(k_cache_ + (row == 0 ? next_ : slabs_)[slab]) + at % kSlabKeys * 4;
       }
       Sums sums[kRows][kCount];
-      for (int64_t quad = 0; quad < quads; ++quad) {
+      Clear(sums);
+      int64_t quad = 0;
+      do {
         I32 k[kCount];
+#pragma GCC unroll 8
         for (int i = 0; i < kCount; ++i) {
-          if (row == 0) {
-            FetchNext(keys[i] + quad * kSlabKeys * 4, (key + i * F32::kLanes) / kSlabKeys);
-          }
+          Fetch(next[i] + quad * kSlabKeys * 4);
           k[i] = I32::Load(keys[i] + quad * kSlabKeys * 4);
         }
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const I32 q_high = I32::Repeat(q + r * 2 * padded_ + quad * 4);
           const I32 q_low = I32::Repeat(q + (r * 2 + 1) * padded_ + quad * 4);
+#pragma GCC unroll 8
           for (int i = 0; i < kCount; ++i) {
             sums[r][i].Add(q_high, q_low, k[i]);
           }
         }
-      }
+      } while (++quad < quads);
+#pragma GCC unroll 8
       for (int i = 0; i < kCount; ++i) {
         const int64_t at = key + i * F32::kLanes;
-        const uint8_t* slab = slabs_[at / kSlabKeys];
-        const F32 scale = F32::LoadHalf(layout_.key_scales(slab) + at % kSlabKeys);
+        const uint8_t* slab = k_cache_ + slabs_[at / kSlabKeys];
+        const F32 scale = F32::LoadHalf(layout_.scales(slab) + at % kSlabKeys);
         // The part of the offset, in the high plane's steps.
-        const F32 offset = F32::LoadInt16(layout_.key_sums(slab) + at % kSlabKeys) * F32::Set(kQueryOffset / 128);
+        const F32 offset = F32::LoadInt16(layout_.sums(slab) + at % kSlabKeys) * F32::Set(kQueryOffset / 128);
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           (sums[r][i].Total(offset) * (scale * F32::Set(query_scales_[row + r])))
               .Store(scores_ + (row + r) * kByteKeyTile + at);
@@ -255,17 +288,15 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
-  // Fetches what lies in the next tile's slab where `now` lies in this one's.
-  void FetchNext(const void* now, int64_t slab) {
-    __builtin_prefetch(next_[slab] + (static_cast<const uint8_t*>(now) - slabs_[slab]), 0, 2);
-  }
+  [[gnu::always_inline]] static void Fetch(const void* from) { __builtin_prefetch(from, 0, 2); }
 
   // Of keys outside [begin, end) 0, whatever is in their places.
   void FindValueScales(int64_t begin, int64_t end) {
     for (int64_t key = 0; key < kByteKeyTile; key += F32::kLanes) {
-      FetchNext(layout_.key_scales(slabs_[key / kSlabKeys]), key / kSlabKeys);
-      FetchNext(layout_.key_sums(slabs_[key / kSlabKeys]), key / kSlabKeys);
-      F32::LoadHalf(layout_.value_scales(slabs_[key / kSlabKeys]) + key % kSlabKeys).Store(value_scales_ + key);
+      const int64_t slab = key / kSlabKeys;
+      Fetch(layout_.scales(k_cache_ + next_[slab]));  // and the sums, on the same line
+      Fetch(layout_.scales(v_cache_ + next_[slab]));
+      F32::LoadHalf(layout_.scales(v_cache_ + slabs_[slab]) + key % kSlabKeys).Store(value_scales_ + key);
     }
     for (int64_t key = 0; key < begin; ++key) {
       value_scales_[key] = 0;
@@ -348,29 +379,36 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
   void AddValuesAt(int64_t row, int64_t d) {
     const int8_t* weights = weights_ + row * 2 * kByteKeyTile;
     Sums sums[kRows][kCount];
-    for (int64_t slab = first_slab_; slab < end_slab_; ++slab) {
-      const int8_t* values = layout_.values(slabs_[slab]) + d * 4;
-      for (int64_t quad = 0; quad < kSlabKeys / 4; ++quad) {
+    Clear(sums);
+    int64_t slab = first_slab_;
+    do {
+      const int8_t* values = layout_.codes(v_cache_ + slabs_[slab]) + d * 4;
+      const int8_t* next = layout_.codes(v_cache_ + (row == 0 ? next_ : slabs_)[slab]) + d * 4;
+      int64_t quad = 0;
+      do {
         I32 v[kCount];
+#pragma GCC unroll 8
         for (int i = 0; i < kCount; ++i) {
-          const int8_t* at = values + (quad * padded_ + i * F32::kLanes) * 4;
-          if (row == 0) {
-            FetchNext(at, slab);
-          }
-          v[i] = I32::Load(at);
+          const int64_t at = (quad * padded_ + i * F32::kLanes) * 4;
+          Fetch(next + at);
+          v[i] = I32::Load(values + at);
         }
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           const int8_t* weight = weights + r * 2 * kByteKeyTile + slab * kSlabKeys + quad * 4;
           const I32 w_high = I32::Repeat(weight);
           const I32 w_low = I32::Repeat(weight + kByteKeyTile);
+#pragma GCC unroll 8
           for (int i = 0; i < kCount; ++i) {
             sums[r][i].Add(w_high, w_low, v[i]);
           }
         }
-      }
-    }
+      } while (++quad < kSlabKeys / 4);
+    } while (++slab < end_slab_);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const F32 scale = F32::Set(weight_scales_[row + r]);
+#pragma GCC unroll 8
       for (int i = 0; i < kCount; ++i) {
         float* output = outputs_ + (row + r) * padded_ + d + i * F32::kLanes;
         Fma(sums[r][i].Total(F32::Set(0.0F)), scale, F32::Load(output)).Store(output);
@@ -378,16 +416,17 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
     }
   }
 
-  const uint8_t* cache_;
+  const uint8_t* k_cache_;
+  const uint8_t* v_cache_;
   const Kv8Slab<F32> layout_;
   const int64_t slabs_a_block_;
   int64_t record_floats_ = 0;
   int64_t kv_head_ = 0;
   int64_t first_ = 0;  // visible to any row
   int64_t last_ = 0;
-  // Of the tile: slabs [first_slab_, end_slab_) have visible keys.
-  const uint8_t* slabs_[kByteSlabs] = {};
-  const uint8_t* next_[kByteSlabs] = {};
+  // Of the tile, and of the next one, in the caches: slabs [first_slab_, end_slab_) have visible keys.
+  int64_t slabs_[kByteSlabs] = {};
+  int64_t next_[kByteSlabs] = {};
   int64_t first_slab_ = 0;
   int64_t end_slab_ = 0;
   alignas(64) float value_scales_[kByteKeyTile] = {};
@@ -399,17 +438,17 @@ class ByteAttentionBlock : AttentionRows<F32, kByteKeyTile> {
 };
 
 template <class F32, class I32>
-void Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
-                int64_t head_begin, int64_t head_end, void* workspace) {
-  ByteAttentionBlock<F32, I32> block(shape, sequence, cache, AlignWorkspace<F32>(workspace));
+void Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                const uint8_t* v_cache, int64_t head_begin, int64_t head_end, void* workspace) {
+  ByteAttentionBlock<F32, I32> block(shape, sequence, k_cache, v_cache, AlignWorkspace<F32>(workspace));
   ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end, [&](auto... rows) { block.Run(rows...); });
 }
 
 template <class F32, class I32>
-void Attention8Part(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache,
-                    int64_t head_begin, int64_t head_end, int64_t part, float* records, int64_t stride,
-                    void* workspace) {
-  ByteAttentionBlock<F32, I32> block(shape, sequence, cache, AlignWorkspace<F32>(workspace));
+void Attention8Part(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                    const uint8_t* v_cache, int64_t head_begin, int64_t head_end, int64_t part, float* records,
+                    int64_t stride, void* workspace) {
+  ByteAttentionBlock<F32, I32> block(shape, sequence, k_cache, v_cache, AlignWorkspace<F32>(workspace));
   ForAttentionBlocks<F32>(shape, sequence, head_begin, head_end,
                           [&](int64_t head, int64_t heads, int64_t /*token*/, int64_t /*tokens*/) {
                             block.RunPart(head, heads, part, records, stride);
@@ -423,48 +462,6 @@ void MergeAttention8(float* records, int64_t parts, int64_t head_dim, float* out
     AddAttentionRecord<F32>(records + part * (padded + kMaxLanes), padded, records);
   }
   WriteOutput<F32>(records, records[padded + 1], head_dim, out);
-}
-
-// A scale of 16 bits and the number that it stands for.
-template <class F32>
-float StoreScale(float scale, uint16_t* to) {
-  constexpr float kMostOfHalf = 65504;
-  F32::Set(scale < kMostOfHalf ? scale : kMostOfHalf).StoreHalfN(to, 1);
-  return ReduceMax(F32::LoadHalfN(to, 1));
-}
-
-// Stores the codes of x [head_dim], that of dimension d at place(d), and their scale; returns the codes' sum.
-template <class F32, class Place>
-int32_t StoreCodes(const float* x, int64_t head_dim, uint16_t* scale_to, Place place) {
-  const float scale = StoreScale<F32>(QuantizationStep<F32>(x, head_dim), scale_to);
-  const F32 step = F32::Set(scale > 0 ? scale : 1.0F);
-  int32_t sum = 0;
-  for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
-    const int64_t left = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
-    int8_t codes[F32::kLanes];
-    RoundToStep(F32::LoadN(x + d, left), step).StoreInt8N(codes, F32::kLanes);
-    for (int64_t i = 0; i < left; ++i) {
-      *place(d + i) = codes[i];
-      sum += codes[i];
-    }
-  }
-  return sum;
-}
-
-template <class F32>
-void StoreKv8(const float* k, const float* v, int64_t num_kv_heads, int64_t head_dim, uint8_t* dst, int64_t head_stride,
-              int64_t slot) {
-  const Kv8Slab<F32> layout{Padded<F32>(head_dim)};
-  for (int64_t head = 0; head < num_kv_heads; ++head) {
-    uint8_t* slab = dst + head * head_stride;
-    int8_t* keys = layout.keys(slab) + slot * 4;
-    layout.key_sums(slab)[slot] =
-        static_cast<int16_t>(StoreCodes<F32>(k + head * head_dim, head_dim, layout.key_scales(slab) + slot,
-                                             [&](int64_t d) { return keys + d / 4 * 4 * kSlabKeys + d % 4; }));
-    int8_t* values = layout.values(slab) + slot / 4 * layout.padded * 4 + slot % 4;
-    StoreCodes<F32>(v + head * head_dim, head_dim, layout.value_scales(slab) + slot,
-                    [&](int64_t d) { return values + d * 4; });
-  }
 }
 
 }  // namespace flexquant

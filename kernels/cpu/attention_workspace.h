@@ -9,7 +9,7 @@ namespace flexquant {
 
 // Keys a tile: tiles start at multiples of it, so that what a query meets together never depends on its neighbours.
 inline constexpr int64_t kKeyTile = 32;
-inline constexpr int64_t kByteKeyTile = 64;  // of 8-bit keys and values
+inline constexpr int64_t kByteKeyTile = 128;  // of 8-bit keys and values
 // Keys whose numbers lie side by side.
 inline constexpr int64_t kSlabKeys = kKv8SlabTokens;
 // Most (query token, head) pairs that meet a tile together.

@@ -8,6 +8,7 @@
 #include "kernels/cpu/logit_stats.h"
 #include "kernels/cpu/reference_gemm.h"
 #include "kernels/cpu/rescoring.h"
+#include "kernels/cpu/store_kv_8.h"
 #include "kernels/cpu/tables.h"
 
 namespace flexquant {

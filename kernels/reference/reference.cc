@@ -311,19 +311,20 @@ std::vector<double> Attention(const AttentionShape& shape, const AttentionSequen
   return AttentionOver(shape, sequence, half(k_cache), half(v_cache));
 }
 
-std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache) {
+std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                               const uint8_t* v_cache) {
   const Kv8Slab<void> layout{CeilDiv(shape.head_dim, int64_t{16}) * 16};
-  const auto slab = [&](int64_t kv_head, int64_t block, int64_t slot) {
-    return cache + ((block * shape.num_kv_heads + kv_head) * shape.block_tokens + slot) / 16 * layout.bytes();
+  const auto slab = [&](const uint8_t* cache, int64_t kv_head, int64_t block, int64_t slot) {
+    return cache + ((kv_head * shape.num_blocks + block) * shape.block_tokens + slot) / 16 * layout.bytes();
   };
   const auto key = [&](int64_t kv_head, int64_t block, int64_t slot, int64_t d) {
-    const uint8_t* at = slab(kv_head, block, slot);
-    return HalfToDouble(layout.key_scales(at)[slot % 16]) * layout.keys(at)[(d / 4 * 16 + slot % 16) * 4 + d % 4];
+    const uint8_t* at = slab(k_cache, kv_head, block, slot);
+    return HalfToDouble(layout.scales(at)[slot % 16]) * layout.codes(at)[(d / 4 * 16 + slot % 16) * 4 + d % 4];
   };
   const auto value = [&](int64_t kv_head, int64_t block, int64_t slot, int64_t d) {
-    const uint8_t* at = slab(kv_head, block, slot);
-    return HalfToDouble(layout.value_scales(at)[slot % 16]) *
-           layout.values(at)[(slot % 16 / 4 * layout.padded + d) * 4 + slot % 4];
+    const uint8_t* at = slab(v_cache, kv_head, block, slot);
+    return HalfToDouble(layout.scales(at)[slot % 16]) *
+           layout.codes(at)[(slot % 16 / 4 * layout.padded + d) * 4 + slot % 4];
   };
   return AttentionOver(shape, sequence, key, value);
 }

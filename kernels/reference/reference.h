@@ -50,12 +50,13 @@ std::vector<double> RmsNorm(const float* x, const float* weight, int64_t n, doub
 std::vector<double> Rope(const float* x, int64_t num_heads, int64_t head_dim, const float* cos, const float* sin);
 std::vector<double> SiluMul(const float* gate, const float* up, int64_t n);
 
-// [num_tokens, num_heads, head_dim].
+// [num_tokens, num_heads, head_dim]; caches [blocks, num_kv_heads, block_tokens, head_dim].
 std::vector<double> Attention(const AttentionShape& shape, const AttentionSequence& sequence, const uint16_t* k_cache,
                               const uint16_t* v_cache);
 
-// The same over 8-bit keys and values (kernels/kv_8.h): cache [blocks, num_kv_heads, block_tokens / 16, slab].
-std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* cache);
+// The same over 8-bit keys and values (kernels/kv_8.h): caches [num_kv_heads, num_blocks, block_tokens / 16, slab].
+std::vector<double> Attention8(const AttentionShape& shape, const AttentionSequence& sequence, const uint8_t* k_cache,
+                               const uint8_t* v_cache);
 
 // Tokens that rescoring scores again, ascending (common/rescoring.h).
 std::vector<int64_t> Likeliest(const float* logits, int64_t n, int64_t limit);

@@ -99,39 +99,57 @@ TEST_P(ThreadPoolTest, ThreadsTakeTheirOwnShareFirst) {
   }
 }
 
-// Threads without a chunk are offered other work, turn by turn until they say that there is none, and once a region:
-// turns never begin again.
-TEST_P(ThreadPoolTest, IdleThreadsAreOfferedOtherWork) {
+// Threads without a chunk are offered waiting work, turn by turn from 0 in every region.
+TEST_P(ThreadPoolTest, ThreadsThatWaitAreOfferedOtherWork) {
   constexpr int64_t kTurns = 3;
-  ThreadPool pool(GetParam());
   std::atomic<int> offered{0};
+  std::vector<std::atomic<int64_t>> next(static_cast<size_t>(GetParam()));
+  ThreadPool pool(GetParam(), {}, [&](int thread, int64_t turn) {
+    const int64_t expected = next[static_cast<size_t>(thread)].exchange(turn + 1);
+    EXPECT_TRUE(turn == expected || turn == 0) << turn << " behind " << expected - 1;
+    offered.fetch_add(1);
+    return turn + 1 < kTurns;
+  });
   for (int round = 0; round < 200; ++round) {
     const int before = offered.load();
     std::vector<std::atomic<int>> seen(2);
-    std::vector<int64_t> turns(static_cast<size_t>(pool.num_threads()));
-    pool.ParallelChunks(
-        2, 1,
-        [&](int64_t begin, int64_t /*end*/, int /*thread*/) {
-          seen[static_cast<size_t>(begin)].fetch_add(1);
-          // Other threads may miss the region.
-          for (int i = 0; pool.num_threads() > 1 && begin == 0 && offered.load() == before && i < 1000; ++i) {
-            std::this_thread::yield();
-          }
-        },
-        [&](int thread, int64_t turn) {
-          EXPECT_EQ(turn, turns[static_cast<size_t>(thread)]++);
-          offered.fetch_add(1);
-          return turn + 1 < kTurns;
-        });
+    pool.ParallelChunks(2, 1, [&](int64_t begin, int64_t /*end*/, int /*thread*/) {
+      seen[static_cast<size_t>(begin)].fetch_add(1);
+      // Other threads may miss the region.
+      for (int i = 0; pool.num_threads() > 1 && begin == 0 && offered.load() == before && i < 1000; ++i) {
+        std::this_thread::yield();
+      }
+    });
     if (pool.num_threads() > 1) {
       EXPECT_EQ(seen[1].load(), 1);
     }
     EXPECT_EQ(seen[0].load(), 1);
-    for (const int64_t of_thread : turns) {
-      EXPECT_LE(of_thread, kTurns);
-    }
   }
   EXPECT_EQ(offered.load() > 0, pool.num_threads() > 1);
+}
+
+// Workers go on with it behind a region, until it says that there is nothing more, and never begin again.
+TEST_P(ThreadPoolTest, WorkersGoOnWithWaitingWorkBehindARegion) {
+  constexpr int64_t kTurns = 1000;
+  std::atomic<int64_t> most{0};
+  std::atomic<int> ended{0};
+  {
+    ThreadPool pool(GetParam(), {}, [&](int thread, int64_t turn) {
+      EXPECT_LT(turn, kTurns + 1);  // once more behind the region if it said so inside it
+      if (thread > 0 && turn > most.load()) {
+        most.store(turn);
+      }
+      ended.fetch_add(turn + 1 == kTurns ? 1 : 0);
+      return turn + 1 < kTurns;
+    });
+    for (int round = 0; round < 1000 && pool.num_threads() > 1 && ended.load() == 0; ++round) {
+      pool.ParallelChunks(64, 1, [](int64_t, int64_t, int) {});
+      for (int i = 0; ended.load() == 0 && i < 1000; ++i) {
+        std::this_thread::yield();
+      }
+    }
+  }
+  EXPECT_EQ(most.load() >= kTurns - 1, GetParam() > 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Threads, ThreadPoolTest, ::testing::Values(1, 2, 3, 8));

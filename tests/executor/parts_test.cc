@@ -1,8 +1,13 @@
-// KV cache, lazily used memory, row order.
+// KV cache, what is fetched ahead, lazily used memory, row order.
 
+#include <array>
 #include <fstream>
 #include <string>
+#include <vector>
 
+#include "common/nested_matrix.h"
+#include "common/precision.h"
+#include "executor/fetch_ahead.h"
 #include "executor/kv_cache.h"
 #include "executor/memory.h"
 #include "executor/row_order.h"
@@ -54,15 +59,15 @@ TEST(KvCacheTest, EightBitsTakeLittleMoreThanHalf) {
   const KvCache::Shape halves{30, 3, 64, 32, 5};
   KvCache::Shape bytes = halves;
   bytes.bits = 8;
-  EXPECT_EQ(bytes.HeadBytes(), 2 * (2 * 16 * 64 + 128));
+  EXPECT_EQ(bytes.PartBytes(), 2 * (16 * 64 + 64));
   EXPECT_EQ(bytes.BlockBytes() * 32, halves.BlockBytes() * 17);
   const auto cache = KvCache::Create(bytes);
   ASSERT_TRUE(cache.ok()) << cache.status();
-  EXPECT_EQ(cache->Slab(1, 2, 32 * 7 + 17) - cache->slabs(1), (2 * 3 * 2 + 1) * static_cast<int64_t>(Kv8SlabBytes(64)));
-  EXPECT_EQ(static_cast<uint64_t>(cache->slabs(29) + bytes.LayerBlockBytes() * 5 - cache->slabs(0)), bytes.Bytes());
+  EXPECT_EQ(cache->PartOffset(3) + 2 * cache->head_stride(), (2 * 5 + 3) * 2 * static_cast<int64_t>(Kv8SlabBytes(64)));
+  EXPECT_EQ(static_cast<uint64_t>(cache->values(29) + 3 * cache->head_stride() - cache->keys(0)), bytes.Bytes());
 }
 
-TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {
+TEST(KvCacheTest, PartsFillTheCacheAndAreDistinct) {
   const KvCache::Shape shape{2, 3, 4, 2, 5};
   auto cache = KvCache::Create(shape);
   ASSERT_TRUE(cache.ok()) << cache.status();
@@ -71,14 +76,11 @@ TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {
     next = 0;
     for (int64_t layer = 0; layer < shape.num_layers; ++layer) {
       for (uint32_t block = 0; block < shape.num_blocks; ++block) {
-        for (int64_t position = 6; position < 8; ++position) {
-          for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
-            const int64_t key = cache->KeyOffset(block, position) + head * cache->head_stride();
-            const int64_t value = cache->ValueOffset(block, position) + head * cache->head_stride();
-            for (int64_t d = 0; d < shape.head_dim; ++d) {
-              use(cache->keys(layer)[key + d * shape.block_tokens], ++next);
-              use(cache->values(layer)[value + d], ++next);
-            }
+        for (int64_t head = 0; head < shape.num_kv_heads; ++head) {
+          const int64_t part = cache->PartOffset(block) + head * cache->head_stride();
+          for (int64_t i = 0; i < shape.block_tokens * shape.head_dim; ++i) {
+            use(reinterpret_cast<uint16_t*>(cache->keys(layer) + part)[i], ++next);
+            use(reinterpret_cast<uint16_t*>(cache->values(layer) + part)[i], ++next);
           }
         }
       }
@@ -87,6 +89,59 @@ TEST(KvCacheTest, PlacesOfAllPositionsAreDistinct) {
   visit([](uint16_t& at, uint16_t value) { at = value; });
   visit([](const uint16_t& at, uint16_t value) { EXPECT_EQ(at, value); });
   EXPECT_EQ(shape.Bytes(), next * sizeof(uint16_t));
+}
+
+// Pieces that a thread which waits is offered until there are no more.
+int64_t Pieces(const FetchAhead& ahead, int thread) {
+  int64_t pieces = 0;
+  ahead.FetchFirst(thread);
+  while (ahead.FetchMore(thread, pieces)) {
+    ++pieces;
+  }
+  return pieces;
+}
+
+TEST(FetchAheadTest, PiecesEndWithTheShareAndWithWhatL2Holds) {
+  FetchAhead ahead(2);
+  EXPECT_EQ(Pieces(ahead, 0), 0);
+  NestedMatrix w;
+  w.rows = 40 * kTileRows;
+  w.cols = 64;  // 2 units
+  w.group_size = 64;
+  std::vector<uint8_t> planes(static_cast<size_t>(w.tiles() * w.units() * 3 * kPlaneWordBytes));
+  w.base3 = w.bit4 = w.bit5 = w.bit6 = w.bits78 = planes.data();
+  ahead.ExpectProduct(w, 8);
+  // A share of 20 tiles is 40 units: 16 in any case, then pieces of 4.
+  EXPECT_EQ(Pieces(ahead, 0), 6);
+  EXPECT_EQ(Pieces(ahead, 1), 6);
+  ahead.ExpectProduct(w, kReferencePrecision);
+  EXPECT_EQ(Pieces(ahead, 0), 0);
+  w.rows = 10000 * kTileRows;
+  planes.resize(static_cast<size_t>(w.tiles() * w.units() * 3 * kPlaneWordBytes));
+  w.base3 = w.bit4 = w.bit5 = w.bit6 = w.bits78 = planes.data();
+  ahead.ExpectProduct(w, 3);
+  EXPECT_EQ(Pieces(ahead, 1), (512 - 16) / 4);
+  ahead.ExpectNothing();
+  EXPECT_EQ(Pieces(ahead, 1), 0);
+}
+
+TEST(FetchAheadTest, EachThreadHasItsOwnRanges) {
+  FetchAhead ahead(2);
+  std::array<uint8_t, 4096> memory = {};
+  ahead.ClearRanges(64);
+  for (int64_t i = 0; i < 19; ++i) {
+    ahead.AddRange(1, i * 64);
+  }
+  EXPECT_EQ(Pieces(ahead, 1), 0);  // not expected yet
+  ahead.ExpectRanges(memory.data());
+  EXPECT_EQ(Pieces(ahead, 0), 0);
+  EXPECT_EQ(Pieces(ahead, 1), 2);  // 16 in any case, then pieces of 2
+  for (int64_t i = 0; i < 2 * FetchAhead::kRanges; ++i) {
+    ahead.AddRange(1, 0);
+  }
+  EXPECT_EQ(Pieces(ahead, 1), (FetchAhead::kRanges - 16) / 2);
+  ahead.ClearRanges(64);
+  EXPECT_EQ(Pieces(ahead, 1), 0);
 }
 
 uint64_t ResidentBytes() {

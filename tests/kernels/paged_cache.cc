@@ -27,6 +27,16 @@ std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t
   return to;
 }
 
+std::vector<uint16_t> HeadsFirst(const std::vector<uint16_t>& from, int64_t heads, int64_t elements) {
+  const int64_t parts = static_cast<int64_t>(from.size()) / elements;
+  std::vector<uint16_t> to(from.size());
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t place = part % heads * (parts / heads) + part / heads;
+    std::copy_n(from.begin() + part * elements, elements, to.begin() + place * elements);
+  }
+  return to;
+}
+
 PagedCache::PagedCache(const AttentionShape& shape, const std::vector<int64_t>& lengths, uint32_t seed,
                        float deviation) {
   int64_t blocks = 1;
@@ -73,6 +83,13 @@ PagedCache PagedCache::With(std::vector<uint16_t> k, std::vector<uint16_t> v) co
   other.k_ = std::move(k);
   other.v_ = std::move(v);
   return other;
+}
+
+CpuCache::CpuCache(const AttentionShape& of, const PagedCache& cache) : shape(of) {
+  const int64_t elements = shape.block_tokens * shape.head_dim;
+  shape.num_blocks = static_cast<int64_t>(cache.k().size()) / (shape.num_kv_heads * elements);
+  k = HeadsFirst(ExchangeLastTwo(cache.k(), shape.block_tokens, shape.head_dim), shape.num_kv_heads, elements);
+  v = HeadsFirst(cache.v(), shape.num_kv_heads, elements);
 }
 
 }  // namespace flexquant::testing

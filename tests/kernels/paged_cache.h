@@ -14,6 +14,8 @@ AttentionShape MakeAttentionShape(int64_t heads, int64_t kv_heads, int64_t head_
 
 // [..., rows, cols] to [..., cols, rows]: how the CPU's kernels have keys, whose rows are positions here.
 std::vector<uint16_t> ExchangeLastTwo(const std::vector<uint16_t>& from, int64_t rows, int64_t cols);
+// [blocks, heads, elements] to [heads, blocks, elements]: how they have both keys and values.
+std::vector<uint16_t> HeadsFirst(const std::vector<uint16_t>& from, int64_t heads, int64_t elements);
 
 // Keys and values of one layer of sequences of `lengths` tokens, normal values in shuffled blocks; what no position
 // uses holds NaN.
@@ -36,6 +38,15 @@ class PagedCache {
   std::vector<uint32_t> tables_;
   std::vector<uint16_t> k_;
   std::vector<uint16_t> v_;
+};
+
+// A cache as the CPU's kernels have it, and its shape for them.
+struct CpuCache {
+  CpuCache(const AttentionShape& shape, const PagedCache& cache);
+
+  AttentionShape shape;
+  std::vector<uint16_t> k;  // [num_kv_heads, num_blocks, head_dim, block_tokens]
+  std::vector<uint16_t> v;  // [num_kv_heads, num_blocks, block_tokens, head_dim]
 };
 
 }  // namespace flexquant::testing

@@ -120,18 +120,20 @@ void BenchPrefill(const CpuKernels& kernels, const Shape& shape, const Options& 
 }
 
 void BenchAttention(const CpuKernels& kernels, const Options& options) {
-  AttentionShape shape{9, 3, 64, 16, 0, 576, 576, 0.125F};
   const int64_t positions = 2048;
+  AttentionShape shape{9, 3, 64, 16, 0, 576, 576, 0.125F, positions / 16};
   std::vector<uint32_t> table;
   for (uint32_t i = 0; i < positions / 16; ++i) {
     table.push_back(i);
   }
   const std::vector<uint16_t> halves(static_cast<size_t>(positions * 3 * 64), 0x3400);
   const auto slab_bytes = static_cast<int64_t>(Kv8SlabBytes(64));
-  std::vector<uint8_t> bytes(static_cast<size_t>(positions / 16 * 3 * slab_bytes));
+  std::vector<uint8_t> keys(static_cast<size_t>(3 * shape.num_blocks * slab_bytes));
+  std::vector<uint8_t> values(keys.size());
   const std::vector<float> kv(3 * 64, 0.25F);
   for (int64_t p = 0; p < positions; ++p) {
-    kernels.store_kv_8(kv.data(), kv.data(), 3, 64, bytes.data() + p / 16 * 3 * slab_bytes, slab_bytes, p % 16);
+    kernels.store_kv_8(kv.data(), kv.data(), 3, 64, keys.data() + p / 16 * slab_bytes,
+                       values.data() + p / 16 * slab_bytes, shape.num_blocks * slab_bytes, p % 16);
   }
   const std::vector<float> q(static_cast<size_t>(512 * 576), 0.1F);
   std::vector<float> out(q.size());
@@ -150,7 +152,7 @@ void BenchAttention(const CpuKernels& kernels, const Options& options) {
                   timing.median * 1e6, timing.p10 * 1e6, timing.p90 * 1e6, pairs * 9 * 64 * 2 / timing.median * 1e-9);
     };
     report("fp16  ", [&] { kernels.attention(shape, sequence, halves.data(), halves.data(), 0, 9, workspace.data()); });
-    report("8 bits", [&] { kernels.attention_8(shape, sequence, bytes.data(), 0, 9, workspace.data()); });
+    report("8 bits", [&] { kernels.attention_8(shape, sequence, keys.data(), values.data(), 0, 9, workspace.data()); });
   }
 }
 

@@ -23,49 +23,52 @@ using testing::RelativeError;
 // Queries and weights have 14 bits. A rounding of a score moves its weight by as much times the score.
 constexpr double kTolerance = 4e-4;
 
-// One sequence's keys and values in 8 bits. What no position uses has codes of -128 and scales that are no numbers;
-// padded dimensions are 0, as in memory that nobody has written.
+// One sequence's keys and values in 8 bits, and its shape with the number of blocks. What no position uses has codes of
+// -128 and scales that are no numbers; padded dimensions are 0, as in memory that nobody has written.
 class ByteCache {
  public:
   ByteCache(const CpuKernels& kernels, const AttentionShape& shape, int64_t length, uint32_t seed,
             float deviation = 1.0F)
       : shape_(shape), tables_(shape, {length}, seed) {
+    shape_.num_blocks = tables_.table_stride() + 1;
     const auto slab_bytes = static_cast<int64_t>(Kv8SlabBytes(shape.head_dim));
     const int64_t slabs = shape.block_tokens / 16;
-    const int64_t blocks = tables_.table_stride() + 1;
-    bytes_.assign(static_cast<size_t>(blocks * shape.num_kv_heads * slabs * slab_bytes), 0);
-    for (size_t at = 0; at < bytes_.size(); at += static_cast<size_t>(slab_bytes)) {
-      Spoil(bytes_.data() + at);
+    keys_.assign(static_cast<size_t>(shape.num_kv_heads * shape_.num_blocks * slabs * slab_bytes), 0);
+    values_ = keys_;
+    for (size_t at = 0; at < keys_.size(); at += static_cast<size_t>(slab_bytes)) {
+      Spoil(keys_.data() + at, values_.data() + at);
     }
     const int64_t size = shape.num_kv_heads * shape.head_dim;
     k_ = RandomFloats(length * size, seed + 1, deviation);
     v_ = RandomFloats(length * size, seed + 2, deviation);
     for (int64_t p = 0; p < length; ++p) {
       const int64_t block = tables_.table(0)[p / shape.block_tokens];
-      uint8_t* to = bytes_.data() + (block * shape.num_kv_heads * slabs + p % shape.block_tokens / 16) * slab_bytes;
-      kernels.store_kv_8(k_.data() + p * size, v_.data() + p * size, shape.num_kv_heads, shape.head_dim, to,
-                         slabs * slab_bytes, p % 16);
+      const int64_t slab = (block * slabs + p % shape.block_tokens / 16) * slab_bytes;
+      kernels.store_kv_8(k_.data() + p * size, v_.data() + p * size, shape.num_kv_heads, shape.head_dim,
+                         keys_.data() + slab, values_.data() + slab, shape_.num_blocks * slabs * slab_bytes, p % 16);
     }
   }
 
   const uint32_t* table() const { return tables_.table(0); }
-  const uint8_t* bytes() const { return bytes_.data(); }
+  const AttentionShape& shape() const { return shape_; }
+  const uint8_t* keys() const { return keys_.data(); }
+  const uint8_t* values() const { return values_.data(); }
   const std::vector<float>& k() const { return k_; }
   const std::vector<float>& v() const { return v_; }
 
  private:
-  void Spoil(uint8_t* slab) const {
+  void Spoil(uint8_t* keys, uint8_t* values) const {
     const Kv8Slab<void> layout{(shape_.head_dim + 15) / 16 * 16};
     for (int64_t d = 0; d < shape_.head_dim; ++d) {
       for (int64_t slot = 0; slot < 16; ++slot) {
-        layout.keys(slab)[(d / 4 * 16 + slot) * 4 + d % 4] = -128;
-        layout.values(slab)[(slot / 4 * layout.padded + d) * 4 + slot % 4] = -128;
+        layout.codes(keys)[(d / 4 * 16 + slot) * 4 + d % 4] = -128;
+        layout.codes(values)[(slot / 4 * layout.padded + d) * 4 + slot % 4] = -128;
       }
     }
     for (int64_t slot = 0; slot < 16; ++slot) {
-      layout.key_scales(slab)[slot] = 0x7E00;
-      layout.value_scales(slab)[slot] = 0x7E00;
-      layout.key_sums(slab)[slot] = -32768;
+      layout.scales(keys)[slot] = 0x7E00;
+      layout.scales(values)[slot] = 0x7E00;
+      layout.sums(keys)[slot] = -32768;
     }
   }
 
@@ -73,7 +76,8 @@ class ByteCache {
   PagedCache tables_;
   std::vector<float> k_;  // [positions, num_kv_heads, head_dim]
   std::vector<float> v_;
-  std::vector<uint8_t> bytes_;
+  std::vector<uint8_t> keys_;
+  std::vector<uint8_t> values_;
 };
 
 class Attention8Test : public testing::IsaTest {
@@ -85,10 +89,11 @@ class Attention8Test : public testing::IsaTest {
     std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, start + tokens), 0xFF);
     int64_t begin = 0;
     for (const int64_t end : splits) {
-      kernels().attention_8(shape, sequence, cache.bytes(), begin, end, workspace.data());
+      kernels().attention_8(cache.shape(), sequence, cache.keys(), cache.values(), begin, end, workspace.data());
       begin = end;
     }
-    kernels().attention_8(shape, sequence, cache.bytes(), begin, shape.num_heads, workspace.data());
+    kernels().attention_8(cache.shape(), sequence, cache.keys(), cache.values(), begin, shape.num_heads,
+                          workspace.data());
     return out;
   }
 
@@ -105,8 +110,9 @@ class Attention8Test : public testing::IsaTest {
     std::vector<float> records(static_cast<size_t>(shape.num_heads * parts * floats), 99.0F);
     for (int64_t part = parts - 1; part >= 0; --part) {
       for (int64_t head = 0; head < shape.num_heads; head += 2) {
-        kernels().attention_8_part(shape, sequence, cache.bytes(), head, std::min(head + 2, shape.num_heads),
-                                   first + part, records.data() + part * floats, parts * floats, workspace.data());
+        kernels().attention_8_part(cache.shape(), sequence, cache.keys(), cache.values(), head,
+                                   std::min(head + 2, shape.num_heads), first + part, records.data() + part * floats,
+                                   parts * floats, workspace.data());
       }
     }
     for (int64_t head = 0; head < shape.num_heads; ++head) {
@@ -123,7 +129,7 @@ class Attention8Test : public testing::IsaTest {
     const ByteCache cache(kernels(), shape, start + tokens, 41, deviation);
     const auto q = RandomFloats(tokens * shape.q_stride, 42, deviation);
     const AttentionSequence sequence{q.data(), nullptr, tokens, start, cache.table()};
-    const auto expected = reference::Attention8(shape, sequence, cache.bytes());
+    const auto expected = reference::Attention8(cache.shape(), sequence, cache.keys(), cache.values());
     const double size = std::max(1.0, std::pow(static_cast<double>(deviation), 3));
     EXPECT_LE(RelativeError(Attend(shape, cache, q.data(), tokens, start), expected), size * kTolerance);
   }
@@ -194,8 +200,10 @@ TEST_P(Attention8Test, KeysAndValuesKeepEightBits) {
       const auto layout = Kv8Slab<void>{(head_dim + 15) / 16 * 16};
       for (int64_t p = 0; p < length; ++p) {
         for (int64_t head = 0; head < 2; ++head) {
-          const uint8_t* slab =
-              cache.bytes() + (cache.table()[p / 16] * 2 + head) * static_cast<int64_t>(Kv8SlabBytes(head_dim));
+          const int64_t slab =
+              (head * cache.shape().num_blocks + cache.table()[p / 16]) * static_cast<int64_t>(Kv8SlabBytes(head_dim));
+          const uint8_t* keys = cache.keys() + slab;
+          const uint8_t* values = cache.values() + slab;
           const auto expect_kept = [&](const float* x, uint16_t scale, auto code) {
             const double step = reference::HalfToDouble(scale);
             const float largest = std::abs(
@@ -207,14 +215,14 @@ TEST_P(Attention8Test, KeysAndValuesKeepEightBits) {
           };
           const int64_t at = (p * 2 + head) * head_dim;
           int sum = 0;
-          expect_kept(cache.k().data() + at, layout.key_scales(slab)[p % 16], [&](int64_t d) {
-            const int code = layout.keys(slab)[(d / 4 * 16 + p % 16) * 4 + d % 4];
+          expect_kept(cache.k().data() + at, layout.scales(keys)[p % 16], [&](int64_t d) {
+            const int code = layout.codes(keys)[(d / 4 * 16 + p % 16) * 4 + d % 4];
             sum += code;
             return code;
           });
-          EXPECT_EQ(layout.key_sums(slab)[p % 16], sum);
-          expect_kept(cache.v().data() + at, layout.value_scales(slab)[p % 16],
-                      [&](int64_t d) { return layout.values(slab)[(p % 16 / 4 * layout.padded + d) * 4 + p % 4]; });
+          EXPECT_EQ(layout.sums(keys)[p % 16], sum);
+          expect_kept(cache.v().data() + at, layout.scales(values)[p % 16],
+                      [&](int64_t d) { return layout.codes(values)[(p % 16 / 4 * layout.padded + d) * 4 + p % 4]; });
         }
       }
     }

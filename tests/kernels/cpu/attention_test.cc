@@ -10,7 +10,7 @@
 namespace flexquant {
 namespace {
 
-using testing::ExchangeLastTwo;
+using testing::CpuCache;
 using testing::MakeAttentionShape;
 using testing::PagedCache;
 using testing::RandomFloats;
@@ -19,14 +19,14 @@ std::vector<float> Attend(const CpuKernels& kernels, const AttentionShape& shape
                           const float* q, int64_t tokens, int64_t start, const std::vector<int64_t>& splits = {}) {
   std::vector<float> out(static_cast<size_t>(tokens * shape.out_stride), -77.0F);
   const AttentionSequence sequence{q, out.data(), tokens, start, cache.table(0)};
-  const std::vector<uint16_t> k = ExchangeLastTwo(cache.k(), shape.block_tokens, shape.head_dim);
+  const CpuCache of_cpu(shape, cache);
   std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, start + tokens));
   int64_t begin = 0;
   for (const int64_t end : splits) {
-    kernels.attention(shape, sequence, k.data(), cache.v().data(), begin, end, workspace.data());
+    kernels.attention(of_cpu.shape, sequence, of_cpu.k.data(), of_cpu.v.data(), begin, end, workspace.data());
     begin = end;
   }
-  kernels.attention(shape, sequence, k.data(), cache.v().data(), begin, shape.num_heads, workspace.data());
+  kernels.attention(of_cpu.shape, sequence, of_cpu.k.data(), of_cpu.v.data(), begin, shape.num_heads, workspace.data());
   return out;
 }
 

@@ -197,8 +197,8 @@ class CpuBackend : public Backend {
   }
 
   std::vector<float> Attend(const AttentionInput& input) const {
-    const AttentionShape& shape = input.shape;
-    const std::vector<uint16_t> keys = ExchangeLastTwo(input.cache->k(), shape.block_tokens, shape.head_dim);
+    const CpuCache cache(input.shape, *input.cache);
+    const AttentionShape& shape = cache.shape;
     int64_t rows = 0;
     for (const int64_t count : input.counts) {
       rows += count;
@@ -209,7 +209,7 @@ class CpuBackend : public Backend {
       const AttentionSequence sequence{input.q.data() + row * shape.q_stride, out.row(row), input.counts[s],
                                        input.starts[s], input.cache->table(s)};
       std::vector<uint8_t> workspace(AttentionWorkspaceBytes(shape, input.starts[s] + input.counts[s]));
-      kernels_.attention(shape, sequence, keys.data(), input.cache->v().data(), 0, shape.num_heads, workspace.data());
+      kernels_.attention(shape, sequence, cache.k.data(), cache.v.data(), 0, shape.num_heads, workspace.data());
       row += input.counts[s];
     }
     return out.Take();
