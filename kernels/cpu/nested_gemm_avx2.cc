@@ -67,18 +67,24 @@ template <bool kSplit, int kTokens>
 void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_offset) {
   __m256i dot[kTokens][2];
   __m256i low_dot[kTokens][2];
+  // Loops over sums must unroll, and the one over columns know that it has some, or GCC keeps the sums in memory.
+#pragma GCC unroll 3
   for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       dot[t][half] = _mm256_setzero_si256();
       low_dot[t][half] = _mm256_setzero_si256();
     }
   }
-  for (int64_t pair = 0; pair < block.units * 4; ++pair) {
+  int64_t pair = 0;
+  do {
     const auto* codes = reinterpret_cast<const __m256i*>(block.codes + pair * 128);
     const auto* low = reinterpret_cast<const __m256i*>(block.codes + kLowAt + pair * 128);
+#pragma GCC unroll 3
     for (int t = 0; t < kTokens; ++t) {
       const __m256i a0 = Broadcast4(block.x + t * block.row_bytes + pair * 8);
       const __m256i a1 = Broadcast4(block.x + t * block.row_bytes + pair * 8 + 4);
+#pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         const __m256i high = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_load_si256(codes + half), a0),
                                               _mm256_maddubs_epi16(_mm256_load_si256(codes + 2 + half), a1));
@@ -90,10 +96,12 @@ void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_of
         }
       }
     }
-  }
+  } while (++pair < block.units * 4);
+#pragma GCC unroll 3
   for (int t = 0; t < kTokens; ++t) {
     const __m256 x_scale = _mm256_set1_ps(block.x_scales[t * block.groups]);
     const __m256 x_sum = _mm256_set1_ps(static_cast<float>(block.x_sums[t * block.groups]));
+#pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       const __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(dot[t][half], 2), low_dot[t][half]);
       const __m256 centred = _mm256_fmadd_ps(w_offset[half], x_sum, _mm256_cvtepi32_ps(whole));

@@ -192,6 +192,11 @@ void DirectTokens(const NestedGemmArgs& args, int64_t t0, int64_t tokens) {
   }
 }
 
+// sum += u * a. As an intrinsic, whose result is a new value, GCC copies sums back and forth and finds no room for 24.
+[[gnu::always_inline]] inline void AddDot(__m512i& sum, __m512i u, __m512i a) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(a));
+}
+
 // A group of kTiles tiles, unpacked.
 struct Block {
   const uint8_t* codes;  // [quads, kTiles, 64]
@@ -231,7 +236,8 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
   }
   const uint8_t* codes = block.codes;
   const uint8_t* end = codes + block.quads * kTiles * kPlaneWordBytes;
-  while (codes != end) {
+#pragma GCC unroll 1
+  do {
 #pragma GCC unroll 4
     for (int quad = 0; quad < 4; ++quad) {
       __m512i u[kTiles];
@@ -244,7 +250,7 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
         const __m512i a = Broadcast4(x[t / 3] + (t % 3) * stride + 4 * quad);
 #pragma GCC unroll 2
         for (int i = 0; i < kTiles; ++i) {
-          dot[t][i] = _mm512_dpbusd_epi32(dot[t][i], u[i], a);
+          AddDot(dot[t][i], u[i], a);
         }
       }
     }
@@ -253,7 +259,7 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
     for (int p = 0; p < kPointers; ++p) {
       x[p] += 16;
     }
-  }
+  } while (codes != end);
 #pragma GCC unroll 16
   for (int t = 0; t < kTokens; ++t) {
     const float x_scale = block.x_scales[t * block.groups];

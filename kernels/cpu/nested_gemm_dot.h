@@ -82,22 +82,27 @@ class DotGemm {
   static void MultiplyFromPlanes(const TilePlanes<Bytes>& planes, const Group& group) {
     for (int64_t part = 0; part < kParts; ++part) {
       Sums dot[kTokens];
-      for (Sums& sum : dot) {
-        sum = Set::Zero();
+#pragma GCC unroll 4
+      for (int64_t t = 0; t < kTokens; ++t) {
+        dot[t] = Set::Zero();
       }
-      for (int64_t u = 0; u < group.count; ++u) {
+      int64_t u = 0;
+      do {
         if (part == 0) {
           Prefetch<kBits>(planes, group.first + u);
         }
         Bytes codes[8];
         UnpackUnit<Bytes, kBits>(planes, group.first + u, part, codes);
+#pragma GCC unroll 8
         for (int64_t r = 0; r < 8; ++r) {
           const Bytes operand = Set::Operand(codes[r]);
+#pragma GCC unroll 4
           for (int64_t t = 0; t < kTokens; ++t) {
             dot[t] = Set::Dot(dot[t], operand, Set::Broadcast(group.x + t * group.row_bytes + (u * 8 + r) * 4));
           }
         }
-      }
+      } while (++u < group.count);
+#pragma GCC unroll 4
       for (int64_t t = 0; t < kTokens; ++t) {
         AddToSums(group, t, part, dot[t]);
       }
@@ -121,26 +126,35 @@ class DotGemm {
 
   template <int kTokens>
   static void MultiplyUnpacked(const Group& group, int64_t token, const uint8_t* operands) {
+    // Loops over sums must unroll, and the one over columns know that it has some, or GCC keeps the sums in memory.
     Sums dot[kTokens][kParts];
-    for (auto& sums_of_token : dot) {
-      for (Sums& sum : sums_of_token) {
-        sum = Set::Zero();
+#pragma GCC unroll 8
+    for (int64_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 4
+      for (int64_t part = 0; part < kParts; ++part) {
+        dot[t][part] = Set::Zero();
       }
     }
     const int8_t* x = group.x + token * group.row_bytes;
-    for (int64_t word = 0; word < group.count * 8; ++word) {
+    int64_t word = 0;
+    do {
       Bytes operand[kParts];
+#pragma GCC unroll 4
       for (int64_t part = 0; part < kParts; ++part) {
         operand[part] = Bytes::Load(operands + word * kPlaneWordBytes + part * Bytes::kBytes);
       }
+#pragma GCC unroll 8
       for (int64_t t = 0; t < kTokens; ++t) {
         const Bytes four = Set::Broadcast(x + t * group.row_bytes + word * 4);
+#pragma GCC unroll 4
         for (int64_t part = 0; part < kParts; ++part) {
           dot[t][part] = Set::Dot(dot[t][part], operand[part], four);
         }
       }
-    }
+    } while (++word < group.count * 8);
+#pragma GCC unroll 8
     for (int64_t t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 4
       for (int64_t part = 0; part < kParts; ++part) {
         AddToSums(group, token + t, part, dot[t][part]);
       }
