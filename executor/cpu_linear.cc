@@ -10,6 +10,9 @@ namespace flexquant::executor {
 namespace {
 
 constexpr size_t kCacheLine = 64;
+// Tokens of 15-bit activations whose pairs of products wait for their addition at a time: few, since all of a prompt's
+// would leave the caches meanwhile (a third of its time), and as many as kernels go through together.
+constexpr int64_t kPairTokens = 48;
 
 }  // namespace
 
@@ -35,7 +38,7 @@ absl::Status CpuLinear::Allocate(const ModelStore& store, int64_t max_rows) {
       {&values_, 3 * rows * static_cast<uint64_t>(padded_cols)},
       {&scales_, 3 * rows * static_cast<uint64_t>(groups) * sizeof(float)},
       {&sums_, 3 * rows * static_cast<uint64_t>(groups) * sizeof(int32_t)},
-      {&pairs_, 2 * rows * static_cast<uint64_t>(outputs) * sizeof(float)},
+      {&pairs_, 2 * kPairTokens * static_cast<uint64_t>(outputs) * sizeof(float)},
       {&workspace_, static_cast<uint64_t>(pool_.num_threads()) * workspace_bytes_},
   };
   for (const auto& [buffer, bytes] : buffers) {
@@ -115,13 +118,21 @@ void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, flo
     kernels_.nested_gemm(w, run.bits, Quantized(w, first, count), tile_begin, tile_end, out, stride, workspace);
     return;
   }
-  float* pairs = pairs_.as<float>() + 2 * run.begin * w.rows;
-  kernels_.nested_gemm(w, run.bits, Quantized(w, first, 2 * count), tile_begin, tile_end, pairs, w.rows, workspace);
-  for (int64_t i = 0; i < count; ++i) {
-    const float* coarse = pairs + 2 * i * w.rows;
-    const float* rest = coarse + w.rows;
-    for (int64_t n = row_begin; n < row_end; ++n) {
-      out[i * stride + n] = coarse[n] + rest[n];
+  if (kernels_.nested_gemm_15 != nullptr) {
+    kernels_.nested_gemm_15(w, run.bits, Quantized(w, first, 2 * count), tile_begin, tile_end, out, stride, workspace);
+    return;
+  }
+  float* const pairs = pairs_.as<float>();
+  for (int64_t begin = 0; begin < count; begin += kPairTokens) {
+    const int64_t tokens = std::min(kPairTokens, count - begin);
+    kernels_.nested_gemm(w, run.bits, Quantized(w, first + 2 * begin, 2 * tokens), tile_begin, tile_end, pairs, w.rows,
+                         workspace);
+    for (int64_t i = 0; i < tokens; ++i) {
+      const float* coarse = pairs + 2 * i * w.rows;
+      const float* rest = coarse + w.rows;
+      for (int64_t n = row_begin; n < row_end; ++n) {
+        out[(begin + i) * stride + n] = coarse[n] + rest[n];
+      }
     }
   }
 }

@@ -59,7 +59,7 @@ class CpuLinear {
   LazyBuffer values_;     // [3 * rows, units * 32] int8
   LazyBuffer scales_;     // [3 * rows, groups]
   LazyBuffer sums_;       // [3 * rows, groups]
-  LazyBuffer pairs_;      // [2 * rows, rows of the matrix], products of 15-bit activations before they are added up
+  LazyBuffer pairs_;      // [2 * tokens, rows of the matrix], products of 15-bit activations before they are added up
   LazyBuffer workspace_;  // [threads, workspace_bytes_]
 };
 

@@ -82,6 +82,12 @@ struct CpuKernels {
   void (*nested_gemm)(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
                       int64_t tile_end, float* y, int64_t ldy, void* workspace);
 
+  // The same for tokens of two rows each, as quantize_activations_15 gives them: a.m is even and y[t] the product of
+  // rows 2t and 2t + 1 together, whose dot products are added up as exact integers. Null where a set has none: there,
+  // both rows' products are to be added up.
+  void (*nested_gemm_15)(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
+                         int64_t tile_end, float* y, int64_t ldy, void* workspace);
+
   // y[t, n] = dot(w.reference[n], x[t]) in fp32 for n in [row_begin, row_end).
   void (*reference_gemm)(const NestedMatrix& w, const float* x, int64_t ldx, int64_t m, int64_t row_begin,
                          int64_t row_end, float* y, int64_t ldy);

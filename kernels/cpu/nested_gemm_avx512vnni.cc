@@ -76,6 +76,23 @@ inline __m512 AddGroup(__m512 y, __m512i dot, __m512 w_scale, __m512 w_offset, f
   return _mm512_fmadd_ps(_mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale)), centred, y);
 }
 
+// Rows of activations that make a token: one, or two of which the second counts a 128th (15 bits).
+template <bool kPairs>
+constexpr int kRowsOf = kPairs ? 2 : 1;
+
+// Adds a token's group to y: of its row, or of both, whose scales and sums are `groups` apart.
+template <bool kPairs>
+inline __m512 AddToken(__m512 y, __m512i dot, [[maybe_unused]] __m512i second, __m512 w_scale, __m512 w_offset,
+                       const float* x_scales, const int32_t* x_sums, [[maybe_unused]] int64_t groups) {
+  if constexpr (kPairs) {
+    // At most 255 * 127 * 128 columns * 128 < 2^30.
+    const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(dot, 7), second);
+    return AddGroup(y, whole, w_scale, w_offset, x_scales[0] * 0x1p-7F, 128 * x_sums[0] + x_sums[groups]);
+  } else {
+    return AddGroup(y, dot, w_scale, w_offset, x_scales[0], x_sums[0]);
+  }
+}
+
 inline __mmask16 RowMask(const NestedMatrix& w, int64_t tile) {
   const int64_t rows = w.rows - tile * kTileRows;
   return rows >= kTileRows ? static_cast<__mmask16>(0xFFFF) : static_cast<__mmask16>((1U << rows) - 1U);
@@ -106,9 +123,10 @@ template <int kBits>
   }
 }
 
-// kTokens tokens from t0 of all tiles, straight from the planes.
-template <int kBits, int kTokens>
+// kTokens rows of activations from t0 of all tiles, straight from the planes.
+template <int kBits, int kTokens, bool kPairs>
 void Direct(const NestedGemmArgs& args, int64_t t0) {
+  constexpr int kOutputs = kTokens / kRowsOf<kPairs>;
   // Four chains hide vpdpbusd's latency.
   constexpr int kChains = kTokens == 1 ? 4 : (kTokens <= 3 ? 2 : 1);
   const Geometry geometry(args.w);
@@ -118,9 +136,9 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
   for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
     const TilePlanes<Bytes> planes(args.w, tile, geometry.units);
     const uint16_t* packed = args.w.scales + tile * geometry.groups * 2 * kTileRows;
-    __m512 y[kTokens];
+    __m512 y[kOutputs];
 #pragma GCC unroll 16
-    for (int t = 0; t < kTokens; ++t) {
+    for (int t = 0; t < kOutputs; ++t) {
       y[t] = _mm512_setzero_ps();
     }
     int64_t unit = 0;
@@ -151,44 +169,56 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
       const __m512 w_scale = Scale(packed);
       const __m512 w_offset = Offset<kBits>(packed);
       packed += 2 * kTileRows;
+      __m512i sum[kTokens];
 #pragma GCC unroll 16
       for (int t = 0; t < kTokens; ++t) {
-        __m512i sum = dot[t][0];
+        sum[t] = dot[t][0];
 #pragma GCC unroll 8
         for (int c = 1; c < kChains; ++c) {
-          sum = _mm512_add_epi32(sum, dot[t][c]);
+          sum[t] = _mm512_add_epi32(sum[t], dot[t][c]);
         }
-        const int64_t at = t * geometry.groups + g;
-        y[t] = AddGroup(y[t], sum, w_scale, w_offset, x_scales[at], x_sums[at]);
+      }
+#pragma GCC unroll 16
+      for (int t = 0; t < kOutputs; ++t) {
+        const int row = t * kRowsOf<kPairs>;
+        const int64_t at = row * geometry.groups + g;
+        y[t] = AddToken<kPairs>(y[t], sum[row], sum[row + kRowsOf<kPairs> - 1], w_scale, w_offset, x_scales + at,
+                                x_sums + at, geometry.groups);
       }
     }
     const __mmask16 mask = RowMask(args.w, tile);
 #pragma GCC unroll 16
-    for (int t = 0; t < kTokens; ++t) {
-      _mm512_mask_storeu_ps(args.y + (t0 + t) * args.ldy + tile * kTileRows, mask, y[t]);
+    for (int t = 0; t < kOutputs; ++t) {
+      _mm512_mask_storeu_ps(args.y + (t0 / kRowsOf<kPairs> + t) * args.ldy + tile * kTileRows, mask, y[t]);
     }
   }
 }
 
-template <int kBits>
-void DirectTokens(const NestedGemmArgs& args, int64_t t0, int64_t tokens) {
+template <int kBits, bool kPairs>
+void DirectTokens(const NestedGemmArgs& args, int64_t tokens) {
+  if constexpr (!kPairs) {
+    switch (tokens) {
+      case 1:
+        return Direct<kBits, 1, false>(args, 0);
+      case 3:
+        return Direct<kBits, 3, false>(args, 0);
+      case 5:
+        return Direct<kBits, 5, false>(args, 0);
+      case 7:
+        return Direct<kBits, 7, false>(args, 0);
+      default:
+        break;
+    }
+  }
   switch (tokens) {
-    case 1:
-      return Direct<kBits, 1>(args, t0);
     case 2:
-      return Direct<kBits, 2>(args, t0);
-    case 3:
-      return Direct<kBits, 3>(args, t0);
+      return Direct<kBits, 2, kPairs>(args, 0);
     case 4:
-      return Direct<kBits, 4>(args, t0);
-    case 5:
-      return Direct<kBits, 5>(args, t0);
+      return Direct<kBits, 4, kPairs>(args, 0);
     case 6:
-      return Direct<kBits, 6>(args, t0);
-    case 7:
-      return Direct<kBits, 7>(args, t0);
+      return Direct<kBits, 6, kPairs>(args, 0);
     default:
-      return Direct<kBits, 8>(args, t0);
+      return Direct<kBits, 8, kPairs>(args, 0);
   }
 }
 
@@ -207,10 +237,10 @@ struct Block {
   const float* x_scales;  // first token's, of the group
   const int32_t* x_sums;
   int64_t groups;
-  float* sums;  // [tokens, kTiles, 16]
+  float* sums;  // [tokens, kTiles, 16]; of pairs of rows, half as many tokens
 };
 
-template <int kTiles, int kTokens>
+template <int kTiles, int kTokens, bool kPairs>
 inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m512* w_offset) {
   // Loops over accumulators must unroll, or GCC keeps these in memory.
   __m512i dot[kTokens][kTiles];
@@ -261,44 +291,52 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
     }
   } while (codes != end);
 #pragma GCC unroll 16
-  for (int t = 0; t < kTokens; ++t) {
-    const float x_scale = block.x_scales[t * block.groups];
-    const int32_t x_sum = block.x_sums[t * block.groups];
+  for (int t = 0; t < kTokens / kRowsOf<kPairs>; ++t) {
+    const int row = t * kRowsOf<kPairs>;
+    const float* x_scales = block.x_scales + row * block.groups;
+    const int32_t* x_sums = block.x_sums + row * block.groups;
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
       float* sum = block.sums + (t * kTiles + i) * kTileRows;
-      _mm512_store_ps(sum, AddGroup(_mm512_load_ps(sum), dot[t][i], w_scale[i], w_offset[i], x_scale, x_sum));
+      _mm512_store_ps(sum, AddToken<kPairs>(_mm512_load_ps(sum), dot[row][i], dot[row + kRowsOf<kPairs> - 1][i],
+                                            w_scale[i], w_offset[i], x_scales, x_sums, block.groups));
     }
   }
 }
 
-template <int kTiles>
+template <int kTiles, bool kPairs>
 void MultiplyTokens(const Block& block, int64_t tokens, const __m512* w_scale, const __m512* w_offset) {
+  if constexpr (!kPairs) {
+    switch (tokens) {
+      case 11:
+        return MultiplyBlock<kTiles, 11, false>(block, w_scale, w_offset);
+      case 9:
+        return MultiplyBlock<kTiles, 9, false>(block, w_scale, w_offset);
+      case 7:
+        return MultiplyBlock<kTiles, 7, false>(block, w_scale, w_offset);
+      case 5:
+        return MultiplyBlock<kTiles, 5, false>(block, w_scale, w_offset);
+      case 3:
+        return MultiplyBlock<kTiles, 3, false>(block, w_scale, w_offset);
+      case 1:
+        return MultiplyBlock<kTiles, 1, false>(block, w_scale, w_offset);
+      default:
+        break;
+    }
+  }
   switch (tokens) {
     case 12:
-      return MultiplyBlock<kTiles, 12>(block, w_scale, w_offset);
-    case 11:
-      return MultiplyBlock<kTiles, 11>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 12, kPairs>(block, w_scale, w_offset);
     case 10:
-      return MultiplyBlock<kTiles, 10>(block, w_scale, w_offset);
-    case 9:
-      return MultiplyBlock<kTiles, 9>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 10, kPairs>(block, w_scale, w_offset);
     case 8:
-      return MultiplyBlock<kTiles, 8>(block, w_scale, w_offset);
-    case 7:
-      return MultiplyBlock<kTiles, 7>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 8, kPairs>(block, w_scale, w_offset);
     case 6:
-      return MultiplyBlock<kTiles, 6>(block, w_scale, w_offset);
-    case 5:
-      return MultiplyBlock<kTiles, 5>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 6, kPairs>(block, w_scale, w_offset);
     case 4:
-      return MultiplyBlock<kTiles, 4>(block, w_scale, w_offset);
-    case 3:
-      return MultiplyBlock<kTiles, 3>(block, w_scale, w_offset);
-    case 2:
-      return MultiplyBlock<kTiles, 2>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 4, kPairs>(block, w_scale, w_offset);
     default:
-      return MultiplyBlock<kTiles, 1>(block, w_scale, w_offset);
+      return MultiplyBlock<kTiles, 2, kPairs>(block, w_scale, w_offset);
   }
 }
 
@@ -318,14 +356,16 @@ void UnpackGroup(const NestedMatrix& w, const Geometry& geometry, int64_t tile, 
   }
 }
 
-// kTiles tiles from `tile` for `tokens` <= kTokenChunk tokens from t0.
-template <int kBits, int kTiles>
+// kTiles tiles from `tile` for `tokens` <= kTokenChunk rows of activations from t0.
+template <int kBits, int kTiles, bool kPairs>
 void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile, int64_t t0, int64_t tokens,
               uint8_t* workspace) {
   uint8_t* codes = workspace;
   auto* sums = reinterpret_cast<float*>(workspace + kUnpackedBytes);
+  constexpr int64_t kRows = kRowsOf<kPairs>;
+  const int64_t outputs = tokens / kRows;
   const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-  for (int64_t i = 0; i < tokens * kTiles; ++i) {
+  for (int64_t i = 0; i < outputs * kTiles; ++i) {
     _mm512_store_ps(sums + i * kTileRows, _mm512_setzero_ps());
   }
   for (int64_t g = 0; g < geometry.groups; ++g) {
@@ -341,10 +381,10 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
       w_offset[i] = Offset<kBits>(packed);
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t begin = tokens * b / blocks;
+      const int64_t begin = outputs * b / blocks * kRows;
       const int64_t at = (t0 + begin) * geometry.groups + g;
       const int8_t* x = args.a.values + (t0 + begin) * geometry.row_bytes + first * kUnitCols;
-      const int64_t end = tokens * (b + 1) / blocks;
+      const int64_t end = outputs * (b + 1) / blocks * kRows;
       const int8_t* next_x = b + 1 < blocks ? x + (end - begin) * geometry.row_bytes
                                             : args.a.values + t0 * geometry.row_bytes + (first + count) * kUnitCols;
       const Block block{codes,
@@ -355,25 +395,25 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
                         args.a.scales + at,
                         args.a.sums + at,
                         geometry.groups,
-                        sums + begin * kTiles * kTileRows};
-      MultiplyTokens<kTiles>(block, end - begin, w_scale, w_offset);
+                        sums + begin / kRows * kTiles * kTileRows};
+      MultiplyTokens<kTiles, kPairs>(block, end - begin, w_scale, w_offset);
     }
   }
-  for (int64_t t = 0; t < tokens; ++t) {
+  for (int64_t t = 0; t < outputs; ++t) {
     for (int i = 0; i < kTiles; ++i) {
-      _mm512_mask_storeu_ps(args.y + (t0 + t) * args.ldy + (tile + i) * kTileRows, RowMask(args.w, tile + i),
+      _mm512_mask_storeu_ps(args.y + (t0 / kRows + t) * args.ldy + (tile + i) * kTileRows, RowMask(args.w, tile + i),
                             _mm512_load_ps(sums + (t * kTiles + i) * kTileRows));
     }
   }
 }
 
-template <int kBits>
+template <int kBits, bool kPairs>
 void Gemm(const NestedGemmArgs& args) {
   if (args.a.m == 0) {
     return;
   }
   if (args.a.m <= kDirectTokens) {
-    return DirectTokens<kBits>(args, 0, args.a.m);
+    return DirectTokens<kBits, kPairs>(args, args.a.m);
   }
   const Geometry geometry(args.w);
   const auto address = reinterpret_cast<uintptr_t>(args.workspace);
@@ -382,9 +422,9 @@ void Gemm(const NestedGemmArgs& args) {
     for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
       const int64_t tokens = args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk;
       if (tile + 1 < args.tile_end) {
-        Buffered<kBits, 2>(args, geometry, tile, t0, tokens, workspace);
+        Buffered<kBits, 2, kPairs>(args, geometry, tile, t0, tokens, workspace);
       } else {
-        Buffered<kBits, 1>(args, geometry, tile, t0, tokens, workspace);
+        Buffered<kBits, 1, kPairs>(args, geometry, tile, t0, tokens, workspace);
       }
     }
   }
@@ -395,7 +435,13 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  WithWidth(bits, [&](auto width) { Gemm<width>(args); });
+  WithWidth(bits, [&](auto width) { Gemm<width, false>(args); });
+}
+
+void NestedGemm15(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                  float* y, int64_t ldy, void* workspace) {
+  const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
+  WithWidth(bits, [&](auto width) { Gemm<width, true>(args); });
 }
 
 }  // namespace flexquant::avx512

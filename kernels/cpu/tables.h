@@ -77,6 +77,8 @@ void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, 
 namespace avx512 {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace);
+void NestedGemm15(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
+                  float* y, int64_t ldy, void* workspace);
 }  // namespace avx512
 
 }  // namespace flexquant

@@ -159,8 +159,7 @@ def test_abort(address):
     request = fq.GenerateRequest(**{**LONG.__dict__, "request_id": "aborted"})
     with fq.Client(address) as client, client.stream(request) as stream:
         next(stream)
-        harness.wait_for(lambda: client.server_info().running_requests == 1, "the running request", 10)
-        client.abort("aborted")
+        client.abort("aborted")  # at once: the answer takes a fraction of a second
         with pytest.raises(fq.CancelledError):
             list(stream)
         harness.wait_for(lambda: client.server_info().running_requests == 0, "its end", 10)

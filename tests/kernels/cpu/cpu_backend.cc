@@ -188,8 +188,14 @@ class CpuBackend : public Backend {
 
   void MultiplyFine(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end, int bits,
                     GuardedRows& y) const {
+    const Activations a = Quantize(w, input, begin, end);
+    if (kernels_.nested_gemm_15 != nullptr) {
+      std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
+      kernels_.nested_gemm_15(w, bits, a.view, 0, w.tiles(), y.row(begin), y.stride(), workspace.data());
+      return;
+    }
     std::vector<float> pairs(static_cast<size_t>(2 * (end - begin) * w.rows));
-    Multiply(w, bits, Quantize(w, input, begin, end), pairs.data(), w.rows);
+    Multiply(w, bits, a, pairs.data(), w.rows);
     for (int64_t row = begin; row < end; ++row) {
       const float* pair = pairs.data() + 2 * (row - begin) * w.rows;
       std::transform(pair, pair + w.rows, pair + w.rows, y.row(row), std::plus<>());
