@@ -155,8 +155,8 @@ class CpuModelRunner : public ModelRunner {
   void SplitContexts(const StepBatch& batch);
   // Which keys and values each thread reads first, for ahead_.
   void PlanFetches(const StepBatch& batch);
-  // Returns how many ranges the item has, at most what a thread may have.
-  int64_t AddRanges(const StepBatch& batch, const AttentionItem& item, int thread);
+  // False if the thread has no room for more.
+  bool AddRanges(const StepBatch& batch, const AttentionItem& item, int thread);
   StoredPlace PlaceOf(const StepBatch& batch, const Row& row) const;
   // Fetches what the step's rows, if they are few, are about to write of keys and values.
   void FetchStored(const StepBatch& batch, int64_t layer);

@@ -94,14 +94,14 @@ void CpuModelRunner::PlanFetches(const StepBatch& batch) {
   const auto items = static_cast<int64_t>(attention_items_.size());
   for (int thread = 0; thread < pool_.num_threads(); ++thread) {
     const int64_t end = pool_.ShareBegin(items, 1, thread + 1);
-    int64_t ranges = 0;
-    for (int64_t i = pool_.ShareBegin(items, 1, thread); i < end && ranges < FetchAhead::kRanges; ++i) {
-      ranges += AddRanges(batch, attention_items_[static_cast<size_t>(i)], thread);
+    bool room = true;
+    for (int64_t i = pool_.ShareBegin(items, 1, thread); i < end && room; ++i) {
+      room = AddRanges(batch, attention_items_[static_cast<size_t>(i)], thread);
     }
   }
 }
 
-int64_t CpuModelRunner::AddRanges(const StepBatch& batch, const AttentionItem& item, int thread) {
+bool CpuModelRunner::AddRanges(const StepBatch& batch, const AttentionItem& item, int thread) {
   const AttentionTask& task = attention_tasks_[item.task];
   const SequenceInput& sequence = batch.sequences[task.sequence];
   const int64_t query = sequence.start + task.first;
@@ -110,14 +110,12 @@ int64_t CpuModelRunner::AddRanges(const StepBatch& batch, const AttentionItem& i
   const int64_t last = task.parts > 1 ? std::min(query, part + kAttentionPartKeys - 1) : query;
   const int64_t head = item.head_begin / (config_.num_heads / config_.num_kv_heads) * cache_.head_stride();
   const int64_t block_tokens = info_.kv_block_tokens;
-  int64_t ranges = 0;
-  for (int64_t i = first / block_tokens; i <= last / block_tokens && ranges < FetchAhead::kRanges; ++i) {
+  bool room = true;
+  for (int64_t i = first / block_tokens; i <= last / block_tokens && room; ++i) {
     const int64_t offset = head + cache_.PartOffset(sequence.block_table[static_cast<size_t>(i)]);
-    ahead_.AddRange(thread, offset);
-    ahead_.AddRange(thread, offset + (cache_.values(0) - cache_.keys(0)));
-    ranges += 2;
+    room = ahead_.AddRange(thread, offset) && ahead_.AddRange(thread, offset + (cache_.values(0) - cache_.keys(0)));
   }
-  return ranges;
+  return room;
 }
 
 CpuModelRunner::StoredPlace CpuModelRunner::PlaceOf(const StepBatch& batch, const Row& row) const {

@@ -63,33 +63,31 @@ void FetchAhead::ClearRanges(int64_t bytes) {
   }
 }
 
-void FetchAhead::AddRange(int thread, int64_t offset) {
+bool FetchAhead::AddRange(int thread, int64_t offset) {
   Ranges& ranges = ranges_[static_cast<size_t>(thread)];
   const int64_t count = ranges.count.load(std::memory_order_relaxed);
-  if (count < kRanges) {
-    ranges.offsets[count].store(offset, std::memory_order_relaxed);
-    ranges.count.store(count + 1, std::memory_order_relaxed);
+  if (count == kRanges) {
+    return false;
   }
+  ranges.offsets[count].store(offset, std::memory_order_relaxed);
+  ranges.count.store(count + 1, std::memory_order_relaxed);
+  return true;
 }
 
-void FetchAhead::FetchFirst(int thread) const {
-  const NestedMatrix* const matrix = matrix_.load(std::memory_order_relaxed);
-  const uint8_t* const base = base_.load(std::memory_order_relaxed);
-  if (matrix != nullptr) {
-    FetchUnits(*matrix, thread, 0, kFirstUnits);
-  } else if (base != nullptr) {
-    FetchRanges(base, thread, 0, kFirstRanges);
-  }
-}
+void FetchAhead::FetchFirst(int thread) const { Fetch(thread, {0, kFirstUnits}, {0, kFirstRanges}); }
 
 bool FetchAhead::FetchMore(int thread, int64_t piece) const {
+  return Fetch(thread, {kFirstUnits + piece * kPieceUnits, kPieceUnits},
+               {kFirstRanges + piece * kPieceRanges, kPieceRanges});
+}
+
+bool FetchAhead::Fetch(int thread, Piece units, Piece ranges) const {
   const NestedMatrix* const matrix = matrix_.load(std::memory_order_relaxed);
   const uint8_t* const base = base_.load(std::memory_order_relaxed);
   if (matrix != nullptr) {
-    const int64_t begin = kFirstUnits + piece * kPieceUnits;
-    return begin < kMostUnits && FetchUnits(*matrix, thread, begin, kPieceUnits);
+    return units.begin < kMostUnits && FetchUnits(*matrix, thread, units.begin, units.count);
   }
-  return base != nullptr && FetchRanges(base, thread, kFirstRanges + piece * kPieceRanges, kPieceRanges);
+  return base != nullptr && FetchRanges(base, thread, ranges.begin, ranges.count);
 }
 
 bool FetchAhead::FetchUnits(const NestedMatrix& w, int thread, int64_t begin, int64_t count) const {

@@ -31,10 +31,10 @@ class FetchAhead {
   // The threads' ranges at `base`.
   void ExpectRanges(const uint8_t* base);
 
-  // Each thread has at most kRanges, all of the same size; what is more is left out.
+  // Each thread has at most kRanges, all of the same size; AddRange returns false and leaves out what is more.
   static constexpr int64_t kRanges = 64;
   void ClearRanges(int64_t bytes);
-  void AddRange(int thread, int64_t offset);
+  bool AddRange(int thread, int64_t offset);
 
   // The beginning of a thread's share, for a thread that is done with what is before it.
   void FetchFirst(int thread) const;
@@ -47,8 +47,13 @@ class FetchAhead {
     std::atomic<int64_t> offsets[kRanges] = {};
   };
 
-  // Units [begin, begin + count) of the thread's share of the product, and ranges of the thread's; false if there is
-  // none of them.
+  // Of what is expected, either. Units [begin, begin + count) of the thread's share of the product, or ranges of the
+  // thread's; false if there is none of them.
+  struct Piece {
+    int64_t begin = 0;
+    int64_t count = 0;
+  };
+  bool Fetch(int thread, Piece units, Piece ranges) const;
   bool FetchUnits(const NestedMatrix& w, int thread, int64_t begin, int64_t count) const;
   bool FetchRanges(const uint8_t* base, int thread, int64_t begin, int64_t count) const;
 

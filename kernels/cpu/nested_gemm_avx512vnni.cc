@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/unpack.h"
 
@@ -10,9 +12,9 @@ namespace flexquant::avx512 {
 namespace {
 
 // Most tokens for which codes are not worth a buffer.
-constexpr int64_t kDirectTokens = 8;
+constexpr int kDirectTokens = 8;
 // Tokens by tiles of one register block: 24 accumulators, 2 codes, the rest for broadcasts.
-constexpr int64_t kBlockTokens = 12;
+constexpr int kBlockTokens = 12;
 // How many units ahead of their use planes are fetched: the hardware's streams stop at page ends.
 constexpr int64_t kPrefetchUnits = 32;
 
@@ -80,6 +82,17 @@ inline __m512 AddGroup(__m512 y, __m512i dot, __m512 w_scale, __m512 w_offset, f
 template <bool kPairs>
 constexpr int kRowsOf = kPairs ? 2 : 1;
 
+// Calls body(constant) with the number of rows, in [1, kMost], whole tokens, as a compile-time constant.
+template <bool kPairs, int kMost, class Body>
+inline void WithRows(int64_t rows, Body body) {
+  if constexpr (kMost > kRowsOf<kPairs>) {
+    if (rows < kMost) {
+      return WithRows<kPairs, kMost - kRowsOf<kPairs>>(rows, body);
+    }
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
 // Adds a token's group to y: of its row, or of both, whose scales and sums are `groups` apart.
 template <bool kPairs>
 inline __m512 AddToken(__m512 y, __m512i dot, [[maybe_unused]] __m512i second, __m512 w_scale, __m512 w_offset,
@@ -123,16 +136,16 @@ template <int kBits>
   }
 }
 
-// kTokens rows of activations from t0 of all tiles, straight from the planes.
+// kTokens rows of activations, all there are, of all tiles, straight from the planes.
 template <int kBits, int kTokens, bool kPairs>
-void Direct(const NestedGemmArgs& args, int64_t t0) {
+void Direct(const NestedGemmArgs& args) {
   constexpr int kOutputs = kTokens / kRowsOf<kPairs>;
   // Four chains hide vpdpbusd's latency.
   constexpr int kChains = kTokens == 1 ? 4 : (kTokens <= 3 ? 2 : 1);
   const Geometry geometry(args.w);
-  const int8_t* x = args.a.values + t0 * geometry.row_bytes;
-  const float* x_scales = args.a.scales + t0 * geometry.groups;
-  const int32_t* x_sums = args.a.sums + t0 * geometry.groups;
+  const int8_t* x = args.a.values;
+  const float* x_scales = args.a.scales;
+  const int32_t* x_sums = args.a.sums;
   for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
     const TilePlanes<Bytes> planes(args.w, tile, geometry.units);
     const uint16_t* packed = args.w.scales + tile * geometry.groups * 2 * kTileRows;
@@ -189,36 +202,8 @@ void Direct(const NestedGemmArgs& args, int64_t t0) {
     const __mmask16 mask = RowMask(args.w, tile);
 #pragma GCC unroll 16
     for (int t = 0; t < kOutputs; ++t) {
-      _mm512_mask_storeu_ps(args.y + (t0 / kRowsOf<kPairs> + t) * args.ldy + tile * kTileRows, mask, y[t]);
+      _mm512_mask_storeu_ps(args.y + t * args.ldy + tile * kTileRows, mask, y[t]);
     }
-  }
-}
-
-template <int kBits, bool kPairs>
-void DirectTokens(const NestedGemmArgs& args, int64_t tokens) {
-  if constexpr (!kPairs) {
-    switch (tokens) {
-      case 1:
-        return Direct<kBits, 1, false>(args, 0);
-      case 3:
-        return Direct<kBits, 3, false>(args, 0);
-      case 5:
-        return Direct<kBits, 5, false>(args, 0);
-      case 7:
-        return Direct<kBits, 7, false>(args, 0);
-      default:
-        break;
-    }
-  }
-  switch (tokens) {
-    case 2:
-      return Direct<kBits, 2, kPairs>(args, 0);
-    case 4:
-      return Direct<kBits, 4, kPairs>(args, 0);
-    case 6:
-      return Direct<kBits, 6, kPairs>(args, 0);
-    default:
-      return Direct<kBits, 8, kPairs>(args, 0);
   }
 }
 
@@ -304,42 +289,6 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
   }
 }
 
-template <int kTiles, bool kPairs>
-void MultiplyTokens(const Block& block, int64_t tokens, const __m512* w_scale, const __m512* w_offset) {
-  if constexpr (!kPairs) {
-    switch (tokens) {
-      case 11:
-        return MultiplyBlock<kTiles, 11, false>(block, w_scale, w_offset);
-      case 9:
-        return MultiplyBlock<kTiles, 9, false>(block, w_scale, w_offset);
-      case 7:
-        return MultiplyBlock<kTiles, 7, false>(block, w_scale, w_offset);
-      case 5:
-        return MultiplyBlock<kTiles, 5, false>(block, w_scale, w_offset);
-      case 3:
-        return MultiplyBlock<kTiles, 3, false>(block, w_scale, w_offset);
-      case 1:
-        return MultiplyBlock<kTiles, 1, false>(block, w_scale, w_offset);
-      default:
-        break;
-    }
-  }
-  switch (tokens) {
-    case 12:
-      return MultiplyBlock<kTiles, 12, kPairs>(block, w_scale, w_offset);
-    case 10:
-      return MultiplyBlock<kTiles, 10, kPairs>(block, w_scale, w_offset);
-    case 8:
-      return MultiplyBlock<kTiles, 8, kPairs>(block, w_scale, w_offset);
-    case 6:
-      return MultiplyBlock<kTiles, 6, kPairs>(block, w_scale, w_offset);
-    case 4:
-      return MultiplyBlock<kTiles, 4, kPairs>(block, w_scale, w_offset);
-    default:
-      return MultiplyBlock<kTiles, 2, kPairs>(block, w_scale, w_offset);
-  }
-}
-
 template <int kBits, int kTiles>
 void UnpackGroup(const NestedMatrix& w, const Geometry& geometry, int64_t tile, int64_t first, int64_t count,
                  uint8_t* codes) {
@@ -396,7 +345,8 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
                         args.a.sums + at,
                         geometry.groups,
                         sums + begin / kRows * kTiles * kTileRows};
-      MultiplyTokens<kTiles, kPairs>(block, end - begin, w_scale, w_offset);
+      WithRows<kPairs, kBlockTokens>(end - begin,
+                                     [&](auto rows) { MultiplyBlock<kTiles, rows, kPairs>(block, w_scale, w_offset); });
     }
   }
   for (int64_t t = 0; t < outputs; ++t) {
@@ -413,7 +363,7 @@ void Gemm(const NestedGemmArgs& args) {
     return;
   }
   if (args.a.m <= kDirectTokens) {
-    return DirectTokens<kBits, kPairs>(args, args.a.m);
+    return WithRows<kPairs, kDirectTokens>(args.a.m, [&](auto rows) { Direct<kBits, rows, kPairs>(args); });
   }
   const Geometry geometry(args.w);
   const auto address = reinterpret_cast<uintptr_t>(args.workspace);
