@@ -42,25 +42,25 @@ class CpuLinear {
                     absl::FunctionRef<void(int64_t, int64_t)> finish);
 
  private:
-  // First quantised row of a slot: one row a slot for 8-bit activations, behind these two for 15-bit ones.
-  int64_t QuantizedRow(int64_t slot, int activation_bits) const {
-    return activation_bits == 8 ? slot : max_rows_ + 2 * slot;
-  }
-  QuantizedActivations Quantized(const NestedMatrix& w, int64_t first, int64_t count) const;
-  void MultiplyRun(const NestedMatrix& w, const RowOrder::Run& run, float* y, int64_t stride, int64_t tile_begin,
-                   int64_t tile_end, void* workspace);
+  // Where a slot's quantised input is: 8-bit activations are in front, behind them those of 15 bits.
+  struct Place {
+    int64_t row;    // of values_, the first if two
+    int64_t scale;  // index of the first group's in scales_ and sums_; groups are order.size() apart
+  };
+  Place PlaceOf(const NestedMatrix& w, const RowOrder& order, int64_t slot) const;
+  void MultiplyRun(const NestedMatrix& w, const RowOrder& order, const RowOrder::Run& run, float* y, int64_t stride,
+                   int64_t tile_begin, int64_t tile_end, void* workspace);
 
   const CpuKernels& kernels_;
   ThreadPool& pool_;
   const FetchAhead& ahead_;
   int64_t max_rows_ = 0;
-  size_t workspace_bytes_ = 0;
+  size_t workspace_stride_ = 0;
   LazyBuffer input_;      // [rows, cols] fp32
-  LazyBuffer values_;     // [3 * rows, units * 32] int8
-  LazyBuffer scales_;     // [3 * rows, groups]
-  LazyBuffer sums_;       // [3 * rows, groups]
-  LazyBuffer pairs_;      // [2 * tokens, rows of the matrix], products of 15-bit activations before they are added up
-  LazyBuffer workspace_;  // [threads, workspace_bytes_]
+  LazyBuffer values_;     // [3 * rows, ActivationStride] int8
+  LazyBuffer scales_;     // [2, groups, slots]
+  LazyBuffer sums_;       // [2, groups, slots]
+  LazyBuffer workspace_;  // [threads, workspace_stride_]
 };
 
 }  // namespace flexquant::executor

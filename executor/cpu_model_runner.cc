@@ -19,10 +19,7 @@ namespace {
 constexpr uint32_t kMaxSequences = 4096;
 constexpr uint32_t kMaxStepTokens = 65536;
 constexpr int kMaxThreads = 1024;
-constexpr size_t kCacheLine = 64;
 constexpr int kCoarseActivationBits = 8;
-
-size_t RoundUp(size_t bytes) { return (bytes + kCacheLine - 1) / kCacheLine * kCacheLine; }
 
 void LookUpRow(const NestedMatrix& matrix, int64_t row, bool reference, float* out) {
   if (!reference) {
@@ -135,7 +132,7 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore)
   attention_shape_.num_blocks = shape.num_blocks;
 
   const int64_t context = std::min(config_.max_context, static_cast<int64_t>(shape.num_blocks) * shape.block_tokens);
-  workspace_bytes_ = RoundUp(AttentionWorkspaceBytes(attention_shape_, context));
+  workspace_stride_ = ThreadStride(AttentionWorkspaceBytes(attention_shape_, context));
   int64_t outputs = 0;
   for (int group = 0; group + 1 < info_.num_layer_groups; ++group) {
     outputs = std::max(outputs, store_.layer_group(group).rows);
@@ -152,7 +149,7 @@ absl::Status CpuModelRunner::Allocate(const KvCache::Shape& shape, bool rescore)
       {&logits_, rank_.logits != nullptr ? 0 : rows * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
       {&penalised_, threads * static_cast<uint64_t>(info_.vocab_size) * sizeof(float)},
       {&records_, SplitTasks() * AttentionRecordsBytes(context / kAttentionPartKeys + 1)},
-      {&workspace_, threads * workspace_bytes_},
+      {&workspace_, threads * workspace_stride_},
   };
   for (const auto& [buffer, bytes] : buffers) {
     FQ_ASSIGN_OR_RETURN(*buffer, LazyBuffer::Allocate(bytes, "activations"));

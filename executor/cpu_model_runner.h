@@ -214,8 +214,8 @@ class CpuModelRunner : public ModelRunner {
   LazyBuffer logits_;     // [slots, vocab], unless the rank is given one
   LazyBuffer penalised_;  // [threads, vocab], for sequences whose raw logits are wanted too
   LazyBuffer records_;    // of split tasks
-  LazyBuffer workspace_;  // [threads, workspace_bytes_]
-  size_t workspace_bytes_ = 0;
+  LazyBuffer workspace_;  // [threads, workspace_stride_]
+  size_t workspace_stride_ = 0;
 };
 
 }  // namespace flexquant::executor

@@ -189,7 +189,7 @@ void CpuModelRunner::Attend(const StepBatch& batch, int64_t layer) {
   const auto attend = [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; ++i) {
       AttendItem(batch, layer, attention_items_[static_cast<size_t>(i)],
-                 workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
+                 workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_stride_);
     }
     if (end == pool_.ShareBegin(items, 1, thread + 1)) {
       ahead_.FetchFirst(thread);

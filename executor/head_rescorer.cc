@@ -28,12 +28,12 @@ absl::Status HeadRescorer::Allocate(const NestedMatrix& head, int64_t first, int
   vocab_size_ = vocab_size;
   const int64_t limit = RescoredRows(vocab_size);
   stride_ = CeilDiv(padded_cols_ + groups_ * 2 * static_cast<int64_t>(sizeof(float)), kCacheLine) * kCacheLine;
-  workspace_bytes_ = (LikeliestWorkspaceBytes(vocab_size, limit) + kCacheLine - 1) / kCacheLine * kCacheLine;
+  workspace_stride_ = ThreadStride(LikeliestWorkspaceBytes(vocab_size, limit));
   counts_.resize(static_cast<size_t>(max_rows));
   FQ_ASSIGN_OR_RETURN(tokens_, LazyBuffer::Allocate(static_cast<uint64_t>(max_rows * limit) * sizeof(uint32_t),
                                                     "the likeliest tokens"));
   FQ_ASSIGN_OR_RETURN(workspace_,
-                      LazyBuffer::Allocate(static_cast<uint64_t>(pool_.num_threads()) * workspace_bytes_, "logits"));
+                      LazyBuffer::Allocate(static_cast<uint64_t>(pool_.num_threads()) * workspace_stride_, "logits"));
   FQ_ASSIGN_OR_RETURN(rows_, LazyBuffer::Allocate(static_cast<uint64_t>(head.tiles() * kTileRows * stride_),
                                                   "the head's rows at 8 bits"));
   pool_.ParallelChunks(head.tiles(), 16, [&](int64_t begin, int64_t end, int) {
@@ -66,7 +66,7 @@ void HeadRescorer::Choose(const RowOrder& order, const float* logits) {
       if (IsRescored(order.bits(slot))) {
         count =
             kernels_.likeliest(logits + slot * vocab_size_, vocab_size_, limit_, tokens_.as<uint32_t>() + slot * limit_,
-                               workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_bytes_);
+                               workspace_.as<uint8_t>() + static_cast<size_t>(thread) * workspace_stride_);
       }
     }
   });

@@ -48,11 +48,11 @@ class HeadRescorer {
   int64_t vocab_size_ = 0;
   int64_t limit_ = 0;
   int64_t stride_ = 0;
-  size_t workspace_bytes_ = 0;
+  size_t workspace_stride_ = 0;
   std::vector<int64_t> counts_;  // [max_rows] tokens chosen
   LazyBuffer rows_;       // [rows] of stride_ bytes: codes [padded_cols], then scale and zero of each group, fp32
   LazyBuffer tokens_;     // [max_rows, limit]
-  LazyBuffer workspace_;  // [threads, workspace_bytes_]
+  LazyBuffer workspace_;  // [threads, workspace_stride_]
 };
 
 }  // namespace flexquant::executor

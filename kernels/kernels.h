@@ -17,14 +17,25 @@
 
 namespace flexquant {
 
-// Activations of m tokens, int8, symmetric, one scale a token and weight group.
+// Bytes between rows of quantised activations: whole units, and never an even number of cache lines, since a kernel
+// goes through many rows a group at a time: lines of rows 2 or 8 KiB apart fight for a few places in L1.
+[[gnu::always_inline]] constexpr int64_t ActivationStride(int64_t cols) {
+  constexpr int64_t kLineBytes = 64;
+  const int64_t padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+  return padded % (2 * kLineBytes) == 0 ? padded + kLineBytes : padded;
+}
+
+// Activations of m tokens as integers, symmetric, one scale a token and weight group: int8, or 15 bits as two rows of
+// int8, of which the first counts 128 times.
 struct QuantizedActivations {
   int64_t m = 0;
   int64_t cols = 0;
   int64_t group_size = kDefaultGroupSize;
-  const int8_t* values = nullptr;  // [m, units * 32], padded columns are 0; values in [-127, 127]
-  const float* scales = nullptr;   // [m, groups], 0 for an all-zero group
-  const int32_t* sums = nullptr;   // [m, groups] sum of values
+  int64_t rows = 1;                // of int8 a token
+  const int8_t* values = nullptr;  // [m, rows, ActivationStride(cols)], 0 behind cols; in [-127, 127]
+  const float* scales = nullptr;   // [groups, group_stride], of tokens 0 to m - 1; 0 for an all-zero group
+  const float* sums = nullptr;     // likewise, of a token's integers in a group; exact
+  int64_t group_stride = 0;
 };
 
 // One sequence's part of a paged attention call. K and V of position p live in block block_table[p / block_tokens].
@@ -63,30 +74,22 @@ enum class Isa : uint8_t { kPortable, kAvx2, kAvxVnni, kAvx512Vnni, kNeon };
 struct CpuKernels {
   Isa isa;
 
-  // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations. scale = max|x| / 127 over
-  // the group; value = round to nearest even of x / scale.
+  // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations, of one row a token. scale =
+  // max|x| / 127 over the group; value = round to nearest even of x / scale.
   void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
-                               float* scales, int32_t* sums);
+                               float* scales, float* sums, int64_t group_stride);
 
-  // One token x [cols] as two rows of int8 activations whose sum has 15 bits: values [2, units * 32], scales and sums
-  // [2, groups]. Row 0 is what quantize_activations gives; row 1 is what that leaves, in steps of scale / 128, values
-  // in
-  // [-64, 64]. The products of both rows add up to the token's.
+  // One token x [cols] as two rows. Row 0 is what quantize_activations gives; row 1 is what that leaves, in steps of a
+  // 128th of its scale, which is the token's, values in [-64, 64]; 0 where such steps are no normal numbers.
   void (*quantize_activations_15)(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
-                                  int32_t* sums);
+                                  float* sums, int64_t group_stride);
 
   // y[t, n] = sum over groups of a.scale * w.scale * (dot(u, a) + (mid - zero) * a.sum) for rows n of tiles
   // [tile_begin, tile_end), groups in ascending order, fp32; rows >= w.rows are not written. y has row stride ldy
-  // floats. bits in {3, 4, 5, 6, 8}. dot(u, a) is an exact int32 and equal on every instruction set. `workspace` has
-  // NestedGemmWorkspaceBytes(w) bytes, one a caller.
+  // floats. bits in {3, 4, 5, 6, 8}. dot(u, a) is an exact int32 and equal on every instruction set, of 15-bit
+  // activations, too. `workspace` has NestedGemmWorkspaceBytes(w) bytes, one a caller.
   void (*nested_gemm)(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
                       int64_t tile_end, float* y, int64_t ldy, void* workspace);
-
-  // The same for tokens of two rows each, as quantize_activations_15 gives them: a.m is even and y[t] the product of
-  // rows 2t and 2t + 1 together, whose dot products are added up as exact integers. Null where a set has none: there,
-  // both rows' products are to be added up.
-  void (*nested_gemm_15)(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
-                         int64_t tile_end, float* y, int64_t ldy, void* workspace);
 
   // y[t, n] = dot(w.reference[n], x[t]) in fp32 for n in [row_begin, row_end).
   void (*reference_gemm)(const NestedMatrix& w, const float* x, int64_t ldx, int64_t m, int64_t row_begin,

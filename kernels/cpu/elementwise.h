@@ -39,7 +39,7 @@ inline F32 RoundToStep(F32 v, F32 step) {
 }
 
 template <class F32>
-inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scale, int32_t* sum) {
+inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scale, float* sum) {
   const float step = QuantizationStep<F32>(x, n);
   *scale = step;
   *sum = 0;
@@ -54,19 +54,17 @@ inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scal
     q.StoreInt8N(values + i, count);
     total = total + q;
   }
-  *sum = static_cast<int32_t>(ReduceAdd(total));
+  *sum = ReduceAdd(total);
 }
 
-// What QuantizeGroup left of x, given its result.
+// What QuantizeGroup left of x, given its scale, in 128ths of that; returns the sum of values.
 template <class F32>
-inline void QuantizeRemainder(const float* x, int64_t n, float step, int8_t* values, float* scale, int32_t* sum) {
+inline float QuantizeRemainder(const float* x, int64_t n, float step, int8_t* values) {
   constexpr float kSmallest = 0x1p-126F;
   const float fine = step / 128.0F;
-  *sum = 0;
-  *scale = fine < kSmallest ? 0.0F : fine;
-  if (*scale == 0.0F) {
+  if (fine < kSmallest) {
     __builtin_memset(values, 0, static_cast<size_t>(n));
-    return;
+    return 0.0F;
   }
   F32 total = F32::Set(0.0F);
   for (int64_t i = 0; i < n; i += F32::kLanes) {
@@ -77,38 +75,39 @@ inline void QuantizeRemainder(const float* x, int64_t n, float step, int8_t* val
     rest.StoreInt8N(values + i, count);
     total = total + rest;
   }
-  *sum = static_cast<int32_t>(ReduceAdd(total));
+  return ReduceAdd(total);
 }
 
 template <class F32>
 void QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
-                         float* scales, int32_t* sums) {
-  const int64_t padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+                         float* scales, float* sums, int64_t group_stride) {
+  const int64_t stride = ActivationStride(cols);
   const int64_t groups = (cols + group_size - 1) / group_size;
   for (int64_t t = 0; t < m; ++t) {
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t first = g * group_size;
       const int64_t count = cols - first < group_size ? cols - first : group_size;
-      QuantizeGroup<F32>(x + t * ldx + first, count, values + t * padded + first, scales + t * groups + g,
-                         sums + t * groups + g);
+      const int64_t at = g * group_stride + t;
+      QuantizeGroup<F32>(x + t * ldx + first, count, values + t * stride + first, scales + at, sums + at);
     }
-    __builtin_memset(values + t * padded + cols, 0, static_cast<size_t>(padded - cols));
+    __builtin_memset(values + t * stride + cols, 0, static_cast<size_t>(stride - cols));
   }
 }
 
 template <class F32>
-void QuantizeActivations15(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
-                           int32_t* sums) {
-  const int64_t padded = (cols + kUnitCols - 1) / kUnitCols * kUnitCols;
+void QuantizeActivations15(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales, float* sums,
+                           int64_t group_stride) {
+  const int64_t stride = ActivationStride(cols);
   const int64_t groups = (cols + group_size - 1) / group_size;
-  QuantizeActivations<F32>(x, cols, 1, cols, group_size, values, scales, sums);
+  QuantizeActivations<F32>(x, cols, 1, cols, group_size, values, scales, sums, group_stride);
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t first = g * group_size;
     const int64_t count = cols - first < group_size ? cols - first : group_size;
-    QuantizeRemainder<F32>(x + first, count, scales[g], values + padded + first, scales + groups + g,
-                           sums + groups + g);
+    const int64_t at = g * group_stride;
+    sums[at] = 128.0F * sums[at] + QuantizeRemainder<F32>(x + first, count, scales[at], values + stride + first);
+    scales[at] /= 128.0F;
   }
-  __builtin_memset(values + padded + cols, 0, static_cast<size_t>(padded - cols));
+  __builtin_memset(values + stride + cols, 0, static_cast<size_t>(stride - cols));
 }
 
 template <class F32>

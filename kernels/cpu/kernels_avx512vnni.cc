@@ -4,6 +4,6 @@
 namespace flexquant {
 
 constinit const CpuKernels kAvx512VnniKernels =
-    MakeTable<avx512::F32, avx512::I32>(Isa::kAvx512Vnni, &avx512::NestedGemm, &avx512::NestedGemm15);
+    MakeTable<avx512::F32, avx512::I32>(Isa::kAvx512Vnni, &avx512::NestedGemm);
 
 }  // namespace flexquant

@@ -13,16 +13,13 @@
 
 namespace flexquant {
 
-// The table of an instruction set: the shared kernels over its vector types, and its own nested_gemm and, if it has
-// one, nested_gemm_15.
+// The table of an instruction set: the shared kernels over its vector types, and its own products.
 template <class F32, class I32>
-constexpr CpuKernels MakeTable(Isa isa, decltype(CpuKernels::nested_gemm) nested_gemm,
-                               decltype(CpuKernels::nested_gemm_15) nested_gemm_15 = nullptr) {
+constexpr CpuKernels MakeTable(Isa isa, NestedGemmFunction* nested_gemm) {
   return {isa,
           &QuantizeActivations<F32>,
           &QuantizeActivations15<F32>,
           nested_gemm,
-          nested_gemm_15,
           &ReferenceGemm<F32>,
           &RmsNorm<F32>,
           &Rope<F32>,

@@ -12,7 +12,6 @@ namespace flexquant::avx2 {
 namespace {
 
 constexpr int64_t kPrefetchBytes = 4096;
-constexpr int64_t kBlockTokens = 3;
 
 struct Avx2 {};
 using Bytes = Bytes256<Avx2>;
@@ -57,19 +56,18 @@ struct Block {
   int64_t units;
   const int8_t* x;
   int64_t row_bytes;
-  const float* x_scales;
-  const int32_t* x_sums;
-  int64_t groups;
+  const float* x_scales;  // of tokens
+  const float* x_sums;
   float* sums;  // [tokens, 16]
 };
 
-template <bool kSplit, int kTokens>
+template <bool kSplit, int kRows, bool kPairs>
 void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_offset) {
-  __m256i dot[kTokens][2];
-  __m256i low_dot[kTokens][2];
+  __m256i dot[kRows][2];
+  __m256i low_dot[kRows][2];
   // Loops over sums must unroll, and the one over columns know that it has some, or GCC keeps the sums in memory.
 #pragma GCC unroll 3
-  for (int t = 0; t < kTokens; ++t) {
+  for (int t = 0; t < kRows; ++t) {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
       dot[t][half] = _mm256_setzero_si256();
@@ -81,7 +79,7 @@ void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_of
     const auto* codes = reinterpret_cast<const __m256i*>(block.codes + pair * 128);
     const auto* low = reinterpret_cast<const __m256i*>(block.codes + kLowAt + pair * 128);
 #pragma GCC unroll 3
-    for (int t = 0; t < kTokens; ++t) {
+    for (int t = 0; t < kRows; ++t) {
       const __m256i a0 = Broadcast4(block.x + t * block.row_bytes + pair * 8);
       const __m256i a1 = Broadcast4(block.x + t * block.row_bytes + pair * 8 + 4);
 #pragma GCC unroll 2
@@ -98,37 +96,33 @@ void MultiplyBlock(const Block& block, const __m256* w_scale, const __m256* w_of
     }
   } while (++pair < block.units * 4);
 #pragma GCC unroll 3
-  for (int t = 0; t < kTokens; ++t) {
-    const __m256 x_scale = _mm256_set1_ps(block.x_scales[t * block.groups]);
-    const __m256 x_sum = _mm256_set1_ps(static_cast<float>(block.x_sums[t * block.groups]));
+  for (int t = 0; t < kRows / kRowsOf<kPairs>; ++t) {
+    const int row = t * kRowsOf<kPairs>;
+    const __m256 x_scale = _mm256_set1_ps(block.x_scales[t]);
+    const __m256 x_sum = _mm256_set1_ps(block.x_sums[t]);
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
-      const __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(dot[t][half], 2), low_dot[t][half]);
-      const __m256 centred = _mm256_fmadd_ps(w_offset[half], x_sum, _mm256_cvtepi32_ps(whole));
-      float* sum = block.sums + t * kTileRows + half * 8;
-      _mm256_storeu_ps(sum, _mm256_fmadd_ps(_mm256_mul_ps(w_scale[half], x_scale), centred, _mm256_loadu_ps(sum)));
+      const auto whole = [&](int r) { return _mm256_add_epi32(_mm256_slli_epi32(dot[r][half], 2), low_dot[r][half]); };
+      // Of pairs at most 255 * 127 * 128 columns * 128 < 2^30.
+      const __m256i exact =
+          kPairs ? _mm256_add_epi32(_mm256_slli_epi32(whole(row), 7), whole(row + kRowsOf<kPairs> - 1)) : whole(row);
+      const __m256 centred = _mm256_fmadd_ps(w_offset[half], x_sum, _mm256_cvtepi32_ps(exact));
+      float* y = block.sums + t * kTileRows + half * 8;
+      _mm256_storeu_ps(y, _mm256_fmadd_ps(_mm256_mul_ps(w_scale[half], x_scale), centred, _mm256_loadu_ps(y)));
     }
   }
 }
 
-template <bool kSplit>
-void MultiplyTokens(const Block& block, int64_t tokens, const __m256* w_scale, const __m256* w_offset) {
-  switch (tokens) {
-    case 3:
-      return MultiplyBlock<kSplit, 3>(block, w_scale, w_offset);
-    case 2:
-      return MultiplyBlock<kSplit, 2>(block, w_scale, w_offset);
-    default:
-      return MultiplyBlock<kSplit, 1>(block, w_scale, w_offset);
-  }
-}
-
-template <int kBits>
-void TileTokens(const NestedGemmArgs& args, int64_t tile, int64_t t0, int64_t tokens, uint8_t* codes) {
+// Tokens [first_token, first_token + tokens), at most kTokenChunk.
+template <int kBits, bool kPairs>
+void TileTokens(const NestedGemmArgs& args, int64_t tile, int64_t first_token, int64_t tokens, uint8_t* codes) {
   const NestedMatrix& w = args.w;
   const int64_t units = (w.cols + kUnitCols - 1) / kUnitCols;
   const int64_t group_units = w.group_size / kUnitCols;
   const int64_t groups = (units + group_units - 1) / group_units;
+  const int64_t stride = ActivationStride(w.cols);
+  // Tokens whose sums have room in the registers.
+  constexpr int kBlockTokens = kPairs ? 1 : 3;
   constexpr float kMid = static_cast<float>((1 << (8 - kBits)) - 1) * 0.5F;
   const TilePlanes<Bytes> planes(w, tile, units);
   auto* sums = reinterpret_cast<float*>(codes + kUnpackedBytes);
@@ -145,32 +139,33 @@ void TileTokens(const NestedGemmArgs& args, int64_t tile, int64_t t0, int64_t to
       w_offset[half] = _mm256_sub_ps(_mm256_set1_ps(kMid), _mm256_cvtph_ps(_mm_loadu_si128(packed + 2 + half)));
     }
     for (int64_t t = 0; t < tokens; t += kBlockTokens) {
-      const int64_t at = (t0 + t) * groups + g;
+      const int64_t at = g * args.a.group_stride + first_token + t;
       const Block block{codes,
                         count,
-                        args.a.values + ((t0 + t) * units + first) * kUnitCols,
-                        units * kUnitCols,
+                        args.a.values + (first_token + t) * kRowsOf<kPairs> * stride + first * kUnitCols,
+                        stride,
                         args.a.scales + at,
                         args.a.sums + at,
-                        groups,
                         sums + t * kTileRows};
-      MultiplyTokens<kBits == 8>(block, tokens - t < kBlockTokens ? tokens - t : kBlockTokens, w_scale, w_offset);
+      WithRows<kPairs, kBlockTokens * kRowsOf<kPairs>>((tokens - t) * kRowsOf<kPairs>, [&](auto rows) {
+        MultiplyBlock<kBits == 8, rows, kPairs>(block, w_scale, w_offset);
+      });
     }
   }
-  const int64_t rows = w.rows - tile * kTileRows < kTileRows ? w.rows - tile * kTileRows : kTileRows;
+  const int64_t outputs = w.rows - tile * kTileRows < kTileRows ? w.rows - tile * kTileRows : kTileRows;
+  float* y = args.y + first_token * args.ldy + tile * kTileRows;
   for (int64_t t = 0; t < tokens; ++t) {
-    __builtin_memcpy(args.y + (t0 + t) * args.ldy + tile * kTileRows, sums + t * kTileRows,
-                     static_cast<size_t>(rows) * sizeof(float));
+    __builtin_memcpy(y + t * args.ldy, sums + t * kTileRows, static_cast<size_t>(outputs) * sizeof(float));
   }
 }
 
-template <int kBits>
+template <int kBits, bool kPairs>
 void Gemm(const NestedGemmArgs& args) {
   const auto address = reinterpret_cast<uintptr_t>(args.workspace);
   uint8_t* codes = static_cast<uint8_t*>(args.workspace) + (-address & (kWorkspaceAlignment - 1));
   for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
-    for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
-      TileTokens<kBits>(args, tile, t0, args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk, codes);
+    for (int64_t t = 0; t < args.a.m; t += kTokenChunk) {
+      TileTokens<kBits, kPairs>(args, tile, t, args.a.m - t < kTokenChunk ? args.a.m - t : kTokenChunk, codes);
     }
   }
 }
@@ -180,7 +175,7 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  WithWidth(bits, [&](auto width) { Gemm<width>(args); });
+  WithWidthAndPairs(bits, a, [&](auto width, auto pairs) { Gemm<width, pairs>(args); });
 }
 
 }  // namespace flexquant::avx2

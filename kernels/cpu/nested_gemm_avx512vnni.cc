@@ -3,18 +3,16 @@
 
 #include <immintrin.h>
 
-#include <type_traits>
-
 #include "kernels/cpu/tables.h"
 #include "kernels/cpu/unpack.h"
 
 namespace flexquant::avx512 {
 namespace {
 
-// Most tokens for which codes are not worth a buffer.
-constexpr int kDirectTokens = 8;
-// Tokens by tiles of one register block: 24 accumulators, 2 codes, the rest for broadcasts.
-constexpr int kBlockTokens = 12;
+// Most rows of activations for which codes are not worth a buffer.
+constexpr int kDirectRows = 8;
+// Rows of activations by tiles of one register block: 24 accumulators, 2 codes, the rest for broadcasts.
+constexpr int kBlockRows = 12;
 // How many units ahead of their use planes are fetched: the hardware's streams stop at page ends.
 constexpr int64_t kPrefetchUnits = 32;
 
@@ -52,7 +50,7 @@ struct Geometry {
       : units((w.cols + kUnitCols - 1) / kUnitCols),
         group_units(w.group_size / kUnitCols),
         groups((units + group_units - 1) / group_units),
-        row_bytes(units * kUnitCols) {}
+        row_bytes(ActivationStride(w.cols)) {}
 };
 
 inline __m512i Broadcast4(const int8_t* from) {
@@ -73,36 +71,19 @@ inline __m512 Scale(const uint16_t* packed) {
 }
 
 // The one way a group's integer dot product enters an output: both paths share it, hence equal results.
-inline __m512 AddGroup(__m512 y, __m512i dot, __m512 w_scale, __m512 w_offset, float x_scale, int32_t x_sum) {
-  const __m512 centred = _mm512_fmadd_ps(w_offset, _mm512_set1_ps(static_cast<float>(x_sum)), _mm512_cvtepi32_ps(dot));
+inline __m512 AddGroup(__m512 y, __m512i dot, __m512 w_scale, __m512 w_offset, float x_scale, float x_sum) {
+  const __m512 centred = _mm512_fmadd_ps(w_offset, _mm512_set1_ps(x_sum), _mm512_cvtepi32_ps(dot));
   return _mm512_fmadd_ps(_mm512_mul_ps(w_scale, _mm512_set1_ps(x_scale)), centred, y);
 }
 
-// Rows of activations that make a token: one, or two of which the second counts a 128th (15 bits).
+// A token's integer dot product of its row's, or of its first and second rows'.
 template <bool kPairs>
-constexpr int kRowsOf = kPairs ? 2 : 1;
-
-// Calls body(constant) with the number of rows, in [1, kMost], whole tokens, as a compile-time constant.
-template <bool kPairs, int kMost, class Body>
-inline void WithRows(int64_t rows, Body body) {
-  if constexpr (kMost > kRowsOf<kPairs>) {
-    if (rows < kMost) {
-      return WithRows<kPairs, kMost - kRowsOf<kPairs>>(rows, body);
-    }
-  }
-  body(std::integral_constant<int, kMost>());
-}
-
-// Adds a token's group to y: of its row, or of both, whose scales and sums are `groups` apart.
-template <bool kPairs>
-inline __m512 AddToken(__m512 y, __m512i dot, [[maybe_unused]] __m512i second, __m512 w_scale, __m512 w_offset,
-                       const float* x_scales, const int32_t* x_sums, [[maybe_unused]] int64_t groups) {
+inline __m512i Whole(__m512i dot, [[maybe_unused]] __m512i second) {
   if constexpr (kPairs) {
     // At most 255 * 127 * 128 columns * 128 < 2^30.
-    const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(dot, 7), second);
-    return AddGroup(y, whole, w_scale, w_offset, x_scales[0] * 0x1p-7F, 128 * x_sums[0] + x_sums[groups]);
+    return _mm512_add_epi32(_mm512_slli_epi32(dot, 7), second);
   } else {
-    return AddGroup(y, dot, w_scale, w_offset, x_scales[0], x_sums[0]);
+    return dot;
   }
 }
 
@@ -136,29 +117,27 @@ template <int kBits>
   }
 }
 
-// kTokens rows of activations, all there are, of all tiles, straight from the planes.
-template <int kBits, int kTokens, bool kPairs>
+// kRows rows of activations, all there are, times all tiles, straight from the planes.
+template <int kBits, int kRows, bool kPairs>
 void Direct(const NestedGemmArgs& args) {
-  constexpr int kOutputs = kTokens / kRowsOf<kPairs>;
+  constexpr int kTokens = kRows / kRowsOf<kPairs>;
   // Four chains hide vpdpbusd's latency.
-  constexpr int kChains = kTokens == 1 ? 4 : (kTokens <= 3 ? 2 : 1);
+  constexpr int kChains = kRows == 1 ? 4 : (kRows <= 3 ? 2 : 1);
   const Geometry geometry(args.w);
   const int8_t* x = args.a.values;
-  const float* x_scales = args.a.scales;
-  const int32_t* x_sums = args.a.sums;
   for (int64_t tile = args.tile_begin; tile < args.tile_end; ++tile) {
     const TilePlanes<Bytes> planes(args.w, tile, geometry.units);
     const uint16_t* packed = args.w.scales + tile * geometry.groups * 2 * kTileRows;
-    __m512 y[kOutputs];
+    __m512 y[kTokens];
 #pragma GCC unroll 16
-    for (int t = 0; t < kOutputs; ++t) {
+    for (int t = 0; t < kTokens; ++t) {
       y[t] = _mm512_setzero_ps();
     }
     int64_t unit = 0;
     for (int64_t g = 0; g < geometry.groups; ++g) {
-      __m512i dot[kTokens][kChains];
+      __m512i dot[kRows][kChains];
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
+      for (int t = 0; t < kRows; ++t) {
 #pragma GCC unroll 8
         for (int c = 0; c < kChains; ++c) {
           dot[t][c] = _mm512_setzero_si512();
@@ -173,7 +152,7 @@ void Direct(const NestedGemmArgs& args) {
 #pragma GCC unroll 8
         for (int r = 0; r < 8; ++r) {
 #pragma GCC unroll 16
-          for (int t = 0; t < kTokens; ++t) {
+          for (int t = 0; t < kRows; ++t) {
             const int8_t* quad = x + t * geometry.row_bytes + unit * kUnitCols + 4 * r;
             dot[t][r % kChains] = _mm512_dpbusd_epi32(dot[t][r % kChains], f[r].v, Broadcast4(quad));
           }
@@ -182,9 +161,9 @@ void Direct(const NestedGemmArgs& args) {
       const __m512 w_scale = Scale(packed);
       const __m512 w_offset = Offset<kBits>(packed);
       packed += 2 * kTileRows;
-      __m512i sum[kTokens];
+      __m512i sum[kRows];
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
+      for (int t = 0; t < kRows; ++t) {
         sum[t] = dot[t][0];
 #pragma GCC unroll 8
         for (int c = 1; c < kChains; ++c) {
@@ -192,16 +171,16 @@ void Direct(const NestedGemmArgs& args) {
         }
       }
 #pragma GCC unroll 16
-      for (int t = 0; t < kOutputs; ++t) {
+      for (int t = 0; t < kTokens; ++t) {
         const int row = t * kRowsOf<kPairs>;
-        const int64_t at = row * geometry.groups + g;
-        y[t] = AddToken<kPairs>(y[t], sum[row], sum[row + kRowsOf<kPairs> - 1], w_scale, w_offset, x_scales + at,
-                                x_sums + at, geometry.groups);
+        const int64_t at = g * args.a.group_stride + t;
+        y[t] = AddGroup(y[t], Whole<kPairs>(sum[row], sum[row + kRowsOf<kPairs> - 1]), w_scale, w_offset,
+                        args.a.scales[at], args.a.sums[at]);
       }
     }
     const __mmask16 mask = RowMask(args.w, tile);
 #pragma GCC unroll 16
-    for (int t = 0; t < kOutputs; ++t) {
+    for (int t = 0; t < kTokens; ++t) {
       _mm512_mask_storeu_ps(args.y + t * args.ldy + tile * kTileRows, mask, y[t]);
     }
   }
@@ -216,28 +195,27 @@ void Direct(const NestedGemmArgs& args) {
 struct Block {
   const uint8_t* codes;  // [quads, kTiles, 64]
   int64_t quads;         // columns / 4
-  const int8_t* x;       // first token's values of the group
-  const int8_t* next_x;  // what the next block will read, as many tokens
+  const int8_t* x;       // first row's values of the group
+  const int8_t* next_x;  // what the next block will read, as many rows
   int64_t row_bytes;
-  const float* x_scales;  // first token's, of the group
-  const int32_t* x_sums;
-  int64_t groups;
-  float* sums;  // [tokens, kTiles, 16]; of pairs of rows, half as many tokens
+  const float* x_scales;  // of tokens
+  const float* x_sums;
+  float* sums;  // [tokens, kTiles, 16]
 };
 
-template <int kTiles, int kTokens, bool kPairs>
+template <int kTiles, int kRows, bool kPairs>
 inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m512* w_offset) {
   // Loops over accumulators must unroll, or GCC keeps these in memory.
-  __m512i dot[kTokens][kTiles];
+  __m512i dot[kRows][kTiles];
 #pragma GCC unroll 16
-  for (int t = 0; t < kTokens; ++t) {
+  for (int t = 0; t < kRows; ++t) {
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
       dot[t][i] = _mm512_setzero_si512();
     }
   }
-  // One pointer for three tokens, the others by an index: twelve pointers do not fit the general registers.
-  constexpr int kPointers = (kTokens + 2) / 3;
+  // One pointer for three rows, the others by an index: twelve pointers do not fit the general registers.
+  constexpr int kPointers = (kRows + 2) / 3;
   const int8_t* x[kPointers];
 #pragma GCC unroll 4
   for (int p = 0; p < kPointers; ++p) {
@@ -245,7 +223,7 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
   }
   const int64_t stride = block.row_bytes;
 #pragma GCC unroll 16
-  for (int t = 0; t < kTokens; ++t) {
+  for (int t = 0; t < kRows; ++t) {
     __builtin_prefetch(block.next_x + t * stride);
     __builtin_prefetch(block.next_x + t * stride + 64);
   }
@@ -261,7 +239,7 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
         u[i] = _mm512_load_si512(codes + (quad * kTiles + i) * kPlaneWordBytes);
       }
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) {
+      for (int t = 0; t < kRows; ++t) {
         const __m512i a = Broadcast4(x[t / 3] + (t % 3) * stride + 4 * quad);
 #pragma GCC unroll 2
         for (int i = 0; i < kTiles; ++i) {
@@ -276,15 +254,14 @@ inline void MultiplyBlock(const Block& block, const __m512* w_scale, const __m51
     }
   } while (codes != end);
 #pragma GCC unroll 16
-  for (int t = 0; t < kTokens / kRowsOf<kPairs>; ++t) {
+  for (int t = 0; t < kRows / kRowsOf<kPairs>; ++t) {
     const int row = t * kRowsOf<kPairs>;
-    const float* x_scales = block.x_scales + row * block.groups;
-    const int32_t* x_sums = block.x_sums + row * block.groups;
 #pragma GCC unroll 2
     for (int i = 0; i < kTiles; ++i) {
       float* sum = block.sums + (t * kTiles + i) * kTileRows;
-      _mm512_store_ps(sum, AddToken<kPairs>(_mm512_load_ps(sum), dot[row][i], dot[row + kRowsOf<kPairs> - 1][i],
-                                            w_scale[i], w_offset[i], x_scales, x_sums, block.groups));
+      const __m512i whole = Whole<kPairs>(dot[row][i], dot[row + kRowsOf<kPairs> - 1][i]);
+      _mm512_store_ps(
+          sum, AddGroup(_mm512_load_ps(sum), whole, w_scale[i], w_offset[i], block.x_scales[t], block.x_sums[t]));
     }
   }
 }
@@ -305,16 +282,16 @@ void UnpackGroup(const NestedMatrix& w, const Geometry& geometry, int64_t tile, 
   }
 }
 
-// kTiles tiles from `tile` for `tokens` <= kTokenChunk rows of activations from t0.
+// kTiles tiles from `tile` times tokens [first_token, first_token + tokens), at most kTokenChunk.
 template <int kBits, int kTiles, bool kPairs>
-void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile, int64_t t0, int64_t tokens,
+void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile, int64_t first_token, int64_t tokens,
               uint8_t* workspace) {
   uint8_t* codes = workspace;
   auto* sums = reinterpret_cast<float*>(workspace + kUnpackedBytes);
-  constexpr int64_t kRows = kRowsOf<kPairs>;
-  const int64_t outputs = tokens / kRows;
+  constexpr int64_t kBlockTokens = kBlockRows / kRowsOf<kPairs>;
   const int64_t blocks = (tokens + kBlockTokens - 1) / kBlockTokens;
-  for (int64_t i = 0; i < outputs * kTiles; ++i) {
+  const int64_t token_bytes = geometry.row_bytes * kRowsOf<kPairs>;
+  for (int64_t i = 0; i < tokens * kTiles; ++i) {
     _mm512_store_ps(sums + i * kTileRows, _mm512_setzero_ps());
   }
   for (int64_t g = 0; g < geometry.groups; ++g) {
@@ -329,29 +306,26 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
       w_scale[i] = Scale(packed);
       w_offset[i] = Offset<kBits>(packed);
     }
+    const int8_t* group_x = args.a.values + first_token * token_bytes + first * kUnitCols;
+    const int64_t at = g * args.a.group_stride + first_token;
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t begin = outputs * b / blocks * kRows;
-      const int64_t at = (t0 + begin) * geometry.groups + g;
-      const int8_t* x = args.a.values + (t0 + begin) * geometry.row_bytes + first * kUnitCols;
-      const int64_t end = outputs * (b + 1) / blocks * kRows;
-      const int8_t* next_x = b + 1 < blocks ? x + (end - begin) * geometry.row_bytes
-                                            : args.a.values + t0 * geometry.row_bytes + (first + count) * kUnitCols;
+      const int64_t begin = tokens * b / blocks;
+      const int64_t end = tokens * (b + 1) / blocks;
       const Block block{codes,
                         count * 8,
-                        x,
-                        next_x,
+                        group_x + begin * token_bytes,
+                        b + 1 < blocks ? group_x + end * token_bytes : group_x + count * kUnitCols,
                         geometry.row_bytes,
-                        args.a.scales + at,
-                        args.a.sums + at,
-                        geometry.groups,
-                        sums + begin / kRows * kTiles * kTileRows};
-      WithRows<kPairs, kBlockTokens>(end - begin,
-                                     [&](auto rows) { MultiplyBlock<kTiles, rows, kPairs>(block, w_scale, w_offset); });
+                        args.a.scales + at + begin,
+                        args.a.sums + at + begin,
+                        sums + begin * kTiles * kTileRows};
+      WithRows<kPairs, kBlockRows>((end - begin) * kRowsOf<kPairs>,
+                                   [&](auto rows) { MultiplyBlock<kTiles, rows, kPairs>(block, w_scale, w_offset); });
     }
   }
-  for (int64_t t = 0; t < outputs; ++t) {
+  for (int64_t t = 0; t < tokens; ++t) {
     for (int i = 0; i < kTiles; ++i) {
-      _mm512_mask_storeu_ps(args.y + (t0 / kRows + t) * args.ldy + (tile + i) * kTileRows, RowMask(args.w, tile + i),
+      _mm512_mask_storeu_ps(args.y + (first_token + t) * args.ldy + (tile + i) * kTileRows, RowMask(args.w, tile + i),
                             _mm512_load_ps(sums + (t * kTiles + i) * kTileRows));
     }
   }
@@ -359,22 +333,23 @@ void Buffered(const NestedGemmArgs& args, const Geometry& geometry, int64_t tile
 
 template <int kBits, bool kPairs>
 void Gemm(const NestedGemmArgs& args) {
-  if (args.a.m == 0) {
+  const int64_t rows = args.a.m * kRowsOf<kPairs>;
+  if (rows == 0) {
     return;
   }
-  if (args.a.m <= kDirectTokens) {
-    return WithRows<kPairs, kDirectTokens>(args.a.m, [&](auto rows) { Direct<kBits, rows, kPairs>(args); });
+  if (rows <= kDirectRows) {
+    return WithRows<kPairs, kDirectRows>(rows, [&](auto all) { Direct<kBits, all, kPairs>(args); });
   }
   const Geometry geometry(args.w);
   const auto address = reinterpret_cast<uintptr_t>(args.workspace);
   uint8_t* workspace = static_cast<uint8_t*>(args.workspace) + (-address & (kWorkspaceAlignment - 1));
   for (int64_t tile = args.tile_begin; tile < args.tile_end; tile += 2) {
-    for (int64_t t0 = 0; t0 < args.a.m; t0 += kTokenChunk) {
-      const int64_t tokens = args.a.m - t0 < kTokenChunk ? args.a.m - t0 : kTokenChunk;
+    for (int64_t t = 0; t < args.a.m; t += kTokenChunk) {
+      const int64_t tokens = args.a.m - t < kTokenChunk ? args.a.m - t : kTokenChunk;
       if (tile + 1 < args.tile_end) {
-        Buffered<kBits, 2, kPairs>(args, geometry, tile, t0, tokens, workspace);
+        Buffered<kBits, 2, kPairs>(args, geometry, tile, t, tokens, workspace);
       } else {
-        Buffered<kBits, 1, kPairs>(args, geometry, tile, t0, tokens, workspace);
+        Buffered<kBits, 1, kPairs>(args, geometry, tile, t, tokens, workspace);
       }
     }
   }
@@ -385,13 +360,7 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  WithWidth(bits, [&](auto width) { Gemm<width, false>(args); });
-}
-
-void NestedGemm15(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                  float* y, int64_t ldy, void* workspace) {
-  const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  WithWidth(bits, [&](auto width) { Gemm<width, true>(args); });
+  WithWidthAndPairs(bits, a, [&](auto width, auto pairs) { Gemm<width, pairs>(args); });
 }
 
 }  // namespace flexquant::avx512

@@ -46,6 +46,7 @@ struct Neon {
   static Sums Dot(Sums sums, Bytes operand, Bytes four) {
     return vdotq_s32(sums, vreinterpretq_s8_u8(operand.v), vreinterpretq_s8_u8(four.v));
   }
+  static Sums Pair(Sums coarse, Sums fine) { return vaddq_s32(vshlq_n_s32(coarse, 7), fine); }
   static Sums AddToEach(Sums sums, int32_t value) { return vaddq_s32(sums, vdupq_n_s32(value)); }
   static F32 ToFloat(Sums sums) { return {vcvtq_f32_s32(sums)}; }
 };

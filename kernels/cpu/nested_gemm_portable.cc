@@ -58,10 +58,11 @@ struct Bytes {
   }
 };
 
-// One group of one tile for one token. codes: [units, 8] words.
-void AccumulateGroup(const Bytes* codes, int64_t units, const int8_t* x, float x_scale, float x_sum,
-                     const float* w_scale, const float* w_offset, float* y) {
-  int32_t dot[kTileRows] = {};
+// dot = factor * dot + one group of one tile times a row. codes: [units, 8] words.
+void MultiplyGroup(const Bytes* codes, int64_t units, const int8_t* x, int32_t factor, int32_t* dot) {
+  for (int64_t row = 0; row < kTileRows; ++row) {
+    dot[row] *= factor;
+  }
   for (int64_t word = 0; word < units * 8; ++word) {
     const uint8_t* u = codes[word].v;
     const int8_t* a = x + 4 * word;
@@ -69,12 +70,27 @@ void AccumulateGroup(const Bytes* codes, int64_t units, const int8_t* x, float x
       dot[row] += u[4 * row] * a[0] + u[4 * row + 1] * a[1] + u[4 * row + 2] * a[2] + u[4 * row + 3] * a[3];
     }
   }
+}
+
+// One group of one tile for one token.
+template <bool kPairs>
+void AccumulateGroup(const Bytes* codes, int64_t units, const QuantizedActivations& a, int64_t token, int64_t group,
+                     const float* w_scale, const float* w_offset, float* y) {
+  const int64_t stride = ActivationStride(a.cols);
+  const int8_t* x = a.values + token * kRowsOf<kPairs> * stride + group * a.group_size;
+  int32_t dot[kTileRows] = {};
+  MultiplyGroup(codes, units, x, 1, dot);
+  if constexpr (kPairs) {
+    MultiplyGroup(codes, units, x + stride, 128, dot);
+  }
+  const float x_scale = a.scales[group * a.group_stride + token];
+  const float x_sum = a.sums[group * a.group_stride + token];
   for (int64_t row = 0; row < kTileRows; ++row) {
     y[row] += (w_scale[row] * x_scale) * (static_cast<float>(dot[row]) + w_offset[row] * x_sum);
   }
 }
 
-template <int kBits>
+template <int kBits, bool kPairs>
 void Gemm(const NestedGemmArgs& args) {
   const NestedMatrix& w = args.w;
   const QuantizedActivations& a = args.a;
@@ -104,9 +120,7 @@ void Gemm(const NestedGemmArgs& args) {
           w_offset[row] = kMid - HalfToFloat(packed[kTileRows + row]);
         }
         for (int64_t t = 0; t < tokens; ++t) {
-          const int64_t scale_at = (t0 + t) * groups + g;
-          AccumulateGroup(codes, count, a.values + ((t0 + t) * units + first) * kUnitCols, a.scales[scale_at],
-                          static_cast<float>(a.sums[scale_at]), w_scale, w_offset, sums + t * kTileRows);
+          AccumulateGroup<kPairs>(codes, count, a, t0 + t, g, w_scale, w_offset, sums + t * kTileRows);
         }
       }
       for (int64_t t = 0; t < tokens; ++t) {
@@ -122,7 +136,7 @@ void Gemm(const NestedGemmArgs& args) {
 void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
                 float* y, int64_t ldy, void* workspace) {
   const NestedGemmArgs args{w, a, tile_begin, tile_end, y, ldy, workspace};
-  WithWidth(bits, [&](auto width) { Gemm<width>(args); });
+  WithWidthAndPairs(bits, a, [&](auto width, auto pairs) { Gemm<width, pairs>(args); });
 }
 
 }  // namespace flexquant::portable

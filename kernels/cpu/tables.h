@@ -10,8 +10,9 @@
 
 namespace flexquant {
 
-// Tokens whose sums a nested_gemm keeps in its workspace while it goes along K.
-inline constexpr int64_t kTokenChunk = 96;
+// Tokens whose sums a nested_gemm keeps in its workspace while it goes along K: each chunk unpacks the weights anew,
+// and sums of two tiles, 24 KiB, have room in L1.
+inline constexpr int64_t kTokenChunk = 192;
 // Unpacked codes of two tiles' group: at most 128 columns of 2 x 16 rows.
 inline constexpr int64_t kUnpackedBytes = 2 * kTileRows * 128;
 inline constexpr int64_t kChunkSumsBytes = kTokenChunk * 2 * kTileRows * 4;
@@ -28,8 +29,12 @@ struct NestedGemmArgs {
   void* workspace;
 };
 
+// QuantizedActivations::rows, of which kernels are templates.
+template <bool kPairs>
+inline constexpr int kRowsOf = kPairs ? 2 : 1;
+
 // Calls body(constant) with the width as a compile-time constant; `bits` is one of kPrecisions. A body belongs to one
-// set, so this does, too.
+// set, so this does, too, as do the next ones.
 template <class Body>
 inline void WithWidth(int bits, Body body) {
   switch (bits) {
@@ -46,6 +51,30 @@ inline void WithWidth(int bits, Body body) {
   }
 }
 
+// Calls body(width, pairs), both compile-time constants, for what `args` has to be multiplied with.
+template <class Body>
+inline void WithWidthAndPairs(int bits, const QuantizedActivations& a, Body body) {
+  WithWidth(bits, [&](auto width) {
+    if (a.rows == 2) {
+      body(width, std::bool_constant<true>());
+    } else {
+      body(width, std::bool_constant<false>());
+    }
+  });
+}
+
+// Calls body(constant) with the number of rows of activations, whole tokens in [1, kMost], as a compile-time constant;
+// kMost for more.
+template <bool kPairs, int kMost, class Body>
+inline void WithRows(int64_t rows, Body body) {
+  if constexpr (kMost > kRowsOf<kPairs>) {
+    if (rows < kMost) {
+      return WithRows<kPairs, kMost - kRowsOf<kPairs>>(rows, body);
+    }
+  }
+  body(std::integral_constant<int, kMost>());
+}
+
 extern const CpuKernels kPortableKernels;
 #if defined(__x86_64__)
 extern const CpuKernels kAvx2Kernels;
@@ -56,29 +85,22 @@ extern const CpuKernels kAvx512VnniKernels;
 extern const CpuKernels kNeonKernels;
 #endif
 
+using NestedGemmFunction = std::remove_pointer_t<decltype(CpuKernels::nested_gemm)>;
 namespace portable {
-void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                float* y, int64_t ldy, void* workspace);
+NestedGemmFunction NestedGemm;
 }  // namespace portable
 namespace avx2 {
-void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                float* y, int64_t ldy, void* workspace);
+NestedGemmFunction NestedGemm;
 }  // namespace avx2
 namespace avxvnni {
-void NestedGemmVex(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                   float* y, int64_t ldy, void* workspace);
-void NestedGemmEvex(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin,
-                    int64_t tile_end, float* y, int64_t ldy, void* workspace);
+NestedGemmFunction NestedGemmVex;
+NestedGemmFunction NestedGemmEvex;
 }  // namespace avxvnni
 namespace neon {
-void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                float* y, int64_t ldy, void* workspace);
+NestedGemmFunction NestedGemm;
 }  // namespace neon
 namespace avx512 {
-void NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                float* y, int64_t ldy, void* workspace);
-void NestedGemm15(const NestedMatrix& w, int bits, const QuantizedActivations& a, int64_t tile_begin, int64_t tile_end,
-                  float* y, int64_t ldy, void* workspace);
+NestedGemmFunction NestedGemm;
 }  // namespace avx512
 
 }  // namespace flexquant

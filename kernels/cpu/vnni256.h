@@ -47,6 +47,7 @@ struct Vnni256 {
     return _mm256_dpbusd_epi32(sums, operand.v, four.v);
 #endif
   }
+  static Sums Pair(Sums coarse, Sums fine) { return _mm256_add_epi32(_mm256_slli_epi32(coarse, 7), fine); }
   static Sums AddToEach(Sums sums, int32_t value) { return _mm256_add_epi32(sums, _mm256_set1_epi32(value)); }
   static F32 ToFloat(Sums sums) { return {_mm256_cvtepi32_ps(sums)}; }
 };

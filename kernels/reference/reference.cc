@@ -118,71 +118,75 @@ double Weight(const NestedMatrix& w, int bits, int64_t row, int64_t col) {
 }
 
 Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size) {
-  const int64_t padded = CeilDiv(cols, kUnitCols) * kUnitCols;
+  const int64_t stride = ActivationStride(cols);
   const int64_t groups = CeilDiv(cols, group_size);
   Activations result;
-  result.values.assign(static_cast<size_t>(m * padded), 0);
-  for (int64_t t = 0; t < m; ++t) {
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t begin = g * group_size;
-      const int64_t end = std::min(cols, begin + group_size);
+  result.values.assign(static_cast<size_t>(m * stride), 0);
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t begin = g * group_size;
+    const int64_t end = std::min(cols, begin + group_size);
+    for (int64_t t = 0; t < m; ++t) {
       float max = 0;
       for (int64_t k = begin; k < end; ++k) {
         max = std::max(max, std::fabs(x[t * ldx + k]));
       }
       const float scale = max / 127.0F;
-      int32_t sum = 0;
+      float sum = 0;
       for (int64_t k = begin; k < end && scale > 0; ++k) {
         const float value = std::clamp(std::nearbyint(x[t * ldx + k] / scale), -127.0F, 127.0F);
-        result.values[static_cast<size_t>(t * padded + k)] = static_cast<int8_t>(value);
-        sum += static_cast<int32_t>(value);
+        result.values[static_cast<size_t>(t * stride + k)] = static_cast<int8_t>(value);
+        sum += value;
       }
       result.scales.push_back(scale);
       result.sums.push_back(sum);
     }
   }
-  result.view = {m, cols, group_size, result.values.data(), result.scales.data(), result.sums.data()};
+  result.view = {m, cols, group_size, 1, result.values.data(), result.scales.data(), result.sums.data(), m};
   return result;
 }
 
 Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size) {
-  const int64_t padded = CeilDiv(cols, kUnitCols) * kUnitCols;
+  const int64_t stride = ActivationStride(cols);
   Activations result = QuantizeActivations(x, cols, 1, cols, group_size);
-  result.values.resize(static_cast<size_t>(2 * padded), 0);
+  result.values.resize(static_cast<size_t>(2 * stride), 0);
   const auto groups = static_cast<size_t>(CeilDiv(cols, group_size));
   for (size_t g = 0; g < groups; ++g) {
+    const auto coarse = static_cast<double>(result.scales[g]);
     const float fine = result.scales[g] / 128.0F;
-    const float scale = fine < std::numeric_limits<float>::min() ? 0.0F : fine;
-    int32_t sum = 0;
+    result.sums[g] *= 128.0F;
+    result.scales[g] = fine;
     const int64_t begin = static_cast<int64_t>(g) * group_size;
-    for (int64_t k = begin; k < std::min(cols, begin + group_size) && scale > 0; ++k) {
-      const auto coarse = static_cast<double>(result.values[static_cast<size_t>(k)]);
-      const auto rest = static_cast<float>(static_cast<double>(x[k]) - coarse * static_cast<double>(result.scales[g]));
-      const float value = std::nearbyint(rest / scale);
-      result.values[static_cast<size_t>(padded + k)] = static_cast<int8_t>(value);
-      sum += static_cast<int32_t>(value);
+    for (int64_t k = begin; k < std::min(cols, begin + group_size) && fine >= std::numeric_limits<float>::min(); ++k) {
+      const auto value = static_cast<double>(result.values[static_cast<size_t>(k)]);
+      const auto rest = static_cast<float>(static_cast<double>(x[k]) - value * coarse);
+      const float steps = std::nearbyint(rest / fine);
+      result.values[static_cast<size_t>(stride + k)] = static_cast<int8_t>(steps);
+      result.sums[g] += steps;
     }
-    result.scales.push_back(scale);
-    result.sums.push_back(sum);
   }
-  result.view = {2, cols, group_size, result.values.data(), result.scales.data(), result.sums.data()};
+  result.view = {1, cols, group_size, 2, result.values.data(), result.scales.data(), result.sums.data(), 1};
   return result;
 }
 
 std::vector<double> NestedGemm(const NestedMatrix& w, int bits, const QuantizedActivations& a,
                                std::vector<double>* magnitude) {
   std::vector<double> y;
-  const int64_t padded = w.units() * kUnitCols;
+  const int64_t stride = ActivationStride(a.cols);
   for (int64_t t = 0; t < a.m; ++t) {
+    const int8_t* values = a.values + t * a.rows * stride;
     for (int64_t row = 0; row < w.rows; ++row) {
       double sum = 0;
       double size = 0;
       for (int64_t g = 0; g < w.groups(); ++g) {
-        const double scale = static_cast<double>(a.scales[t * w.groups() + g]) * HalfToDouble(*GroupScales(w, row, g));
-        const auto dot = static_cast<double>(IntegerDot(w, bits, row, g, a.values + t * padded));
-        const double correction = Offset(w, bits, row, g) * a.sums[t * w.groups() + g];
-        sum += scale * (dot + correction);
-        size += std::fabs(scale) * (std::fabs(dot) + std::fabs(correction));
+        const int64_t at = g * a.group_stride + t;
+        const double scale = static_cast<double>(a.scales[at]) * HalfToDouble(*GroupScales(w, row, g));
+        int64_t dot = IntegerDot(w, bits, row, g, values);
+        if (a.rows == 2) {
+          dot = 128 * dot + IntegerDot(w, bits, row, g, values + stride);
+        }
+        const double correction = Offset(w, bits, row, g) * static_cast<double>(a.sums[at]);
+        sum += scale * (static_cast<double>(dot) + correction);
+        size += std::fabs(scale) * (std::fabs(static_cast<double>(dot)) + std::fabs(correction));
       }
       y.push_back(sum);
       if (magnitude != nullptr) {

@@ -27,14 +27,14 @@ double Weight(const NestedMatrix& w, int bits, int64_t row, int64_t col);
 
 struct Activations {
   std::vector<int8_t> values;
-  std::vector<float> scales;
-  std::vector<int32_t> sums;
+  std::vector<float> scales;  // [groups, m]
+  std::vector<float> sums;
   QuantizedActivations view;  // of the vectors
 };
 // As CpuKernels::quantize_activations.
 Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size);
 
-// As CpuKernels::quantize_activations_15: two rows.
+// As CpuKernels::quantize_activations_15.
 Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size);
 
 // y [m, rows]. If `magnitude` is not null it gets [m, rows], the sum of the absolute values of what enters each output:

@@ -139,11 +139,17 @@ TEST_P(ThreadPoolTest, WorkersGoOnWithWaitingWorkBehindARegion) {
       if (thread > 0 && turn > most.load()) {
         most.store(turn);
       }
-      ended.fetch_add(turn + 1 == kTurns ? 1 : 0);
+      ended.fetch_add(thread > 0 && turn + 1 == kTurns ? 1 : 0);  // the caller's turns end with the region
       return turn + 1 < kTurns;
     });
     for (int round = 0; round < 1000 && pool.num_threads() > 1 && ended.load() == 0; ++round) {
-      pool.ParallelChunks(64, 1, [](int64_t, int64_t, int) {});
+      std::atomic<bool> joined{false};
+      pool.ParallelChunks(64, 1, [&](int64_t, int64_t, int thread) {
+        joined = joined || thread > 0;
+        while (!joined) {  // a region of nothing would be over before a worker is there
+          std::this_thread::yield();
+        }
+      });
       for (int i = 0; ended.load() == 0 && i < 1000; ++i) {
         std::this_thread::yield();
       }

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -26,7 +27,8 @@ struct Shape {
 
 constexpr Shape kShapes[] = {{"SmolLM2 qkv", 960, 576},       {"SmolLM2 o", 576, 576},
                              {"SmolLM2 gate_up", 3072, 576},  {"SmolLM2 down", 576, 1536},
-                             {"SmolLM2 lm_head", 49152, 576}, {"8B down", 4096, 14336}};
+                             {"SmolLM2 lm_head", 49152, 576}, {"1B gate_up", 16384, 2048},
+                             {"1B down", 2048, 8192},         {"8B down", 4096, 14336}};
 
 struct Options {
   int threads = DefaultNumThreads();
@@ -36,33 +38,35 @@ struct Options {
   size_t working_set_mib = 256;
 };
 
-// Random int8 activations of m tokens.
+// Random activations of m tokens, of 8 or 15 bits.
 class Tokens {
  public:
-  Tokens(int64_t m, const NestedMatrix& w)
-      : values_(static_cast<size_t>(m * w.units() * kUnitCols)),
+  Tokens(int64_t m, int activation_bits, const NestedMatrix& w)
+      : rows_(activation_bits == 8 ? 1 : 2),
+        values_(static_cast<size_t>(m * rows_ * ActivationStride(w.cols))),
         scales_(static_cast<size_t>(m * w.groups()), 0.01F),
-        sums_(static_cast<size_t>(m * w.groups()), 17) {
+        sums_(static_cast<size_t>(m * w.groups()), 17.0F) {
     std::mt19937 random(1);
     for (int8_t& value : values_) {
       value = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
     }
-    view_ = {m, w.cols, w.group_size, values_.data(), scales_.data(), sums_.data()};
+    view_ = {m, w.cols, w.group_size, rows_, values_.data(), scales_.data(), sums_.data(), m};
   }
   const QuantizedActivations& view() const { return view_; }
 
  private:
+  int64_t rows_;
   std::vector<int8_t> values_;
   std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  std::vector<float> sums_;
   QuantizedActivations view_;
 };
 
-// One pass over every matrix of the set.
-Timing TimeGemm(const CpuKernels& kernels, const MatrixSet& set, int bits, int64_t m, ThreadPool& pool,
-                double seconds) {
+// One pass of m tokens over every matrix of the set. Activations of 15 bits have two rows a token.
+Timing TimeGemm(const CpuKernels& kernels, const MatrixSet& set, int bits, int64_t m, int activation_bits,
+                ThreadPool& pool, double seconds) {
   const NestedMatrix& shape = set.matrices()[0];
-  const Tokens tokens(m, shape);
+  const Tokens tokens(m, activation_bits, shape);
   std::vector<float> y(static_cast<size_t>(m * shape.rows));
   std::vector<std::vector<uint8_t>> workspaces(static_cast<size_t>(pool.num_threads()),
                                                std::vector<uint8_t>(NestedGemmWorkspaceBytes(shape)));
@@ -85,10 +89,10 @@ double TotalBytes(const MatrixSet& set, int bits) {
 void BenchDecode(const CpuKernels& kernels, const Shape& shape, const Options& options, ThreadPool& pool,
                  double bandwidth) {
   const MatrixSet set(shape.rows, shape.cols, kDefaultGroupSize, options.working_set_mib << 20);
-  const double top = TimeGemm(kernels, set, kTopPrecision, 1, pool, options.seconds).median;
+  const double top = TimeGemm(kernels, set, kTopPrecision, 1, 8, pool, options.seconds).median;
   for (const int64_t m : {1, 4, 8}) {
     for (const int bits : kPrecisions) {
-      const Timing timing = TimeGemm(kernels, set, bits, m, pool, options.seconds);
+      const Timing timing = TimeGemm(kernels, set, bits, m, 8, pool, options.seconds);
       const double rate = TotalBytes(set, bits) / timing.median;
       std::printf(
           "decode %-16s %-10s m %ld  %d bits  %9.1f us (%.1f-%.1f)  %6.2f GB/s  %3.0f %% of read  %.2f x 8 bits, m 1\n",
@@ -105,12 +109,12 @@ void BenchPrefill(const CpuKernels& kernels, const Shape& shape, const Options& 
   ThreadPool one(1);
   const MatrixSet set(shape.rows, shape.cols, kDefaultGroupSize, 1);
   for (const int64_t m : {16, 64, 512}) {
-    for (const int bits : {3, 8}) {
-      const Timing timing = TimeGemm(kernels, set, bits, m, one, options.seconds);
-      const double macs = static_cast<double>(m * shape.rows * shape.cols);
-      std::printf("prefill %-16s %-10s m %3ld %d bits  %7.1f GMAC/s (%.1f-%.1f)", shape.name,
-                  std::string(IsaName(kernels.isa)).c_str(), static_cast<long>(m), bits, macs / timing.median * 1e-9,
-                  macs / timing.p90 * 1e-9, macs / timing.p10 * 1e-9);
+    for (const auto& [bits, activation_bits] : {std::pair{3, 8}, std::pair{8, 8}, std::pair{8, 15}}) {
+      const Timing timing = TimeGemm(kernels, set, bits, m, activation_bits, one, options.seconds);
+      const double macs = static_cast<double>((activation_bits == 8 ? m : 2 * m) * shape.rows * shape.cols);
+      std::printf("prefill %-16s %-10s m %3ld %d bits, activations %2d  %7.1f GMAC/s (%.1f-%.1f)", shape.name,
+                  std::string(IsaName(kernels.isa)).c_str(), static_cast<long>(m), bits, activation_bits,
+                  macs / timing.median * 1e-9, macs / timing.p90 * 1e-9, macs / timing.p10 * 1e-9);
       if (peak > 0) {
         std::printf("  %3.0f %% of VNNI peak", 100 * macs / timing.median / peak);
       }

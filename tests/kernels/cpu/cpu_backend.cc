@@ -32,11 +32,9 @@ class CpuBackend : public Backend {
       while (end < m && input.widths[static_cast<size_t>(end)] == bits) {
         ++end;
       }
-      if (input.fine) {
-        MultiplyFine(w, input, begin, end, bits, y);
-      } else {
-        Multiply(w, bits, Quantize(w, input, begin, end), y.row(begin), y.stride());
-      }
+      const Activations a = Quantize(w, input, begin, end);
+      std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
+      kernels_.nested_gemm(w, bits, a.view, 0, w.tiles(), y.row(begin), y.stride(), workspace.data());
       begin = end;
     }
     return y.Take();
@@ -154,52 +152,31 @@ class CpuBackend : public Backend {
   struct Activations {
     std::vector<int8_t> values;
     std::vector<float> scales;
-    std::vector<int32_t> sums;
+    std::vector<float> sums;
     QuantizedActivations view;
   };
 
-  // Rows [begin, end); each as two if fine.
+  // Tokens [begin, end).
   Activations Quantize(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end) const {
-    const int64_t columns = (end - begin) * (input.fine ? 2 : 1);
-    const int64_t padded = w.units() * kUnitCols;
+    const int64_t tokens = end - begin;
+    const int64_t rows = input.fine ? 2 : 1;
+    const int64_t stride = ActivationStride(w.cols);
     Activations a;
-    a.values.resize(static_cast<size_t>(columns * padded));
-    a.scales.resize(static_cast<size_t>(columns * w.groups()));
+    a.values.resize(static_cast<size_t>(tokens * rows * stride));
+    a.scales.resize(static_cast<size_t>(tokens * w.groups()));
     a.sums.resize(a.scales.size());
+    const float* x = input.x.data() + begin * input.ldx;
     if (input.fine) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t at = 2 * (row - begin);
-        kernels_.quantize_activations_15(input.x.data() + row * input.ldx, w.cols, w.group_size,
-                                         a.values.data() + at * padded, a.scales.data() + at * w.groups(),
-                                         a.sums.data() + at * w.groups());
+      for (int64_t t = 0; t < tokens; ++t) {
+        kernels_.quantize_activations_15(x + t * input.ldx, w.cols, w.group_size, a.values.data() + t * rows * stride,
+                                         a.scales.data() + t, a.sums.data() + t, tokens);
       }
     } else {
-      kernels_.quantize_activations(input.x.data() + begin * input.ldx, input.ldx, columns, w.cols, w.group_size,
-                                    a.values.data(), a.scales.data(), a.sums.data());
+      kernels_.quantize_activations(x, input.ldx, tokens, w.cols, w.group_size, a.values.data(), a.scales.data(),
+                                    a.sums.data(), tokens);
     }
-    a.view = {columns, w.cols, w.group_size, a.values.data(), a.scales.data(), a.sums.data()};
+    a.view = {tokens, w.cols, w.group_size, rows, a.values.data(), a.scales.data(), a.sums.data(), tokens};
     return a;
-  }
-
-  void Multiply(const NestedMatrix& w, int bits, const Activations& a, float* y, int64_t ldy) const {
-    std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
-    kernels_.nested_gemm(w, bits, a.view, 0, w.tiles(), y, ldy, workspace.data());
-  }
-
-  void MultiplyFine(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end, int bits,
-                    GuardedRows& y) const {
-    const Activations a = Quantize(w, input, begin, end);
-    if (kernels_.nested_gemm_15 != nullptr) {
-      std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
-      kernels_.nested_gemm_15(w, bits, a.view, 0, w.tiles(), y.row(begin), y.stride(), workspace.data());
-      return;
-    }
-    std::vector<float> pairs(static_cast<size_t>(2 * (end - begin) * w.rows));
-    Multiply(w, bits, a, pairs.data(), w.rows);
-    for (int64_t row = begin; row < end; ++row) {
-      const float* pair = pairs.data() + 2 * (row - begin) * w.rows;
-      std::transform(pair, pair + w.rows, pair + w.rows, y.row(row), std::plus<>());
-    }
   }
 
   std::vector<float> Attend(const AttentionInput& input) const {

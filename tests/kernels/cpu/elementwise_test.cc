@@ -34,8 +34,8 @@ TEST_P(CpuElementwiseTest, QuantizesActivationsAsTheReference) {
         const auto expected = reference::QuantizeActivations(x.data(), ldx, m, cols, group);
         std::vector<int8_t> values(expected.values.size(), 99);
         std::vector<float> scales(expected.scales.size(), 99);
-        std::vector<int32_t> sums(expected.sums.size(), 99);
-        kernels().quantize_activations(x.data(), ldx, m, cols, group, values.data(), scales.data(), sums.data());
+        std::vector<float> sums(expected.sums.size(), 99);
+        kernels().quantize_activations(x.data(), ldx, m, cols, group, values.data(), scales.data(), sums.data(), m);
         EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group << " m " << m;
         EXPECT_EQ(scales, expected.scales);
         EXPECT_EQ(sums, expected.sums);
@@ -51,17 +51,17 @@ TEST_P(CpuElementwiseTest, QuantizesTo15BitsAsTheReference) {
       const auto expected = reference::QuantizeActivations15(x.data(), cols, group);
       std::vector<int8_t> values(expected.values.size(), 99);
       std::vector<float> scales(expected.scales.size(), 99);
-      std::vector<int32_t> sums(expected.sums.size(), 99);
-      kernels().quantize_activations_15(x.data(), cols, group, values.data(), scales.data(), sums.data());
+      std::vector<float> sums(expected.sums.size(), 99);
+      kernels().quantize_activations_15(x.data(), cols, group, values.data(), scales.data(), sums.data(), 1);
       EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group;
       EXPECT_EQ(scales, expected.scales);
       EXPECT_EQ(sums, expected.sums);
       // Both rows together are the value to half a fine step.
-      const size_t padded = values.size() / 2;
+      const size_t stride = values.size() / 2;
       for (size_t k = 0; k < static_cast<size_t>(cols); ++k) {
         const size_t g = k / static_cast<size_t>(group);
-        const double fine = static_cast<double>(scales[scales.size() / 2 + g]);
-        const double both = static_cast<double>(scales[g]) * values[k] + fine * values[padded + k];
+        const auto fine = static_cast<double>(scales[g]);
+        const double both = fine * (128 * values[k] + values[stride + k]);
         EXPECT_NEAR(both, static_cast<double>(x[k]), 0.5001 * fine);
       }
     }
@@ -72,14 +72,14 @@ TEST_P(CpuElementwiseTest, QuantizesExtremesTo15Bits) {
   for (const float big : {std::numeric_limits<float>::max(), 1e-35F, 1e-40F, 0.0F}) {
     const std::vector<float> x(9, -big);
     std::vector<int8_t> values(64, 99);
-    std::vector<float> scales(2, 99);
-    std::vector<int32_t> sums(2, 99);
-    kernels().quantize_activations_15(x.data(), 9, 32, values.data(), scales.data(), sums.data());
+    std::vector<float> scales(1, 99);
+    std::vector<float> sums(1, 99);
+    kernels().quantize_activations_15(x.data(), 9, 32, values.data(), scales.data(), sums.data(), 1);
     for (size_t i = 0; i < 9; ++i) {
       EXPECT_EQ(values[i], big > 0 ? -127 : 0) << big;
       EXPECT_LE(std::abs(values[32 + i]), 64) << big;
     }
-    EXPECT_TRUE(std::isfinite(scales[1]));
+    EXPECT_TRUE(std::isfinite(scales[0]));
   }
 }
 
@@ -88,8 +88,8 @@ TEST_P(CpuElementwiseTest, QuantizesExtremes) {
     const std::vector<float> x(9, -big);
     std::vector<int8_t> values(32);
     float scale = 0;
-    int32_t sum = 0;
-    kernels().quantize_activations(x.data(), 9, 1, 9, 32, values.data(), &scale, &sum);
+    float sum = 0;
+    kernels().quantize_activations(x.data(), 9, 1, 9, 32, values.data(), &scale, &sum, 1);
     for (size_t i = 0; i < 9; ++i) {
       EXPECT_EQ(values[i], scale > 0 ? -127 : 0) << big;
     }
