@@ -75,12 +75,12 @@ struct CpuKernels {
   Isa isa;
 
   // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations, of one row a token. scale =
-  // max|x| / 127 over the group; value = round to nearest even of x / scale.
+  // max|x| / 127 over the group, 0 if that is below 2^-100; value = round to nearest even of x / scale.
   void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
                                float* scales, float* sums, int64_t group_stride);
 
   // One token x [cols] as two rows. Row 0 is what quantize_activations gives; row 1 is what that leaves, in steps of a
-  // 128th of its scale, which is the token's, values in [-64, 64]; 0 where such steps are no normal numbers.
+  // 128th of its scale, which is the token's, values in [-64, 64].
   void (*quantize_activations_15)(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
                                   float* sums, int64_t group_stride);
 

@@ -7,6 +7,7 @@
 
 #include "common/nested_matrix.h"
 #include "kernels/cpu/exp.h"
+#include "kernels/cpu/tables.h"
 
 namespace flexquant {
 
@@ -31,83 +32,81 @@ inline float QuantizationStep(const float* x, int64_t n) {
   return ReduceMax(max) / 127.0F;
 }
 
-// v / step to the nearest even integer. A subnormal step is coarse enough that a quotient may pass 127.
+// v / step to the nearest even integer, given 1 / step: the quotient from the inverse, and once more from what that
+// leaves, which rounds like a division and takes a quarter of its time.
 template <class F32>
-inline F32 RoundToStep(F32 v, F32 step) {
+inline F32 RoundToStep(F32 v, F32 step, F32 inverse) {
   const F32 round = F32::Set(12582912.0F);
-  return Max(Min((v / step + round) - round, F32::Set(127.0F)), F32::Set(-127.0F));
+  const F32 zero = F32::Set(0.0F);
+  const F32 q = v * inverse;
+  return (FusedFma(FusedFma(zero - q, step, v), inverse, q) + round) - round;
 }
 
-template <class F32>
-inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, float* scale, float* sum) {
+// x [n] of one group in one row of int8, or, if kPairs, in two, the second at `rest`. A group whose step is tiny counts
+// as zeros, so that inverses and 128ths of steps are normal numbers.
+template <class F32, bool kPairs>
+inline void QuantizeGroup(const float* x, int64_t n, int8_t* values, [[maybe_unused]] int8_t* rest, float* scale,
+                          float* sum) {
+  constexpr float kSmallestStep = 0x1p-100F;
   const float step = QuantizationStep<F32>(x, n);
-  *scale = step;
-  *sum = 0;
-  if (step == 0.0F) {
+  *sum = 0.0F;
+  if (step < kSmallestStep) {
+    *scale = 0.0F;
     __builtin_memset(values, 0, static_cast<size_t>(n));
+    if constexpr (kPairs) {
+      __builtin_memset(rest, 0, static_cast<size_t>(n));
+    }
     return;
   }
+  const F32 steps = F32::Set(step);
+  const F32 inverse = F32::Set(1.0F / step);
+  *scale = kPairs ? step / 128.0F : step;
   F32 total = F32::Set(0.0F);  // of integers, exact
   for (int64_t i = 0; i < n; i += F32::kLanes) {
     const int64_t count = n - i < F32::kLanes ? n - i : F32::kLanes;
-    const F32 q = RoundToStep(count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count), F32::Set(step));
+    const F32 v = count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count);
+    F32 q = RoundToStep(v, steps, inverse);
     q.StoreInt8N(values + i, count);
+    if constexpr (kPairs) {
+      const F32 left = FusedFma(F32::Set(0.0F) - q, steps, v);
+      const F32 fine = RoundToStep(left, F32::Set(step / 128.0F), F32::Set(128.0F / step));
+      fine.StoreInt8N(rest + i, count);
+      q = FusedFma(F32::Set(128.0F), q, fine);
+    }
     total = total + q;
   }
   *sum = ReduceAdd(total);
 }
 
-// What QuantizeGroup left of x, given its scale, in 128ths of that; returns the sum of values.
-template <class F32>
-inline float QuantizeRemainder(const float* x, int64_t n, float step, int8_t* values) {
-  constexpr float kSmallest = 0x1p-126F;
-  const float fine = step / 128.0F;
-  if (fine < kSmallest) {
-    __builtin_memset(values, 0, static_cast<size_t>(n));
-    return 0.0F;
+template <class F32, bool kPairs>
+inline void QuantizeTokens(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
+                           float* scales, float* sums, int64_t group_stride) {
+  const int64_t stride = ActivationStride(cols);
+  const int64_t groups = (cols + group_size - 1) / group_size;
+  for (int64_t t = 0; t < m; ++t) {
+    int8_t* row = values + t * kRowsOf<kPairs> * stride;
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t first = g * group_size;
+      const int64_t count = cols - first < group_size ? cols - first : group_size;
+      const int64_t at = g * group_stride + t;
+      QuantizeGroup<F32, kPairs>(x + t * ldx + first, count, row + first, row + stride + first, scales + at, sums + at);
+    }
+    for (int r = 0; r < kRowsOf<kPairs>; ++r) {
+      __builtin_memset(row + r * stride + cols, 0, static_cast<size_t>(stride - cols));
+    }
   }
-  F32 total = F32::Set(0.0F);
-  for (int64_t i = 0; i < n; i += F32::kLanes) {
-    const int64_t count = n - i < F32::kLanes ? n - i : F32::kLanes;
-    const F32 v = count == F32::kLanes ? F32::Load(x + i) : F32::LoadN(x + i, count);
-    const F32 q = RoundToStep(v, F32::Set(step));
-    const F32 rest = RoundToStep(FusedFma(F32::Set(0.0F) - q, F32::Set(step), v), F32::Set(fine));
-    rest.StoreInt8N(values + i, count);
-    total = total + rest;
-  }
-  return ReduceAdd(total);
 }
 
 template <class F32>
 void QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
                          float* scales, float* sums, int64_t group_stride) {
-  const int64_t stride = ActivationStride(cols);
-  const int64_t groups = (cols + group_size - 1) / group_size;
-  for (int64_t t = 0; t < m; ++t) {
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t first = g * group_size;
-      const int64_t count = cols - first < group_size ? cols - first : group_size;
-      const int64_t at = g * group_stride + t;
-      QuantizeGroup<F32>(x + t * ldx + first, count, values + t * stride + first, scales + at, sums + at);
-    }
-    __builtin_memset(values + t * stride + cols, 0, static_cast<size_t>(stride - cols));
-  }
+  QuantizeTokens<F32, false>(x, ldx, m, cols, group_size, values, scales, sums, group_stride);
 }
 
 template <class F32>
 void QuantizeActivations15(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales, float* sums,
                            int64_t group_stride) {
-  const int64_t stride = ActivationStride(cols);
-  const int64_t groups = (cols + group_size - 1) / group_size;
-  QuantizeActivations<F32>(x, cols, 1, cols, group_size, values, scales, sums, group_stride);
-  for (int64_t g = 0; g < groups; ++g) {
-    const int64_t first = g * group_size;
-    const int64_t count = cols - first < group_size ? cols - first : group_size;
-    const int64_t at = g * group_stride;
-    sums[at] = 128.0F * sums[at] + QuantizeRemainder<F32>(x + first, count, scales[at], values + stride + first);
-    scales[at] /= 128.0F;
-  }
-  __builtin_memset(values + stride + cols, 0, static_cast<size_t>(stride - cols));
+  QuantizeTokens<F32, true>(x, cols, 1, cols, group_size, values, scales, sums, group_stride);
 }
 
 template <class F32>

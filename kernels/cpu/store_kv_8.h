@@ -24,11 +24,14 @@ template <class F32, class Place>
 int32_t StoreCodes(const float* x, int64_t head_dim, uint16_t* scale_to, Place place) {
   const float scale = StoreScale<F32>(QuantizationStep<F32>(x, head_dim), scale_to);
   const F32 step = F32::Set(scale > 0 ? scale : 1.0F);
+  const F32 inverse = F32::Set(1.0F) / step;
+  const F32 most = F32::Set(127.0F);
   int32_t sum = 0;
   for (int64_t d = 0; d < head_dim; d += F32::kLanes) {
     const int64_t left = head_dim - d < F32::kLanes ? head_dim - d : F32::kLanes;
     int8_t codes[F32::kLanes];
-    RoundToStep(F32::LoadN(x + d, left), step).StoreInt8N(codes, F32::kLanes);
+    const F32 rounded = RoundToStep(F32::LoadN(x + d, left), step, inverse);
+    Max(Min(rounded, most), F32::Set(-127.0F)).StoreInt8N(codes, F32::kLanes);  // the scale may have been rounded down
     for (int64_t i = 0; i < left; ++i) {
       *place(d + i) = codes[i];
       sum += codes[i];

@@ -130,10 +130,11 @@ Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t 
       for (int64_t k = begin; k < end; ++k) {
         max = std::max(max, std::fabs(x[t * ldx + k]));
       }
-      const float scale = max / 127.0F;
+      const float step = max / 127.0F;
+      const float scale = step < 0x1p-100F ? 0.0F : step;
       float sum = 0;
       for (int64_t k = begin; k < end && scale > 0; ++k) {
-        const float value = std::clamp(std::nearbyint(x[t * ldx + k] / scale), -127.0F, 127.0F);
+        const float value = std::nearbyint(x[t * ldx + k] / scale);
         result.values[static_cast<size_t>(t * stride + k)] = static_cast<int8_t>(value);
         sum += value;
       }
@@ -156,7 +157,7 @@ Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_si
     result.sums[g] *= 128.0F;
     result.scales[g] = fine;
     const int64_t begin = static_cast<int64_t>(g) * group_size;
-    for (int64_t k = begin; k < std::min(cols, begin + group_size) && fine >= std::numeric_limits<float>::min(); ++k) {
+    for (int64_t k = begin; k < std::min(cols, begin + group_size) && fine > 0; ++k) {
       const auto value = static_cast<double>(result.values[static_cast<size_t>(k)]);
       const auto rest = static_cast<float>(static_cast<double>(x[k]) - value * coarse);
       const float steps = std::nearbyint(rest / fine);

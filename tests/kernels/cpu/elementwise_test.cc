@@ -69,22 +69,23 @@ TEST_P(CpuElementwiseTest, QuantizesTo15BitsAsTheReference) {
 }
 
 TEST_P(CpuElementwiseTest, QuantizesExtremesTo15Bits) {
-  for (const float big : {std::numeric_limits<float>::max(), 1e-35F, 1e-40F, 0.0F}) {
+  for (const float big : {std::numeric_limits<float>::max(), 2e-28F, 1e-35F, 1e-40F, 0.0F}) {
     const std::vector<float> x(9, -big);
     std::vector<int8_t> values(64, 99);
     std::vector<float> scales(1, 99);
     std::vector<float> sums(1, 99);
     kernels().quantize_activations_15(x.data(), 9, 32, values.data(), scales.data(), sums.data(), 1);
     for (size_t i = 0; i < 9; ++i) {
-      EXPECT_EQ(values[i], big > 0 ? -127 : 0) << big;
+      EXPECT_EQ(values[i], scales[0] > 0 ? -127 : 0) << big;
       EXPECT_LE(std::abs(values[32 + i]), 64) << big;
     }
+    EXPECT_EQ(scales[0] > 0, big > 1e-28F);
     EXPECT_TRUE(std::isfinite(scales[0]));
   }
 }
 
 TEST_P(CpuElementwiseTest, QuantizesExtremes) {
-  for (const float big : {std::numeric_limits<float>::max(), 1e-40F, 1e-45F}) {
+  for (const float big : {std::numeric_limits<float>::max(), 2e-28F, 1e-40F, 1e-45F}) {
     const std::vector<float> x(9, -big);
     std::vector<int8_t> values(32);
     float scale = 0;
