@@ -54,6 +54,17 @@ absl::StatusOr<v1::GenerationFinished> RunWhole(const client::Client& client, co
   return finished;
 }
 
+// Bits and bytes of an answer's decode steps: all but the first token's, which is the prompt's, at the top precision
+// (16 bits: at 16, too, so that all tokens are alike).
+void CountDecoded(const v1::GenerationFinished& finished, BenchCase& row) {
+  const v1::PrecisionReport& report = finished.precision();
+  const double tokens = finished.usage().generated_tokens();
+  const double first = row.bits == kReferencePrecision ? 0 : 1;
+  const double top_bytes = static_cast<double>(report.weight_bytes_top()) / tokens;
+  row.mean_bits = (report.mean_bits() * tokens - first * kTopPrecision) / (tokens - first);
+  row.bytes_per_token = (static_cast<double>(report.weight_bytes_read()) - first * top_bytes) / (tokens - first);
+}
+
 absl::Status MeasureOurs(const client::Client& client, const BenchSizes& sizes, uint32_t vocab_size, bool keep,
                          BenchCase& row) {
   const uint32_t sequences = row.work == Work::kDecodeTogether ? sizes.sequences : 1;
@@ -90,8 +101,7 @@ absl::Status MeasureOurs(const client::Client& client, const BenchSizes& sizes, 
   const double tokens = row.work == Work::kPrefill ? sizes.prefill_tokens : sequences;
   row.tokens_per_second.push_back(tokens * 1e9 / (ns / sequences));
   if (row.work != Work::kPrefill) {
-    row.mean_bits = last.precision().mean_bits();
-    row.bytes_per_token = static_cast<double>(last.precision().weight_bytes_read()) / last.usage().generated_tokens();
+    CountDecoded(last, row);
   }
   return absl::OkStatus();
 }
