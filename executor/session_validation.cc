@@ -128,10 +128,10 @@ absl::Status ValidateCachedTokens(const v1::SequenceStep& step, const RunnerInfo
   const std::string who = absl::StrCat("sequence ", step.sequence_id(), ": ");
   if (cached % info.kv_block_tokens != 0 || cached > start.prompt_tokens() ||
       cached / info.kv_block_tokens > static_cast<uint32_t>(step.new_kv_blocks_size())) {
-    return absl::InvalidArgumentError(absl::StrCat(who, "start.cached_token_ids has ", cached,
-                                                   " tokens; allowed: whole blocks of ", info.kv_block_tokens,
-                                                   ", at most the ", start.prompt_tokens(), " prompt tokens, in the ",
-                                                   step.new_kv_blocks_size(), " KV blocks of this step"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        who, "start.cached_token_ids has ", cached, " tokens; allowed: whole blocks of ", info.kv_block_tokens,
+        ", at most the ", start.prompt_tokens(), " prompt tokens, in the ", step.new_kv_blocks_size(),
+        " KV blocks of this step"));
   }
   for (const uint32_t token : start.cached_token_ids()) {
     if (token >= info.vocab_size) {

@@ -33,7 +33,7 @@ inline float QuantizationStep(const float* x, int64_t n) {
 }
 
 // v / step to the nearest even integer, given 1 / step: the quotient from the inverse, and once more from what that
-// leaves, which rounds like a division and takes a quarter of its time.
+// leaves, which rounds like a division and is quicker.
 template <class F32>
 inline F32 RoundToStep(F32 v, F32 step, F32 inverse) {
   const F32 round = F32::Set(12582912.0F);

@@ -51,7 +51,7 @@ inline void WithWidth(int bits, Body body) {
   }
 }
 
-// Calls body(width, pairs), both compile-time constants, for what `args` has to be multiplied with.
+// Calls body(width, pairs), both compile-time constants; pairs: `a` has two rows a token.
 template <class Body>
 inline void WithWidthAndPairs(int bits, const QuantizedActivations& a, Body body) {
   WithWidth(bits, [&](auto width) {
