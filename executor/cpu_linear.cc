@@ -44,22 +44,17 @@ void CpuLinear::Prepare(const NestedMatrix& w, const RowOrder& order, absl::Func
       return;
     }
     const Place place = PlaceOf(w, order, slot);
-    int8_t* values = values_.as<int8_t>() + place.row * ActivationStride(w.cols);
-    float* scales = scales_.as<float>() + place.scale;
-    float* sums = sums_.as<float>() + place.scale;
-    if (order.activation_bits(slot) == 8) {
-      kernels_.quantize_activations(input, w.cols, 1, w.cols, w.group_size, values, scales, sums, order.size());
-    } else {
-      kernels_.quantize_activations_15(input, w.cols, w.group_size, values, scales, sums, order.size());
-    }
+    kernels_.quantize_activations(input, w.cols, 1, w.cols, w.group_size, place.rows,
+                                  values_.as<int8_t>() + place.row * ActivationStride(w.cols),
+                                  scales_.as<float>() + place.scale, sums_.as<float>() + place.scale, order.size());
   });
 }
 
 CpuLinear::Place CpuLinear::PlaceOf(const NestedMatrix& w, const RowOrder& order, int64_t slot) const {
   if (order.activation_bits(slot) == 8) {
-    return {slot, slot};
+    return {1, slot, slot};
   }
-  return {max_rows_ + 2 * slot, w.groups() * order.size() + slot};
+  return {2, max_rows_ + 2 * slot, w.groups() * order.size() + slot};
 }
 
 uint64_t CpuLinear::Multiply(const NestedMatrix& w, const RowOrder& order, float* y, int64_t stride,
@@ -100,7 +95,7 @@ void CpuLinear::MultiplyRun(const NestedMatrix& w, const RowOrder& order, const 
   a.m = count;
   a.cols = w.cols;
   a.group_size = w.group_size;
-  a.rows = run.activation_bits == 8 ? 1 : 2;
+  a.rows = place.rows;
   a.values = values_.as<int8_t>() + place.row * ActivationStride(w.cols);
   a.scales = scales_.as<float>() + place.scale;
   a.sums = sums_.as<float>() + place.scale;

@@ -44,6 +44,7 @@ class CpuLinear {
  private:
   // Where a slot's quantised input is: 8-bit activations are in front, behind them those of 15 bits.
   struct Place {
+    int64_t rows;   // as in QuantizedActivations
     int64_t row;    // of values_, the first if two
     int64_t scale;  // index of the first group's in scales_ and sums_; groups are order.size() apart
   };

@@ -74,15 +74,12 @@ enum class Isa : uint8_t { kPortable, kAvx2, kAvxVnni, kAvx512Vnni, kNeon };
 struct CpuKernels {
   Isa isa;
 
-  // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations, of one row a token. scale =
-  // max|x| / 127 over the group, 0 if that is below 2^-100; value = round to nearest even of x / scale.
-  void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
-                               float* scales, float* sums, int64_t group_stride);
-
-  // One token x [cols] as two rows. Row 0 is what quantize_activations gives; row 1 is what that leaves, in steps of a
-  // 128th of its scale, which is the token's, values in [-64, 64].
-  void (*quantize_activations_15)(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales,
-                                  float* sums, int64_t group_stride);
+  // x [m, cols] (row stride ldx floats) -> values, scales, sums as in QuantizedActivations, of `rows` rows a token.
+  // step = max|x| / 127 over the group, 0 if that is below 2^-100. Row 0 is x / step, rounded to nearest even; row 1,
+  // if there are two, what that leaves, in 128ths of the step, values in [-64, 64]. scale = step / 128 where there are
+  // two.
+  void (*quantize_activations)(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int64_t rows,
+                               int8_t* values, float* scales, float* sums, int64_t group_stride);
 
   // y[t, n] = sum over groups of a.scale * w.scale * (dot(u, a) + (mid - zero) * a.sum) for rows n of tiles
   // [tile_begin, tile_end), groups in ascending order, fp32; rows >= w.rows are not written. y has row stride ldy

@@ -98,15 +98,13 @@ inline void QuantizeTokens(const float* x, int64_t ldx, int64_t m, int64_t cols,
 }
 
 template <class F32>
-void QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int8_t* values,
-                         float* scales, float* sums, int64_t group_stride) {
-  QuantizeTokens<F32, false>(x, ldx, m, cols, group_size, values, scales, sums, group_stride);
-}
-
-template <class F32>
-void QuantizeActivations15(const float* x, int64_t cols, int64_t group_size, int8_t* values, float* scales, float* sums,
-                           int64_t group_stride) {
-  QuantizeTokens<F32, true>(x, cols, 1, cols, group_size, values, scales, sums, group_stride);
+void QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int64_t rows,
+                         int8_t* values, float* scales, float* sums, int64_t group_stride) {
+  if (rows == 2) {
+    QuantizeTokens<F32, true>(x, ldx, m, cols, group_size, values, scales, sums, group_stride);
+  } else {
+    QuantizeTokens<F32, false>(x, ldx, m, cols, group_size, values, scales, sums, group_stride);
+  }
 }
 
 template <class F32>

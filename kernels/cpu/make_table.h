@@ -13,12 +13,11 @@
 
 namespace flexquant {
 
-// The table of an instruction set: the shared kernels over its vector types, and its own products.
+// The table of an instruction set: the shared kernels over its vector types, and its own nested_gemm.
 template <class F32, class I32>
 constexpr CpuKernels MakeTable(Isa isa, NestedGemmFunction* nested_gemm) {
   return {isa,
           &QuantizeActivations<F32>,
-          &QuantizeActivations15<F32>,
           nested_gemm,
           &ReferenceGemm<F32>,
           &RmsNorm<F32>,

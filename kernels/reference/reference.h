@@ -31,10 +31,10 @@ struct Activations {
   std::vector<float> sums;
   QuantizedActivations view;  // of the vectors
 };
-// As CpuKernels::quantize_activations.
+// As CpuKernels::quantize_activations, of one row a token.
 Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size);
 
-// As CpuKernels::quantize_activations_15.
+// The same of one token of two rows.
 Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size);
 
 // y [m, rows]. If `magnitude` is not null it gets [m, rows], the sum of the absolute values of what enters each output:

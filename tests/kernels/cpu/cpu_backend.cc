@@ -7,6 +7,7 @@
 #include "common/rescoring.h"
 #include "common/store/nested_quantizer.h"
 #include "tests/kernels/backend.h"
+#include "tests/kernels/cpu/quantized_tokens.h"
 
 namespace flexquant::testing {
 namespace {
@@ -32,7 +33,8 @@ class CpuBackend : public Backend {
       while (end < m && input.widths[static_cast<size_t>(end)] == bits) {
         ++end;
       }
-      const Activations a = Quantize(w, input, begin, end);
+      const QuantizedTokens a(kernels_, input.x.data() + begin * input.ldx, input.ldx, end - begin, w.cols,
+                              w.group_size, input.fine ? 2 : 1);
       std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
       kernels_.nested_gemm(w, bits, a.view, 0, w.tiles(), y.row(begin), y.stride(), workspace.data());
       begin = end;
@@ -149,36 +151,6 @@ class CpuBackend : public Backend {
   }
 
  private:
-  struct Activations {
-    std::vector<int8_t> values;
-    std::vector<float> scales;
-    std::vector<float> sums;
-    QuantizedActivations view;
-  };
-
-  // Tokens [begin, end).
-  Activations Quantize(const NestedMatrix& w, const ProductInput& input, int64_t begin, int64_t end) const {
-    const int64_t tokens = end - begin;
-    const int64_t rows = input.fine ? 2 : 1;
-    const int64_t stride = ActivationStride(w.cols);
-    Activations a;
-    a.values.resize(static_cast<size_t>(tokens * rows * stride));
-    a.scales.resize(static_cast<size_t>(tokens * w.groups()));
-    a.sums.resize(a.scales.size());
-    const float* x = input.x.data() + begin * input.ldx;
-    if (input.fine) {
-      for (int64_t t = 0; t < tokens; ++t) {
-        kernels_.quantize_activations_15(x + t * input.ldx, w.cols, w.group_size, a.values.data() + t * rows * stride,
-                                         a.scales.data() + t, a.sums.data() + t, tokens);
-      }
-    } else {
-      kernels_.quantize_activations(x, input.ldx, tokens, w.cols, w.group_size, a.values.data(), a.scales.data(),
-                                    a.sums.data(), tokens);
-    }
-    a.view = {tokens, w.cols, w.group_size, rows, a.values.data(), a.scales.data(), a.sums.data(), tokens};
-    return a;
-  }
-
   std::vector<float> Attend(const AttentionInput& input) const {
     const CpuCache cache(input.shape, *input.cache);
     const AttentionShape& shape = cache.shape;

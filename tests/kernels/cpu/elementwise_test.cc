@@ -35,7 +35,7 @@ TEST_P(CpuElementwiseTest, QuantizesActivationsAsTheReference) {
         std::vector<int8_t> values(expected.values.size(), 99);
         std::vector<float> scales(expected.scales.size(), 99);
         std::vector<float> sums(expected.sums.size(), 99);
-        kernels().quantize_activations(x.data(), ldx, m, cols, group, values.data(), scales.data(), sums.data(), m);
+        kernels().quantize_activations(x.data(), ldx, m, cols, group, 1, values.data(), scales.data(), sums.data(), m);
         EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group << " m " << m;
         EXPECT_EQ(scales, expected.scales);
         EXPECT_EQ(sums, expected.sums);
@@ -52,7 +52,7 @@ TEST_P(CpuElementwiseTest, QuantizesTo15BitsAsTheReference) {
       std::vector<int8_t> values(expected.values.size(), 99);
       std::vector<float> scales(expected.scales.size(), 99);
       std::vector<float> sums(expected.sums.size(), 99);
-      kernels().quantize_activations_15(x.data(), cols, group, values.data(), scales.data(), sums.data(), 1);
+      kernels().quantize_activations(x.data(), cols, 1, cols, group, 2, values.data(), scales.data(), sums.data(), 1);
       EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group;
       EXPECT_EQ(scales, expected.scales);
       EXPECT_EQ(sums, expected.sums);
@@ -74,7 +74,7 @@ TEST_P(CpuElementwiseTest, QuantizesExtremesTo15Bits) {
     std::vector<int8_t> values(64, 99);
     std::vector<float> scales(1, 99);
     std::vector<float> sums(1, 99);
-    kernels().quantize_activations_15(x.data(), 9, 32, values.data(), scales.data(), sums.data(), 1);
+    kernels().quantize_activations(x.data(), 9, 1, 9, 32, 2, values.data(), scales.data(), sums.data(), 1);
     for (size_t i = 0; i < 9; ++i) {
       EXPECT_EQ(values[i], scales[0] > 0 ? -127 : 0) << big;
       EXPECT_LE(std::abs(values[32 + i]), 64) << big;
@@ -90,7 +90,7 @@ TEST_P(CpuElementwiseTest, QuantizesExtremes) {
     std::vector<int8_t> values(32);
     float scale = 0;
     float sum = 0;
-    kernels().quantize_activations(x.data(), 9, 1, 9, 32, values.data(), &scale, &sum, 1);
+    kernels().quantize_activations(x.data(), 9, 1, 9, 32, 1, values.data(), &scale, &sum, 1);
     for (size_t i = 0; i < 9; ++i) {
       EXPECT_EQ(values[i], scale > 0 ? -127 : 0) << big;
     }

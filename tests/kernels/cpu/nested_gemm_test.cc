@@ -8,11 +8,13 @@
 #include "common/precision.h"
 #include "kernels/kernels.h"
 #include "tests/kernels/cpu/isa_test.h"
+#include "tests/kernels/cpu/quantized_tokens.h"
 #include "tests/kernels/test_matrix.h"
 
 namespace flexquant {
 namespace {
 
+using testing::QuantizedTokens;
 using testing::RandomFloats;
 using testing::RandomMatrix;
 
@@ -41,46 +43,19 @@ QuantizedActivations Tokens(const QuantizedActivations& a, int64_t begin, int64_
   return part;
 }
 
-// m random tokens of 8 or 15 bits.
-struct Activations {
-  std::vector<int8_t> values;
-  std::vector<float> scales;
-  std::vector<float> sums;
-  QuantizedActivations view;
-
-  Activations(const CpuKernels& kernels, int64_t m, int64_t cols, int64_t group, int bits) {
-    const int64_t rows = bits == 8 ? 1 : 2;
-    const int64_t stride = rows * ActivationStride(cols);
-    values.resize(static_cast<size_t>(m * stride));
-    scales.resize(static_cast<size_t>(m * CeilDiv(cols, group)));
-    sums.resize(scales.size());
-    const std::vector<float> x = RandomFloats(m * cols, 12);
-    for (int64_t t = 0; t < m; ++t) {
-      const float* from = x.data() + t * cols;
-      if (bits == 8) {
-        kernels.quantize_activations(from, cols, 1, cols, group, values.data() + t * stride, scales.data() + t,
-                                     sums.data() + t, m);
-      } else {
-        kernels.quantize_activations_15(from, cols, group, values.data() + t * stride, scales.data() + t,
-                                        sums.data() + t, m);
-      }
-    }
-    view = {m, cols, group, rows, values.data(), scales.data(), sums.data(), m};
-  }
-};
-
 class NestedGemmTest : public testing::IsaTest {};
 
 TEST_P(NestedGemmTest, ATokensResultDependsNeitherOnItsBatchNorOnTheTileSplit) {
   for (const int64_t cols : {172, 576}) {
     const RandomMatrix matrix(100, cols, 128, 11);
     const NestedMatrix& w = matrix.view();
-    for (const int activation_bits : {8, 15}) {
-      const Activations a(kernels(), 400, cols, 128, activation_bits);
+    for (const int64_t rows : {1, 2}) {
+      const auto x = RandomFloats(400 * cols, 12);
+      const QuantizedTokens a(kernels(), x.data(), cols, 400, cols, 128, rows);
       for (const int bits : kPrecisions) {
-        SCOPED_TRACE(::testing::Message() << bits << " bits, activations of " << activation_bits << ", " << cols);
+        SCOPED_TRACE(::testing::Message() << bits << " bits, " << rows << " rows a token, " << cols << " columns");
         const auto whole = RunGemm(kernels(), w, bits, a.view, w.rows);
-        for (const int64_t m : {0, 1, 2, 3, 4, 5, 6, 7, 17, 64}) {
+        for (const int64_t m : {0, 1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 17, 64}) {
           const int64_t begin = 9;
           const auto part = RunGemm(kernels(), w, bits, Tokens(a.view, begin, m), w.rows);
           ASSERT_TRUE(std::equal(part.begin(), part.end(), whole.begin() + begin * w.rows)) << "m " << m;
@@ -98,7 +73,7 @@ TEST_P(NestedGemmTest, LeavesOtherTilesAlone) {
   const RandomMatrix matrix(64, 96, 32, 5);
   const NestedMatrix& w = matrix.view();
   for (const int64_t m : {2, 20}) {
-    const Activations a(kernels(), m, 96, 32, 8);
+    const QuantizedTokens a(kernels(), RandomFloats(m * 96, 6).data(), 96, m, 96, 32, 1);
     std::vector<float> y(static_cast<size_t>(m * 64), kUntouched);
     std::vector<uint8_t> workspace(NestedGemmWorkspaceBytes(w));
     kernels().nested_gemm(w, 5, a.view, 1, 3, y.data(), 64, workspace.data());
