@@ -44,9 +44,14 @@ inline LayerGroupKind LayerGroupKindOf(int index, int num_layers) {
 // "layers.3.gate_up" or "lm_head". `index` in [0, NumLayerGroups(num_layers)).
 std::string LayerGroupName(int index, int num_layers);
 
-// Bits of the activations that enter a layer group computed at `precision`: 8, or 15 where 8 cost more quality than the
-// weights do (measured: docs/quality.md). 15-bit activations are two int8 numbers of the same value.
-constexpr int ActivationBits(int precision) { return precision >= 6 ? 15 : 8; }
+// Precisions from which on a package may have fine activations (Manifest::fine_activations_from), and what is usual: 8
+// bits cost more quality there than the weights do (measured: docs/quality.md).
+inline constexpr std::array<int, 2> kFineActivationsFrom = {6, 8};
+inline constexpr int kDefaultFineActivationsFrom = 6;
+
+// Bits of the activations that enter a layer group computed at `precision`: 15 from the precision `fine_from` on, below
+// it 8. 15-bit activations are two int8 numbers of the same value.
+constexpr int ActivationBits(int precision, int fine_from) { return precision >= fine_from ? 15 : 8; }
 
 // One precision for every layer group; a value type.
 struct PrecisionPlan {

@@ -5,8 +5,9 @@
 
 namespace flexquant::controller {
 
-LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype)
-    : num_layers_(static_cast<int>(config.num_layers)) {
+LayerGroups::LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype,
+                         int fine_activations_from)
+    : num_layers_(static_cast<int>(config.num_layers)), fine_activations_from_(fine_activations_from) {
   const auto add = [&](int64_t rows, int64_t cols) {
     NestedMatrix shape;
     shape.rows = rows;

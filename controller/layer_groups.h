@@ -12,13 +12,12 @@
 
 namespace flexquant::controller {
 
-// Rows of int8 activations that a token's product takes.
-constexpr int ActivationRows(int precision) { return ActivationBits(precision) == 8 ? 1 : 2; }
-
 // Sizes of a model's layer groups, computed from its shape: the controller maps no weights. Immutable and thread-safe.
 class LayerGroups {
  public:
-  LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype);
+  // `fine_activations_from`: Manifest's.
+  LayerGroups(const ModelConfig& config, int64_t group_size, Dtype reference_dtype,
+              int fine_activations_from = kDefaultFineActivationsFrom);
 
   int count() const { return static_cast<int>(bytes_.size()); }
   std::string Name(int index) const { return LayerGroupName(index, num_layers_); }
@@ -33,11 +32,14 @@ class LayerGroups {
   uint64_t BytesRead(int group, int bits) const {
     return bytes_[static_cast<size_t>(group)][static_cast<size_t>(bits)];
   }
+  // Rows of int8 activations that a token's product takes.
+  int ActivationRows(int precision) const { return ActivationBits(precision, fine_activations_from_) == 8 ? 1 : 2; }
   // Weights times rows of int8 activations of one token's pass at `plan`, head included.
   double Products(const PrecisionPlan& plan) const;
 
  private:
   int num_layers_;
+  int fine_activations_from_;
   using BytesByBits = std::array<uint64_t, kReferencePrecision + 1>;
   std::vector<BytesByBits> bytes_;  // [count()]
   std::vector<uint64_t> num_weights_;

@@ -13,14 +13,14 @@
 
 namespace flexquant::controller {
 
-ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
-                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
+ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config,
+                              const LayerGroups& layer_groups, bool has_reference, std::unique_ptr<Tokenizer> tokenizer,
                               const std::optional<Calibration>& calibration, int lookahead) {
   ModelPackage package;
   package.name = std::move(name);
   package.revision = std::move(revision);
   package.config = config;
-  package.layer_groups = std::make_unique<LayerGroups>(config, group_size, reference_dtype);
+  package.layer_groups = std::make_unique<LayerGroups>(layer_groups);
   package.policies = MakePolicyContext(*package.layer_groups, has_reference, calibration, lookahead);
   package.tokenizer = std::move(tokenizer);
   auto chat_template = ChatTemplate::Recognize(*package.tokenizer);
@@ -59,10 +59,12 @@ absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder, int loo
                                                    "; convert the model again with `flexquant convert`"));
   }
   FQ_ASSIGN_OR_RETURN(const auto calibration,
-                      CalibrationOfManifest(manifest_text, manifest_path, manifest.checksum,
+                      CalibrationOfManifest(manifest_text, manifest_path, manifest.Revision(),
                                             NumLayerGroups(static_cast<int>(config->num_layers))));
-  return MakeModelPackage(manifest.model_name, manifest.checksum, *config, manifest.group_size, manifest.has_reference,
-                          manifest.reference_dtype, std::move(tokenizer), calibration, lookahead);
+  const LayerGroups layer_groups(*config, manifest.group_size, manifest.reference_dtype,
+                                 manifest.fine_activations_from);
+  return MakeModelPackage(manifest.model_name, manifest.Revision(), *config, layer_groups, manifest.has_reference,
+                          std::move(tokenizer), calibration, lookahead);
 }
 
 }  // namespace flexquant::controller

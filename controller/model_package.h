@@ -19,7 +19,7 @@ namespace flexquant::controller {
 // What the controller knows of a model: everything but its weights. Immutable and thread-safe once made.
 struct ModelPackage {
   std::string name;
-  std::string revision;  // hex checksum of the weights' file
+  std::string revision;  // ModelStore::revision
   ModelConfig config;
   std::unique_ptr<LayerGroups> layer_groups;
   PolicyContext policies;
@@ -35,8 +35,8 @@ struct ModelPackage {
 absl::StatusOr<ModelPackage> LoadModelPackage(const std::string& folder, int lookahead = 1);
 
 // Puts a package together from its parts.
-ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config, int64_t group_size,
-                              bool has_reference, Dtype reference_dtype, std::unique_ptr<Tokenizer> tokenizer,
+ModelPackage MakeModelPackage(std::string name, std::string revision, const ModelConfig& config,
+                              const LayerGroups& layer_groups, bool has_reference, std::unique_ptr<Tokenizer> tokenizer,
                               const std::optional<Calibration>& calibration = std::nullopt, int lookahead = 1);
 
 }  // namespace flexquant::controller

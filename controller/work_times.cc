@@ -27,7 +27,7 @@ StepWork WorkOf(const LayerGroups& groups, const std::vector<SequenceStep>& step
       }
       widths |= 1U << static_cast<uint32_t>(bits);
       const bool coarse = coarse_prompts && !head && !step.token_ids.empty();
-      rows += tokens * (coarse ? 1 : ActivationRows(bits));
+      rows += tokens * (coarse ? 1 : groups.ActivationRows(bits));
     }
     for (int bits = 0; bits <= kReferencePrecision; ++bits) {
       if ((widths >> static_cast<uint32_t>(bits) & 1U) != 0) {

@@ -8,7 +8,7 @@ double CalibrationWork::OfPass(int block) const {
     work += static_cast<double>(store_.layer_group(group).num_weights());
   }
   // 15-bit activations are two products.
-  return ActivationBits(kTopPrecision) > 8 ? 2 * work : work;
+  return ActivationBits(kTopPrecision, store_.fine_activations_from()) > 8 ? 2 * work : work;
 }
 
 double CalibrationWork::OfHoldout(const std::vector<uint32_t>& window) const {

@@ -329,7 +329,8 @@ void CpuModelRunner::OrderRows(const StepBatch& batch, int group, RowOrder* orde
       order_input_.push_back({bits, kCoarseActivationBits, first_row_[s], coarse});
     }
     if (coarse < count) {
-      order_input_.push_back({bits, ActivationBits(bits), first_row_[s] + coarse, count - coarse});
+      order_input_.push_back(
+          {bits, ActivationBits(bits, store_.fine_activations_from()), first_row_[s] + coarse, count - coarse});
     }
   }
   order->Build(order_input_);

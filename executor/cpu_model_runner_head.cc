@@ -29,7 +29,7 @@ absl::Status CpuModelRunner::RunHead(const StepBatch& batch, StepOutput* output)
     if (count > 0) {
       const int64_t end = first_row_[s] + static_cast<int64_t>(sequence.tokens.size());
       const int bits = sequence.plan->bits.back();
-      order_input_.push_back({bits, ActivationBits(bits), end - count, count});
+      order_input_.push_back({bits, ActivationBits(bits, store_.fine_activations_from()), end - count, count});
     }
   }
   if (order_input_.empty()) {

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "common/model_config.h"
+#include "common/precision.h"
 
 namespace flexquant::executor {
 
@@ -31,6 +32,8 @@ struct DeviceBenchOptions {
   bool kernels = false;                                 // measure the kernels of decode steps, too
   int tensor_parallel = 1;        // ranks, on as many GPUs from `device` on; more than 1: decode steps' graphs only
   bool keep_low_columns = false;  // two columns a row for 15-bit activations, also where no width takes them
+  // Precision from which on activations have 15 bits.
+  int fine_activations_from = kDefaultFineActivationsFrom;
 };
 
 // Milliseconds of one step.

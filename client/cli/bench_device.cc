@@ -40,6 +40,7 @@ struct Flags {
   int tensor_parallel = 1;
   bool kernels = false;
   bool keep_low_columns = false;
+  int fine_activations_from = kDefaultFineActivationsFrom;
   bool random = false;
   bool portable = false;
   bool json = false;
@@ -211,6 +212,7 @@ executor::DeviceBenchOptions Options(const Flags& flags, bool decode) {
   options.kernels = flags.kernels;
   options.tensor_parallel = flags.tensor_parallel;
   options.keep_low_columns = flags.keep_low_columns;
+  options.fine_activations_from = flags.fine_activations_from;
   return options;
 }
 
@@ -307,6 +309,11 @@ void AddDeviceBench(CLI::App& bench, RunCommand& run) {
   decode->add_flag("--kernels", decode_flags->kernels, "Time every kernel of the step, too");
   decode->add_flag("--keep-low-columns", decode_flags->keep_low_columns,
                    "Compute two columns a row, for 15-bit activations, also where no row's width takes them");
+  decode
+      ->add_option("--fine-activations-from", decode_flags->fine_activations_from,
+                   "Precision from which on activations have 15 bits, as converted packages have it: 6 or 8")
+      ->check(CLI::IsMember(kFineActivationsFrom))
+      ->capture_default_str();
   for (const char* name : {"--kernels", "--portable"}) {
     decode->get_option("--tensor-parallel")->excludes(decode->get_option(name));
   }

@@ -193,7 +193,8 @@ absl::StatusOr<ReplayPolicy> MakeReplayPolicy(const ReplayFlags& flags, const Mo
                      " has ", store->num_layer_groups(), "; give the package that it was recorded on, or --random"));
   }
   FQ_ASSIGN_OR_RETURN(const auto calibration, store->ReadCalibration());
-  policy.groups = std::make_unique<controller::LayerGroups>(store->config(), store->group_size(), Dtype::kBF16);
+  policy.groups = std::make_unique<controller::LayerGroups>(store->config(), store->group_size(), Dtype::kBF16,
+                                                            store->fine_activations_from());
   PolicyFlags parameters;
   parameters.lookahead = flags.embedded.lookahead;
   auto made = MakePolicyCase(

@@ -215,6 +215,7 @@ class Converter {
     }
     manifest.group_size = options_.group_size;
     manifest.has_reference = options_.keep_reference;
+    manifest.fine_activations_from = options_.fine_activations_from;
     manifest.reference_dtype = source_.ReferenceDtype();
     FQ_ASSIGN_OR_RETURN(manifest.checksum, FileChecksum(absl::StrCat(folder, "/", kWeightsFile)));
     manifest.file_bytes = report_.file_bytes;

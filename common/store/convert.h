@@ -17,6 +17,7 @@ namespace flexquant {
 struct ConvertOptions {
   int64_t group_size = kDefaultGroupSize;  // 32, 64 or 128
   bool keep_reference = false;
+  int fine_activations_from = kDefaultFineActivationsFrom;  // Manifest::fine_activations_from
   // Leaves planes and scales as holes of the file: a package to be read at 16 bits only. Needs keep_reference.
   bool only_reference = false;
   // What enters the source's layer groups: errors in a column count by it. Null = all columns alike.

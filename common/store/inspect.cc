@@ -67,6 +67,7 @@ absl::StatusOr<std::string> InspectJson(const std::string& folder, const StoreOp
   json["shape"] = ShapeJson(store.config());
   json["group_size"] = manifest.group_size;
   json["has_reference"] = manifest.has_reference;
+  json["fine_activations_from"] = manifest.fine_activations_from;
   json["file_bytes"] = store.file_bytes();
   json["stored_bits_per_weight"] = manifest.stored_bits_per_weight;
   Json precisions = Json::array();
@@ -121,6 +122,7 @@ absl::StatusOr<std::string> InspectText(const std::string& folder, const StoreOp
   absl::StrAppendFormat(&out, "  weights %.1f MiB, %.3f stored bits a weight for all precisions, groups of %d%s\n",
                         MiB(store.file_bytes()), manifest.stored_bits_per_weight, manifest.group_size,
                         manifest.has_reference ? ", reference kept" : "");
+  absl::StrAppendFormat(&out, "  activations of 15 bits from %d bits on, of 8 below\n", manifest.fine_activations_from);
   absl::StrAppend(&out, "  bits  read a token    relative error\n");
   for (size_t i = 0; i < kPrecisions.size(); ++i) {
     absl::StrAppendFormat(&out, "  %4d  %8.1f MiB", kPrecisions[i], MiB(BytesAtPrecision(store, kPrecisions[i])));

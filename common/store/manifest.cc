@@ -2,6 +2,7 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <memory>
@@ -84,6 +85,12 @@ absl::StatusOr<std::string> FileChecksum(const std::string& path) {
   return Hex(XXH3_128bits_digest(state.get()));
 }
 
+std::string Manifest::Revision() const {
+  return fine_activations_from == kDefaultFineActivationsFrom
+             ? checksum
+             : absl::StrCat(checksum, "-fine-from-", fine_activations_from);
+}
+
 std::string Manifest::ToJson() const {
   Json json;
   json["format_version"] = format_version;
@@ -94,6 +101,7 @@ std::string Manifest::ToJson() const {
   json["mid_point"] = "truncate+mid";
   json["has_reference"] = has_reference;
   json["reference_dtype"] = reference_dtype == Dtype::kF32 ? "F32" : "BF16";
+  json["fine_activations_from"] = fine_activations_from;
   json["checksum"] = "xxh3-128:" + checksum;
   json["file_bytes"] = file_bytes;
   json["num_parameters"] = num_parameters;
@@ -140,6 +148,14 @@ absl::StatusOr<Manifest> Manifest::FromJson(const std::string& text, const std::
     return fields.Error("reference_dtype", absl::StrCat("is \"", dtype, "\"; allowed are F32 and BF16"));
   }
   manifest.reference_dtype = dtype == "F32" ? Dtype::kF32 : Dtype::kBF16;
+  // Missing in packages from before it could be chosen.
+  if (json.contains("fine_activations_from")) {
+    FQ_ASSIGN_OR_RETURN(const int64_t from, fields.Integer("fine_activations_from"));
+    if (std::count(kFineActivationsFrom.begin(), kFineActivationsFrom.end(), from) == 0) {
+      return fields.Error("fine_activations_from", absl::StrCat("is ", from, "; allowed are 6 and 8"));
+    }
+    manifest.fine_activations_from = static_cast<int>(from);
+  }
   FQ_ASSIGN_OR_RETURN(const std::string checksum, fields.String("checksum"));
   constexpr char kPrefix[] = "xxh3-128:";
   if (checksum.rfind(kPrefix, 0) != 0 || checksum.size() != sizeof(kPrefix) - 1 + 32) {

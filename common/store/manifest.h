@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "common/nested_matrix.h"
+#include "common/precision.h"
 
 namespace flexquant {
 
@@ -26,6 +27,8 @@ struct Manifest {
   int64_t group_size = kDefaultGroupSize;
   bool has_reference = false;
   Dtype reference_dtype = Dtype::kBF16;
+  // Of kFineActivationsFrom, see ActivationBits.
+  int fine_activations_from = kDefaultFineActivationsFrom;
   std::string checksum;     // hex XXH3-128 of model.safetensors
   uint64_t file_bytes = 0;  // of model.safetensors
   std::string source;       // the source's base name
@@ -34,6 +37,9 @@ struct Manifest {
   uint64_t num_parameters = 0;
   double stored_bits_per_weight = 0;
   std::vector<double> relative_error;  // at each of kPrecisions
+
+  // Identifies what the model computes: the checksum, with a suffix where activations are not the usual.
+  std::string Revision() const;
 
   std::string ToJson() const;
   // INVALID_ARGUMENT names `path`, the field and the remedy.

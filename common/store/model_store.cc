@@ -61,8 +61,9 @@ class ModelStoreLoader {
     FQ_ASSIGN_OR_RETURN(store_->manifest_json_, ReadFile(path));
     FQ_ASSIGN_OR_RETURN(manifest_, Manifest::FromJson(store_->manifest_json_, path));
     store_->model_name_ = manifest_.model_name;
-    store_->revision_ = manifest_.checksum;
+    store_->revision_ = manifest_.Revision();
     store_->group_size_ = manifest_.group_size;
+    store_->fine_activations_from_ = manifest_.fine_activations_from;
     store_->has_reference_ = manifest_.has_reference;
     return absl::OkStatus();
   }
@@ -214,6 +215,7 @@ std::unique_ptr<ModelStore> ModelStore::WithWeights(const ModelStore& whole, con
   store->manifest_json_ = whole.manifest_json_;
   store->has_reference_ = whole.has_reference_;
   store->group_size_ = whole.group_size_;
+  store->fine_activations_from_ = whole.fine_activations_from_;
   store->config_ = config;
   store->blocks_ = std::move(blocks);
   store->final_norm_ = whole.final_norm_;

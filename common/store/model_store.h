@@ -69,10 +69,11 @@ class ModelStore {
   const ModelConfig& config() const { return config_; }
   const std::string& folder() const { return folder_; }
   const std::string& model_name() const { return model_name_; }
-  // Hex checksum of model.safetensors from flexquant.json; identifies the weights.
+  // Manifest::Revision; identifies what the model computes.
   const std::string& revision() const { return revision_; }
   bool has_reference() const { return has_reference_; }
   int64_t group_size() const { return group_size_; }
+  int fine_activations_from() const { return fine_activations_from_; }  // Manifest's
   int num_layer_groups() const { return static_cast<int>(4 * config_.num_layers + 1); }
   // Text of flexquant.json.
   const std::string& manifest_json() const { return manifest_json_; }
@@ -101,6 +102,7 @@ class ModelStore {
   std::string manifest_json_;
   bool has_reference_ = false;
   int64_t group_size_ = kDefaultGroupSize;
+  int fine_activations_from_ = kDefaultFineActivationsFrom;
   ModelConfig config_;
   MappedFile file_;
   std::vector<BlockWeights> blocks_;

@@ -63,6 +63,7 @@ absl::Status CudaBenchModel::Initialise(const DeviceBenchOptions& options, const
   shape.max_rows = rows;
   shape.portable = options.portable || !cuda::HopperPathSupported();
   shape.keep_low_columns = options.keep_low_columns;
+  shape.fine_activations_from = options.fine_activations_from;
   ForwardRank forward_rank;
   if (rank != nullptr) {
     FQ_ASSIGN_OR_RETURN(peers_, PeerRanks::Create(*rank->group, rank->rank, rank->devices, rank->timeout));

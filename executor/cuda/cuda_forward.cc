@@ -25,10 +25,10 @@ constexpr size_t kCublasWorkspaceBytes = size_t{32} << 20;
 constexpr int kMaxRows = cuda::kMaxGemvRows;
 
 // Widths whose activations have 15 bits, as a mask.
-uint32_t FineWidths() {
+uint32_t FineWidths(int fine_from) {
   uint32_t mask = 0;
   for (const int bits : kPrecisions) {
-    mask |= ActivationBits(bits) > 8 ? 1U << bits : 0U;
+    mask |= ActivationBits(bits, fine_from) > 8 ? 1U << bits : 0U;
   }
   return mask;
 }
@@ -246,7 +246,7 @@ cuda::GemvParams CudaForward::Gemv(const PassInputs& inputs, const cuda::DeviceN
   params.rows = rows;
   params.valid_rows = inputs.num_rows;
   params.widths = inputs.widths + static_cast<int64_t>(group) * kMaxRows;
-  params.fine_widths = FineWidths();
+  params.fine_widths = FineWidths(shape_.fine_activations_from);
   params.norm_eps = static_cast<float>(config_.rms_norm_eps);
   params.workspace = gemv_workspace_.as<void>();
   params.portable = shape_.portable;

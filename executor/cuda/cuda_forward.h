@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "common/model_config.h"
+#include "common/precision.h"
 #include "executor/cuda/device_memory.h"
 #include "executor/cuda/device_weights.h"
 #include "executor/cuda/launch_observer.h"
@@ -29,6 +30,8 @@ struct CudaForwardShape {
   bool portable = false;          // kernels for sm_80 and up instead of Hopper's
   bool keep_low_columns = false;  // cuda::GemvTuning
   bool rescore = true;            // heads below 8 bits: common/rescoring.h
+  // Manifest::fine_activations_from.
+  int fine_activations_from = kDefaultFineActivationsFrom;
 };
 
 // What makes a pass one rank's of a group: `config` and `weights` are the rank's share then.

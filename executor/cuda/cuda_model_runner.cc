@@ -142,6 +142,7 @@ absl::Status CudaModelRunner::Initialise(CudaRunnerOptions options, const CudaRa
   shape.max_rows = options.max_step_tokens;
   shape.portable = options.portable || !cuda::HopperPathSupported();
   shape.rescore = options.rescore;
+  shape.fine_activations_from = store_.fine_activations_from();
   FQ_RETURN_IF_ERROR(Load(options, rank, shape));
 
   info_.device =

@@ -47,6 +47,21 @@ class ConvertFittedTest(harness.CliTest):
         self.assertEqual(inspected["provenance"]["fitted_to"]["tokens"], 2048)
         self.assertNotIn("fitted_to", json.loads((harness.stories() / "flexquant.json").read_text())["provenance"])
 
+    def test_fine_activations_from_eight_bits(self):
+        package, _, _ = self.convert("--keep-reference", "--fine-activations-from", 8)
+        usual = harness.stories()
+        checksum = json.loads((usual / "flexquant.json").read_text())["checksum"]
+        self.assertEqual(json.loads((package / "flexquant.json").read_text())["checksum"], checksum)
+        self.assertIn("activations of 15 bits from 8 bits on", self.flexquant("inspect", package)[0])
+        self.assertEqual(json.loads(self.flexquant("inspect", usual, "--json")[0])["fine_activations_from"], 6)
+        coarse, plain = self.perplexities(package), self.perplexities(usual)
+        self.assertNotEqual(coarse.pop(6), plain.pop(6))
+        self.assertEqual(coarse, plain)
+        # What one of them was calibrated for is not true of the other: nor do servers of both go together.
+        revision = json.loads(self.flexquant("generate", "--model", package, "--prompt", "One day", "--max-tokens", 1,
+                                             "--json")[0])["model_revision"]
+        self.assertEqual(revision, checksum.removeprefix("xxh3-128:") + "-fine-from-8")
+
     def test_same_bytes_whatever_the_threads(self):
         packages = [self.fitted("--calibrate-tokens", 512, "--threads", threads) for threads in (1, 2)]
         checksums = [json.loads((package / "flexquant.json").read_text())["checksum"] for package in packages]

@@ -32,8 +32,8 @@ inline Calibration PlantedCalibration(const ModelConfig& config, const HoldoutSa
 inline Calibration TestCalibration() { return PlantedCalibration(TestConfig(), PlantedSamples(8, 256)); }
 
 inline ModelPackage CalibratedTestModel(int lookahead) {
-  return MakeModelPackage("tiny", "revision", TestConfig(), 32, /*has_reference=*/false, Dtype::kF32,
-                          std::make_unique<ByteTokenizer>(), TestCalibration(), lookahead);
+  return MakeModelPackage("tiny", "revision", TestConfig(), LayerGroups(TestConfig(), 32, Dtype::kF32),
+                          /*has_reference=*/false, std::make_unique<ByteTokenizer>(), TestCalibration(), lookahead);
 }
 
 }  // namespace flexquant::controller

@@ -115,6 +115,12 @@ TEST(LayerGroupsTest, BytesAreTheNestedFormats) {
   }
   EXPECT_EQ(groups.BytesRead(PrecisionPlan::Uniform(16, 9)), 4 * weights);
   EXPECT_EQ(LayerGroups(TestConfig(), 32, Dtype::kBF16).BytesRead(PrecisionPlan::Uniform(16, 9)), 2 * weights);
+  const LayerGroups coarse(TestConfig(), 32, Dtype::kF32, /*fine_activations_from=*/8);
+  for (const int bits : kPrecisions) {
+    const PrecisionPlan plan = PrecisionPlan::Uniform(bits, 9);
+    EXPECT_DOUBLE_EQ(groups.Products(plan), static_cast<double>(bits < 6 ? weights : 2 * weights)) << bits;
+    EXPECT_DOUBLE_EQ(coarse.Products(plan), static_cast<double>(bits < 8 ? weights : 2 * weights)) << bits;
+  }
 }
 
 TEST(PrecisionTallyTest, CountsWhatWasUsed) {

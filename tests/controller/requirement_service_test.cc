@@ -66,8 +66,8 @@ TEST_F(RequirementServiceTest, ReportSaysWhatWasAskedForAndPredicted) {
 TEST_F(RequirementServiceTest, WhatTheExecutorLosesCountsAndIsResumedWith) {
   Calibration calibration = TestCalibration();
   calibration.backend_loss.kv_cache_8 = 0.05;
-  model_ = MakeModelPackage("tiny", "revision", TestConfig(), 32, /*has_reference=*/false, Dtype::kF32,
-                            std::make_unique<ByteTokenizer>(), calibration, 1);
+  model_ = MakeModelPackage("tiny", "revision", TestConfig(), LayerGroups(TestConfig(), 32, Dtype::kF32),
+                            /*has_reference=*/false, std::make_unique<ByteTokenizer>(), calibration, 1);
   testing::FakeExecutorOptions fake;
   fake.kv_cache_bits = 8;
   fake.audit_kl = 0.7;

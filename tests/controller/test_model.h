@@ -81,7 +81,7 @@ inline ModelConfig TestConfig() {
 }
 
 inline ModelPackage TestModel(bool has_reference = false, bool adds_bos = true) {
-  return MakeModelPackage("tiny", "revision", TestConfig(), 32, has_reference, Dtype::kF32,
+  return MakeModelPackage("tiny", "revision", TestConfig(), LayerGroups(TestConfig(), 32, Dtype::kF32), has_reference,
                           std::make_unique<ByteTokenizer>(adds_bos));
 }
 

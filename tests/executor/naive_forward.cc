@@ -46,8 +46,9 @@ Vector RoundActivations(Vector x, int64_t group_size, int bits) {
   return x;
 }
 
-Vector Multiply(const NestedMatrix& w, int bits, const Vector& x, absl::Span<const float> bias) {
-  const Vector input = bits == kReferencePrecision ? x : RoundActivations(x, w.group_size, ActivationBits(bits));
+// `activation_bits` means nothing at 16 bits.
+Vector Multiply(const NestedMatrix& w, int bits, int activation_bits, const Vector& x, absl::Span<const float> bias) {
+  const Vector input = bits == kReferencePrecision ? x : RoundActivations(x, w.group_size, activation_bits);
   Vector y(static_cast<size_t>(w.rows));
   for (size_t row = 0; row < y.size(); ++row) {
     const std::vector<float> weights = WeightRow(w, static_cast<int64_t>(row), bits);
@@ -182,31 +183,34 @@ std::vector<double> NaiveForward(const ModelStore& store, const std::vector<uint
     const std::vector<float> row = WeightRow(store.embedding(), token, reference ? kReferencePrecision : kTopPrecision);
     x.emplace_back(row.begin(), row.end());
   }
+  const auto multiply = [&](const NestedMatrix& w, int bits, const Vector& input, absl::Span<const float> bias) {
+    return Multiply(w, bits, ActivationBits(bits, store.fine_activations_from()), input, bias);
+  };
   size_t group = 0;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const BlockWeights& block = store.block(layer);
     std::vector<Vector> qkv;
     for (const Vector& token : x) {
-      qkv.push_back(Multiply(block.qkv, plan.bits[group], Normed(token, block.attention_norm, config.rms_norm_eps),
+      qkv.push_back(multiply(block.qkv, plan.bits[group], Normed(token, block.attention_norm, config.rms_norm_eps),
                              block.qkv_bias));
     }
     const std::vector<Vector> attended = Attention(config, block, qkv);
     for (size_t p = 0; p < x.size(); ++p) {
-      Add(x[p], Multiply(block.o, plan.bits[group + 1], attended[p], block.o_bias));
-      const Vector gate_up = Multiply(block.gate_up, plan.bits[group + 2],
+      Add(x[p], multiply(block.o, plan.bits[group + 1], attended[p], block.o_bias));
+      const Vector gate_up = multiply(block.gate_up, plan.bits[group + 2],
                                       Normed(x[p], block.mlp_norm, config.rms_norm_eps), block.gate_up_bias);
       Vector mixed(static_cast<size_t>(config.intermediate_size));
       for (size_t i = 0; i < mixed.size(); ++i) {
         mixed[i] = gate_up[i] / (1 + std::exp(-gate_up[i])) * gate_up[mixed.size() + i];
       }
-      Add(x[p], Multiply(block.down, plan.bits[group + 3], mixed, block.down_bias));
+      Add(x[p], multiply(block.down, plan.bits[group + 3], mixed, block.down_bias));
     }
     group += 4;
   }
   std::vector<double> logits;
   for (const Vector& token : x) {
     const Vector input = Normed(token, store.final_norm(), config.rms_norm_eps);
-    Vector row = Multiply(store.lm_head(), plan.bits[group], input, {});
+    Vector row = multiply(store.lm_head(), plan.bits[group], input, {});
     if (IsRescored(plan.bits[group])) {
       Rescore(store.lm_head(), input, row);
     }

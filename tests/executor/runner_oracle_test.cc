@@ -60,6 +60,26 @@ void ExpectMatchesOracle(const ModelConfig& config, size_t num_tokens) {
 
 TEST(RunnerOracleTest, TiedLlamaWithGroupedHeads) { ExpectMatchesOracle(FakeModelSource::TinyConfig(), 40); }
 
+// A package whose 6 bits have 8-bit activations: the oracle that rounds as coarsely is nearer, and other widths are the
+// usual package's to the last bit.
+TEST(RunnerOracleTest, FineActivationsFromEightBits) {
+  const auto usual = TestModel::Random();
+  const auto coarse = TestModel::Random(FakeModelSource::TinyConfig(), 8);
+  const std::vector<uint32_t> tokens = usual->Tokens(20);
+  const auto logits = [&](const TestModel& model, int bits) {
+    const auto runner = MakeRunner(model.store(), SmallOptions(model.store()));
+    return AllLogits(*runner, tokens, model.Uniform(bits), Blocks(0, 32), {7, 1, 16});
+  };
+  EXPECT_EQ(logits(*usual, 5), logits(*coarse, 5));
+  EXPECT_EQ(logits(*usual, 8), logits(*coarse, 8));
+  const std::vector<float> six = logits(*coarse, 6);
+  const auto vocab = static_cast<size_t>(coarse->store().config().vocab_size);
+  const auto own = SortedErrors(six, NaiveForward(coarse->store(), tokens, coarse->Uniform(6)), vocab);
+  const auto other = SortedErrors(six, NaiveForward(usual->store(), tokens, usual->Uniform(6)), vocab);
+  EXPECT_LT(own.front(), 1e-5);
+  EXPECT_GT(other.front(), 1e-4);
+}
+
 TEST(RunnerOracleTest, UntiedHeadAndOneKvHead) {
   ModelConfig config = FakeModelSource::TinyConfig();
   config.tied_head = false;

@@ -22,9 +22,11 @@ TempFolder::~TempFolder() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-TestModel::TestModel(ModelSource& source, int64_t group_size) : path_(folder_.path() + "/model") {
+TestModel::TestModel(ModelSource& source, int64_t group_size, int fine_activations_from)
+    : path_(folder_.path() + "/model") {
   ConvertOptions options;
   options.group_size = group_size;
+  options.fine_activations_from = fine_activations_from;
   options.keep_reference = true;
   const auto report = Convert(source, path_, options);
   EXPECT_TRUE(report.ok()) << report.status();
@@ -33,9 +35,9 @@ TestModel::TestModel(ModelSource& source, int64_t group_size) : path_(folder_.pa
   store_ = *std::move(store);
 }
 
-std::unique_ptr<TestModel> TestModel::Random(const ModelConfig& config) {
+std::unique_ptr<TestModel> TestModel::Random(const ModelConfig& config, int fine_activations_from) {
   FakeModelSource source(config);
-  return std::make_unique<TestModel>(source);
+  return std::make_unique<TestModel>(source, 32, fine_activations_from);
 }
 
 PrecisionPlan TestModel::Mixed(uint32_t seed) const {

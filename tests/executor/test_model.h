@@ -28,9 +28,11 @@ class TempFolder {
 // A package converted from a source, with reference, and open.
 class TestModel {
  public:
-  explicit TestModel(ModelSource& source, int64_t group_size = 32);
+  explicit TestModel(ModelSource& source, int64_t group_size = 32,
+                     int fine_activations_from = kDefaultFineActivationsFrom);
   // A random model.
-  static std::unique_ptr<TestModel> Random(const ModelConfig& config = FakeModelSource::TinyConfig());
+  static std::unique_ptr<TestModel> Random(const ModelConfig& config = FakeModelSource::TinyConfig(),
+                                           int fine_activations_from = kDefaultFineActivationsFrom);
 
   const ModelStore& store() const { return *store_; }
   const std::string& path() const { return path_; }

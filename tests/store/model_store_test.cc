@@ -208,6 +208,8 @@ TEST_F(ModelStoreTest, CorruptPackagesAreNamed) {
               HasSubstr("newer FlexQuant"));
   EXPECT_THAT(std::string(open_with_manifest("\"group_size\": 128", "\"group_size\": 100").message()),
               HasSubstr("group_size"));
+  EXPECT_THAT(std::string(open_with_manifest("\"fine_activations_from\": 6", "\"fine_activations_from\": 7").message()),
+              HasSubstr("\"fine_activations_from\" is 7; allowed are 6 and 8"));
   // Another group size means other shapes of the scales.
   EXPECT_FALSE(open_with_manifest("\"group_size\": 128", "\"group_size\": 32").ok());
   EXPECT_THAT(std::string(open_with_manifest("\"has_reference\": false", "\"has_reference\": true").message()),

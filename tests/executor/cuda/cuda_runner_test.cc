@@ -44,9 +44,10 @@ class CudaRunnerTest : public testing::DeviceTest {
     return config;
   }
 
-  static std::unique_ptr<TestModel> Model(const ModelConfig& config) {
+  static std::unique_ptr<TestModel> Model(const ModelConfig& config,
+                                          int fine_activations_from = kDefaultFineActivationsFrom) {
     FakeModelSource source(config);
-    return std::make_unique<TestModel>(source, kGroupSize);
+    return std::make_unique<TestModel>(source, kGroupSize, fine_activations_from);
   }
 
   static CudaRunnerOptions Options(bool portable = false) {
@@ -89,6 +90,22 @@ class CudaRunnerTest : public testing::DeviceTest {
 
 TEST_F(CudaRunnerTest, AgreesWithTheCpu) { ExpectAgrees(Config()); }
 TEST_F(CudaRunnerTest, PortableKernelsAgreeWithTheCpu) { ExpectAgrees(Config(), /*portable=*/true); }
+
+// As RunnerOracleTest has it: until a value is rounded the other way, logits are those of the CPU that rounds as
+// coarsely.
+TEST_F(CudaRunnerTest, FineActivationsFromEightBits) {
+  const auto usual = Model(Config());
+  const auto coarse = Model(Config(), 8);
+  const auto vocab = static_cast<size_t>(Config().vocab_size);
+  const auto tokens = coarse->Tokens(20);
+  const PrecisionPlan six = coarse->Uniform(6);
+  const auto logits = AllLogits(*Runner(coarse->store(), Options()), tokens, six, Blocks(3, 14), {1});
+  const auto of_cpu = [&](const TestModel& model) {
+    return AllLogits(*MakeRunner(model.store(), SmallOptions(model.store(), 256)), tokens, six, Blocks(0, 60), {1});
+  };
+  EXPECT_LT(Errors(logits, of_cpu(*coarse), vocab).front(), 1e-4);
+  EXPECT_GT(Errors(logits, of_cpu(*usual), vocab).front(), 1e-4);
+}
 
 TEST_F(CudaRunnerTest, UntiedHeadAndOneKvHead) {
   ModelConfig config = Config();

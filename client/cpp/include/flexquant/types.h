@@ -176,7 +176,7 @@ struct Usage {
 struct Started {
   std::string request_id;
   std::string model;
-  std::string model_revision;  // hex of the store's checksum
+  std::string model_revision;  // identifies what the model computes
   uint32_t prompt_tokens = 0;
   Sampling sampling;
   Precision precision;
