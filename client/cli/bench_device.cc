@@ -233,7 +233,7 @@ absl::Status Run(const Flags& flags, bool decode) {
 }
 
 // Of `flags` what a replay takes; INVALID_ARGUMENT for what does not go with it.
-absl::Status PrepareReplay(const Flags& flags, bool has_context, ReplayFlags& replay) {
+absl::Status PrepareReplay(const CLI::App& command, const Flags& flags, ReplayFlags& replay) {
   if (!flags.random && replay.embedded.model_dir.empty()) {
     return absl::InvalidArgumentError("--schedule needs --model, the package it was recorded on, or --random");
   }
@@ -244,11 +244,16 @@ absl::Status PrepareReplay(const Flags& flags, bool has_context, ReplayFlags& re
     return absl::InvalidArgumentError(absl::StrCat("--batch is ", flags.batches[0],
                                                    ": --schedule on a package runs one sequence; --random runs more"));
   }
+  if (!flags.random && command.count("--fine-activations-from") > 0) {
+    return absl::InvalidArgumentError(
+        "--fine-activations-from is not for --schedule on a package, which says it itself; leave it out, or give "
+        "--random");
+  }
   replay.device = Options(flags, /*decode=*/true);
   replay.random = flags.random;
   replay.shapes = flags.shapes;
   replay.json = flags.json;
-  if (!flags.random && !has_context) {
+  if (!flags.random && command.count("--context") == 0) {
     replay.device.contexts = {kPackageContext};
   }
   return absl::OkStatus();
@@ -327,7 +332,7 @@ void AddDeviceBench(CLI::App& bench, RunCommand& run) {
       run = [decode_flags] { return Run(*decode_flags, /*decode=*/true); };
       return;
     }
-    RequireUsage(PrepareReplay(*decode_flags, decode->count("--context") > 0, *replay_flags));
+    RequireUsage(PrepareReplay(*decode, *decode_flags, *replay_flags));
     run = [replay_flags] { return RunReplay(*replay_flags); };
   });
 

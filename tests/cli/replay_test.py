@@ -104,6 +104,7 @@ class ReplayTest(harness.CliTest):
             (good, (*model, "--context", 500), 1, "shorten the context"),
             (good, (), 2, "--model"),
             (good, (*model, "--batch", 2), 2, "--random"),
+            (good, (*model, "--fine-activations-from", 8), 2, "which says it itself"),
             (good, (*model, "--context", "32,64"), 2, "one --context"),
             (good, (*model, "--kernels"), 2, "excludes"),
             (folder / "none", model, 2, "--schedule"),
