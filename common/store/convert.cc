@@ -65,6 +65,10 @@ class Converter {
       return absl::InvalidArgumentError(
           absl::StrCat("group size is ", options_.group_size, "; allowed are 32, 64, 128"));
     }
+    if (std::count(kFineActivationsFrom.begin(), kFineActivationsFrom.end(), options_.fine_activations_from) == 0) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("15-bit activations from ", options_.fine_activations_from, " bits on; allowed are 6, 8"));
+    }
     FQ_CHECK(options_.keep_reference || !options_.only_reference);
     return absl::OkStatus();
   }

@@ -178,6 +178,9 @@ TEST_F(ModelStoreTest, InterruptedOrFailedConversionLeavesNothing) {
   ConvertOptions bad_group;
   bad_group.group_size = 48;
   EXPECT_THAT(std::string(Convert(source, folder_, bad_group).status().message()), HasSubstr("32, 64, 128"));
+  ConvertOptions bad_activations;
+  bad_activations.fine_activations_from = 7;
+  EXPECT_THAT(std::string(Convert(source, folder_, bad_activations).status().message()), HasSubstr("allowed are 6, 8"));
   EXPECT_FALSE(Convert(source, "/proc/nowhere/model", {}).ok());
 }
 
