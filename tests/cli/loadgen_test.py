@@ -22,10 +22,10 @@ class LoadgenTest(harness.CliTest):
         self.assertEqual(summary["outcomes"], {"ok": 12})
         self.assertEqual([len(answer["token_ids"]) for answer in answers], [15] * 12)
         self.assertEqual(summary["good_answers_per_second"], summary["answers_per_second"])
-        self.assertLess(summary["mean_bits"], 5)
         self.assertGreater(summary["time_to_first_token_ms"]["p50"], 0)
         # The same seed sends the same requests; another one others.
-        again = self.run_load(*flags, "--batch-mode", "isolated")[1]
+        isolated, again = self.run_load(*flags, "--batch-mode", "isolated")
+        self.assertLess(isolated["mean_bits"], 5)  # shared, prompts beside decodes raise them
         self.assertEqual([answer["token_ids"] for answer in again],
                          [answer["token_ids"] for answer in self.run_load(*flags, "--batch-mode", "isolated")[1]])
         other = self.run_load(*flags, "--load-seed", 2)[1]
