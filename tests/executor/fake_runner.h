@@ -1,12 +1,10 @@
 #ifndef FLEXQUANT_TESTS_EXECUTOR_FAKE_RUNNER_H_
 #define FLEXQUANT_TESTS_EXECUTOR_FAKE_RUNNER_H_
 
-#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "executor/model_runner.h"
@@ -53,15 +51,13 @@ class FakeRunner : public ModelRunner {
   }
 
   absl::Status RunStep(const StepBatch& batch, StepOutput* output) override {
-    std::chrono::milliseconds step_time(0);
     {
       std::unique_lock lock(mutex_);
       ++steps_started_;
       changed_.notify_all();
-      changed_.wait(lock, [&] { return !held_; });
-      step_time = step_time_;
+      changed_.wait(lock, [&] { return !held_ || let_through_ > 0; });
+      let_through_ -= held_ ? 1 : 0;
     }
-    std::this_thread::sleep_for(step_time);
     const absl::Status valid = ValidateBatch(batch, info_);
     if (!valid.ok()) {
       return valid;
@@ -83,11 +79,15 @@ class FakeRunner : public ModelRunner {
     const std::lock_guard lock(mutex_);
     held_ = true;
   }
-  // Each then takes so long.
-  void Resume(std::chrono::milliseconds step_time = std::chrono::milliseconds(0)) {
+  void Resume() {
     const std::lock_guard lock(mutex_);
     held_ = false;
-    step_time_ = step_time;
+    changed_.notify_all();
+  }
+  // One step that is held, or the next one.
+  void LetThrough() {
+    const std::lock_guard lock(mutex_);
+    ++let_through_;
     changed_.notify_all();
   }
   // Until so many steps have started in all.
@@ -140,7 +140,7 @@ class FakeRunner : public ModelRunner {
   absl::Status health_;
   std::condition_variable changed_;
   bool held_ = false;
-  std::chrono::milliseconds step_time_{0};
+  int let_through_ = 0;
   uint64_t steps_started_ = 0;
 };
 
