@@ -117,11 +117,12 @@ double Weight(const NestedMatrix& w, int bits, int64_t row, int64_t col) {
   return HalfToDouble(GroupScales(w, row, group)[0]) * (Code(w, bits, row, col) + Offset(w, bits, row, group));
 }
 
-Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size) {
+Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size,
+                                int64_t rows) {
   const int64_t stride = ActivationStride(cols);
   const int64_t groups = CeilDiv(cols, group_size);
   Activations result;
-  result.values.assign(static_cast<size_t>(m * stride), 0);
+  result.values.assign(static_cast<size_t>(m * rows * stride), 0);
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t begin = g * group_size;
     const int64_t end = std::min(cols, begin + group_size);
@@ -130,42 +131,27 @@ Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t 
       for (int64_t k = begin; k < end; ++k) {
         max = std::max(max, std::fabs(x[t * ldx + k]));
       }
-      const float step = max / 127.0F;
-      const float scale = step < 0x1p-100F ? 0.0F : step;
+      const float step = max / 127.0F < 0x1p-100F ? 0.0F : max / 127.0F;
+      const float fine = step / 128.0F;
+      int8_t* values = result.values.data() + t * rows * stride;
       float sum = 0;
-      for (int64_t k = begin; k < end && scale > 0; ++k) {
-        const float value = std::nearbyint(x[t * ldx + k] / scale);
-        result.values[static_cast<size_t>(t * stride + k)] = static_cast<int8_t>(value);
-        sum += value;
+      for (int64_t k = begin; k < end && step > 0; ++k) {
+        const float value = std::nearbyint(x[t * ldx + k] / step);
+        values[k] = static_cast<int8_t>(value);
+        sum += rows == 2 ? 128.0F * value : value;
+        if (rows == 2) {
+          const double rest =
+              static_cast<double>(x[t * ldx + k]) - static_cast<double>(value) * static_cast<double>(step);
+          const float steps = std::nearbyint(static_cast<float>(rest) / fine);
+          values[stride + k] = static_cast<int8_t>(steps);
+          sum += steps;
+        }
       }
-      result.scales.push_back(scale);
+      result.scales.push_back(rows == 2 ? fine : step);
       result.sums.push_back(sum);
     }
   }
-  result.view = {m, cols, group_size, 1, result.values.data(), result.scales.data(), result.sums.data(), m};
-  return result;
-}
-
-Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size) {
-  const int64_t stride = ActivationStride(cols);
-  Activations result = QuantizeActivations(x, cols, 1, cols, group_size);
-  result.values.resize(static_cast<size_t>(2 * stride), 0);
-  const auto groups = static_cast<size_t>(CeilDiv(cols, group_size));
-  for (size_t g = 0; g < groups; ++g) {
-    const auto coarse = static_cast<double>(result.scales[g]);
-    const float fine = result.scales[g] / 128.0F;
-    result.sums[g] *= 128.0F;
-    result.scales[g] = fine;
-    const int64_t begin = static_cast<int64_t>(g) * group_size;
-    for (int64_t k = begin; k < std::min(cols, begin + group_size) && fine > 0; ++k) {
-      const auto value = static_cast<double>(result.values[static_cast<size_t>(k)]);
-      const auto rest = static_cast<float>(static_cast<double>(x[k]) - value * coarse);
-      const float steps = std::nearbyint(rest / fine);
-      result.values[static_cast<size_t>(stride + k)] = static_cast<int8_t>(steps);
-      result.sums[g] += steps;
-    }
-  }
-  result.view = {1, cols, group_size, 2, result.values.data(), result.scales.data(), result.sums.data(), 1};
+  result.view = {m, cols, group_size, rows, result.values.data(), result.scales.data(), result.sums.data(), m};
   return result;
 }
 

@@ -31,11 +31,8 @@ struct Activations {
   std::vector<float> sums;
   QuantizedActivations view;  // of the vectors
 };
-// As CpuKernels::quantize_activations, of one row a token.
-Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size);
-
-// The same of one token of two rows.
-Activations QuantizeActivations15(const float* x, int64_t cols, int64_t group_size);
+// As CpuKernels::quantize_activations.
+Activations QuantizeActivations(const float* x, int64_t ldx, int64_t m, int64_t cols, int64_t group_size, int64_t rows);
 
 // y [m, rows]. If `magnitude` is not null it gets [m, rows], the sum of the absolute values of what enters each output:
 // the scale of its rounding error.

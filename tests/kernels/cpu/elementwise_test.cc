@@ -31,14 +31,17 @@ TEST_P(CpuElementwiseTest, QuantizesActivationsAsTheReference) {
         if (m == 3) {
           std::fill(x.begin() + ldx, x.begin() + ldx + cols, 0.0F);  // token 1: all-zero groups
         }
-        const auto expected = reference::QuantizeActivations(x.data(), ldx, m, cols, group);
-        std::vector<int8_t> values(expected.values.size(), 99);
-        std::vector<float> scales(expected.scales.size(), 99);
-        std::vector<float> sums(expected.sums.size(), 99);
-        kernels().quantize_activations(x.data(), ldx, m, cols, group, 1, values.data(), scales.data(), sums.data(), m);
-        EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group << " m " << m;
-        EXPECT_EQ(scales, expected.scales);
-        EXPECT_EQ(sums, expected.sums);
+        for (const int64_t rows : {1, 2}) {
+          const auto expected = reference::QuantizeActivations(x.data(), ldx, m, cols, group, rows);
+          std::vector<int8_t> values(expected.values.size(), 99);
+          std::vector<float> scales(expected.scales.size(), 99);
+          std::vector<float> sums(expected.sums.size(), 99);
+          kernels().quantize_activations(x.data(), ldx, m, cols, group, rows, values.data(), scales.data(), sums.data(),
+                                         m);
+          EXPECT_EQ(values, expected.values) << "cols " << cols << " group " << group << " m " << m << " rows " << rows;
+          EXPECT_EQ(scales, expected.scales);
+          EXPECT_EQ(sums, expected.sums);
+        }
       }
     }
   }
@@ -48,7 +51,7 @@ TEST_P(CpuElementwiseTest, QuantizesTo15BitsAsTheReference) {
   for (const int64_t group : {32, 64, 128}) {
     for (const int64_t cols : {1, 31, 33, 64, 172, 576}) {
       const auto x = RandomFloats(cols, static_cast<uint32_t>(cols + group));
-      const auto expected = reference::QuantizeActivations15(x.data(), cols, group);
+      const auto expected = reference::QuantizeActivations(x.data(), cols, 1, cols, group, 2);
       std::vector<int8_t> values(expected.values.size(), 99);
       std::vector<float> scales(expected.scales.size(), 99);
       std::vector<float> sums(expected.sums.size(), 99);

@@ -30,8 +30,7 @@ struct Expected {
 };
 
 Expected ProductOf(const NestedMatrix& w, int bits, const float* x, bool fine) {
-  const auto a = fine ? reference::QuantizeActivations15(x, w.cols, w.group_size)
-                      : reference::QuantizeActivations(x, w.cols, 1, w.cols, w.group_size);
+  const auto a = reference::QuantizeActivations(x, w.cols, 1, w.cols, w.group_size, fine ? 2 : 1);
   Expected expected;
   expected.values = reference::NestedGemm(w, bits, a.view, &expected.magnitudes);
   return expected;
@@ -230,8 +229,7 @@ class QuantizedActivationsTest : public testing::BackendTest {
     const int64_t stride = ActivationStride(cols);
     for (int64_t t = 0; t < m; ++t) {
       const float* row = x.data() + t * ldx;
-      const auto a = fine ? reference::QuantizeActivations15(row, cols, group)
-                          : reference::QuantizeActivations(row, ldx, 1, cols, group);
+      const auto a = reference::QuantizeActivations(row, ldx, 1, cols, group, fine ? 2 : 1);
       for (int64_t k = 0; k < cols; ++k) {
         const auto value = [&](int64_t at) { return a.values[static_cast<size_t>(at * stride + k)]; };
         const double want = static_cast<double>(a.scales[static_cast<size_t>(k / group)]) *
